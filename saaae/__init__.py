@@ -1,0 +1,1 @@
+"""SAAAE: image autoencoders on PyTorch Lightning and Hydra."""

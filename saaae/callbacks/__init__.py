@@ -1,0 +1,1 @@
+"""What watches a run: checkpoints, random state, pictures, health, speed."""

@@ -1,0 +1,50 @@
+"""Every logged number in one plain file that a resumed run continues."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+HEADER = ["step", "epoch", "metric", "value"]
+
+
+class MetricsCSV(Logger):
+    """Appends one row a number to metrics.csv: step, epoch, metric, value.
+
+    Lightning's CSVLogger deletes an older file; this one cuts it back to the step that the run continues from.
+
+    Args:
+        folder: The run folder.
+        resume_step: Optimizer step of the checkpoint that the run continues from, 0 for a new run.
+    """
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        rows: list[list[str]] = []
+        if self.path.is_file() and resume_step:
+            with self.path.open(newline="") as file:
+                rows = [row for row in list(csv.reader(file))[1:] if len(row) == 4 and int(row[0]) < resume_step]
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerows([HEADER, *rows])
+
+    @property
+    def name(self) -> str:
+        """Nothing to tell apart."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Nothing to tell apart."""
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """config.yaml holds them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Appends the numbers of one step."""
+        epoch = int(metrics.get("epoch", 0))
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows([step, epoch, name, value] for name, value in metrics.items() if name != "epoch")

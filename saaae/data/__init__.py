@@ -1,0 +1,1 @@
+"""LightningDataModules: images in memory, served as whole batches, corrupted on the device."""

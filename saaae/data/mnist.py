@@ -1,0 +1,120 @@
+"""MNIST: 28x28 handwritten digits (LeCun, Cortes and Burges), from the original archives as they are."""
+
+import gzip
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saaae.data.datamodule import ImageDataModule, Images, Split
+from saaae.errors import UserError
+from saaae.ranges import NonNegativeInt, PositiveInt
+
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def read_idx(path: Path) -> Tensor:
+    """Array of an IDX file of bytes, plain or gzipped.
+
+    Raises:
+        UserError: If the file is damaged or of another format.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if len(data) < 4 or data[:3] != b"\0\0\x08":
+            raise ValueError("no IDX header of unsigned bytes")
+        start = 4 + 4 * data[3]
+        shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+        return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: not a readable IDX file ({error}); delete it or replace it by the original") from None
+
+
+def find_file(root: Path, name: str) -> Path | None:
+    """The file `name` below `root` in torchvision's layout or flat, plain or gzipped."""
+    candidates = (root / folder / (name + end) for folder in ("MNIST/raw", "raw", ".") for end in ("", ".gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def download(root: Path) -> None:
+    """Fetches the archives from torchvision's mirrors into `root`.
+
+    Raises:
+        UserError: If no mirror answers or `root` cannot be written.
+    """
+    from torchvision.datasets import MNIST
+
+    try:
+        MNIST(str(root), download=True)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+        raise UserError(
+            f"data.root={root}: MNIST is not there and could not be downloaded ({reason}); put the four "
+            f"*-ubyte.gz files into {root / 'MNIST' / 'raw'}, or point data.root or SAAAE_DATA_DIR at a copy, "
+            "or train on data=speckle"
+        ) from None
+
+
+class MNISTData(ImageDataModule):
+    """MNIST digits, 1.0 is full ink; validation images are the last ones of the training archive.
+
+    Args:
+        root: Folder of the archives in torchvision's layout, plain or gzipped; may be read-only. Downloaded into if empty.
+        num_val: How many of the 60,000 training images validate.
+        num_classes: 10.
+        image_size: 28.
+        channels: 1.
+        batch_size: Images a batch.
+        num_workers: Loader processes.
+        seed: Seed of the order and the evaluation noise.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        num_val: PositiveInt,
+        num_classes: Literal[10],
+        image_size: Literal[28],
+        channels: Literal[1],
+        batch_size: PositiveInt,
+        num_workers: NonNegativeInt,
+        seed: NonNegativeInt,
+    ) -> None:
+        super().__init__(
+            image_size=image_size, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
+        )
+        self.root, self.num_val = Path(root), num_val
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing, on one process only."""
+        if not all(find_file(self.root, name) for names in FILES.values() for name in names):
+            download(self.root)
+
+    def load(self) -> dict[Split, Images]:
+        """Reads the archives."""
+        train, test = (self._read(part) for part in ("train", "test"))
+        if self.num_val >= len(train.pixels):
+            raise UserError(f"data.num_val={self.num_val}: the training archive has {len(train.pixels)} images only")
+        cut = len(train.pixels) - self.num_val
+        assert train.labels is not None
+        return {
+            "train": Images(train.pixels[:cut], train.labels[:cut]),
+            "val": Images(train.pixels[cut:], train.labels[cut:]),
+            "test": test,
+        }
+
+    def _read(self, part: str) -> Images:
+        pixels, labels = (self._read_file(name) for name in FILES[part])
+        return Images(pixels[:, None], labels.long())
+
+    def _read_file(self, name: str) -> Tensor:
+        path = find_file(self.root, name)
+        if path is None:
+            raise UserError(f"data.root={self.root}: {name}.gz is missing")
+        return read_idx(path)

@@ -1,0 +1,22 @@
+"""The one exception for what the user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the user: one line that names the key or file, what was expected and the nearest valid choice.
+
+    The doors print the message alone, without a stack trace, and exit with status 2.
+    """
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`'; did you mean X?'` for the closest of `choices`, or an empty string when none is close."""
+    pool = list(choices)
+    if name in pool:
+        return ""
+    leaf = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(pool)}
+    match = difflib.get_close_matches(name, pool, n=1, cutoff=0.6)
+    match = match or [leaf[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaf, n=1, cutoff=0.6)]
+    return f"; did you mean {match[0]}?" if match else ""

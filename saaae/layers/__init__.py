@@ -1,0 +1,1 @@
+"""Shape-in, shape-out blocks that have never heard of a VAE."""

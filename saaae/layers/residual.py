@@ -1,0 +1,31 @@
+"""Residual refinement at constant shape."""
+
+from torch import Tensor, nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with at most 8 groups: independent of the batch, so equal under any batch size or DDP."""
+    return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block (He et al. 2016, fig. 4e): x + conv(silu(norm(conv(silu(norm(x)))))).
+
+    Args:
+        channels: Channels in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            group_norm(channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            group_norm(channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) to features of the same shape."""
+        return x + self.body(x)

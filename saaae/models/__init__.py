@@ -1,0 +1,1 @@
+"""LightningModules: one chain in `base`, and variants that state only what differs."""

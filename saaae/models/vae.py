@@ -1,0 +1,7 @@
+"""The plain variational autoencoder."""
+
+from saaae.models.base import ImageAutoencoder
+
+
+class VAE(ImageAutoencoder):
+    """Variational autoencoder (Kingma and Welling 2014; Rezende et al. 2014): the chain as it stands."""

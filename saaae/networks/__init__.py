@@ -1,0 +1,1 @@
+"""Encoders and decoders made of layers; no sampling, no loss."""

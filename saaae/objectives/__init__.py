@@ -1,0 +1,1 @@
+"""The number that is minimised: likelihoods, the ELBO and beta schedules."""

@@ -1,0 +1,150 @@
+"""What stands between the command line and a run: checks every job first, answers mistakes in one line each."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from saaae.errors import UserError
+from saaae.runs.folder import plain, register_resolvers
+from saaae.runs.validate import explain, faults, keys_of
+
+FAILED, MISTAKE = 1, 2
+
+
+class Door(NamedTuple):
+    """One entry point.
+
+    Attributes:
+        config_name: Its primary configuration in conf/.
+        schema: Types of the plain settings at the root of that configuration.
+        check: Checks a composed configuration and its overrides beyond types, without torch; raises UserError.
+        run: Does the work, given the composed configuration.
+    """
+
+    config_name: str
+    schema: type
+    check: Callable[[DictConfig, list[str]], None]
+    run: Callable[[DictConfig], Any]
+
+
+def open_door(door: Door, config_dir: Path) -> None:
+    """Checks the command line, then lets Hydra run it; exits with 0, 1 (a run failed) or 2 (the user's mistake)."""
+    register_resolvers()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of ours deserves its whole stack trace
+    args = get_args_parser().parse_args()
+    config_dir = config_dir.resolve()
+    num_jobs = 0
+    if not (args.help or args.hydra_help or args.info or args.shell_completion):
+        jobs, found = check_command_line(door, config_dir, args.overrides, args.multirun)
+        if found:
+            print("\n".join(f"error: {line}" for line in found), file=sys.stderr)
+            sys.exit(MISTAKE)
+        num_jobs = len(jobs)
+        if args.multirun:
+            sys.argv.append(_leave_out_of_job_names(args.overrides))
+    failures: list[tuple[str, str, int]] = []
+    task = _task(door, failures, num_jobs)
+    hydra.main(version_base="1.3", config_path=str(config_dir), config_name=door.config_name)(task)()
+    if failures:
+        print(f"\n{len(failures)} of {num_jobs} jobs failed:", file=sys.stderr)
+        print("\n".join(f"  {job}: {why}" for job, why, _ in failures), file=sys.stderr)
+        sys.exit(max(status for *_, status in failures) if all(s == MISTAKE for *_, s in failures) else FAILED)
+
+
+def _task(door: Door, failures: list[tuple[str, str, int]], num_jobs: int) -> Callable[[DictConfig], Any]:
+    """Wraps the work: a mistake is one line, and in a multirun a failing job does not stop the others."""
+
+    def task(cfg: DictConfig) -> Any:
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        name = " ".join(HydraConfig.get().overrides.task)
+        if multirun:
+            print(f"\n[{HydraConfig.get().job.num + 1}/{num_jobs}] {name}", flush=True)
+        try:
+            return door.run(cfg)
+        except Exception as error:
+            mistake = user_error_in(error)
+            if mistake is not None:
+                print(f"error: {mistake}", file=sys.stderr)
+            if not multirun:
+                if mistake is not None:
+                    sys.exit(MISTAKE)
+                raise
+            if mistake is None:
+                import traceback
+
+                traceback.print_exc()
+            failures.append((name, str(mistake or error).splitlines()[0], MISTAKE if mistake else FAILED))
+            return None
+
+    return task
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an exception, through the wrappers of Hydra's instantiate."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def check_command_line(
+    door: Door, config_dir: Path, arguments: list[str], multirun: bool
+) -> tuple[list[list[str]], list[str]]:
+    """The overrides of every job, and one line per mistake in them; imports no torch and reads no data."""
+    groups = {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in config_dir.iterdir() if d.is_dir()}
+    try:
+        jobs = expand(OverridesParser.create().parse_overrides(arguments), multirun)
+    except (OverrideParseException, UserError) as error:
+        return [], [explain(error, [], groups)]
+    found: dict[str, None] = {}
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        for job in jobs:
+            try:
+                cfg = compose(door.config_name, overrides=[o for o in job if not o.startswith("hydra.")])
+                lines = faults(cfg, door.schema, set(groups))
+                if not lines:
+                    door.check(cfg, job)
+            except UserError as error:
+                lines = [str(error)]
+            except (HydraException, OmegaConfBaseException) as error:
+                known = list(keys_of(plain(compose(door.config_name))))
+                lines = [explain(error, known, groups)]
+            found.update(dict.fromkeys(lines))
+    return jobs, list(found)
+
+
+def expand(overrides: list[Override], multirun: bool) -> list[list[str]]:
+    """The overrides of every job of a grid; with another sweeper only what all its trials share.
+
+    Raises:
+        UserError: If a single run is given several values.
+    """
+    swept = [override for override in overrides if override.is_sweep_override()]
+    if not multirun:
+        for override in swept:
+            raise UserError(f"{override.input_line}: several values need --multirun (-m)")
+        return [[str(override.input_line) for override in overrides]]
+    own_sweeper = any(override.key_or_group == "hydra/sweeper" for override in overrides)
+    if own_sweeper:
+        return [[str(override.input_line) for override in overrides if override not in swept]]
+    return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+
+
+def _leave_out_of_job_names(arguments: list[str]) -> str:
+    """An override that keeps what all jobs of a sweep share out of their folders' names."""
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    shared = [o.get_key_element().lstrip("+~") for o in overrides if not o.is_sweep_override()]
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"

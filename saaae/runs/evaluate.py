@@ -1,0 +1,98 @@
+"""The job behind evaluate.py: tests a trained model again, from its folder or checkpoint alone."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from saaae.errors import UserError
+from saaae.runs.allocator import keep_freed_blocks
+from saaae.runs.door import Door
+from saaae.runs.folder import RunFolder, write_json
+from saaae.runs.schema import Evaluate
+from saaae.runs.validate import combinations, faults
+
+
+def checkpoint_path(cfg: DictConfig) -> Path:
+    """The checkpoint that is asked for.
+
+    Raises:
+        UserError: If neither a run nor a checkpoint is given, or the file is missing.
+    """
+    if cfg.checkpoint in ("best", "last"):
+        if not cfg.run:
+            raise UserError("run: missing; expected run=<run folder> or checkpoint=<path>")
+        folder = RunFolder(cfg.run)
+        folder.config()
+        path = folder.best if cfg.checkpoint == "best" else folder.last
+    else:
+        path = Path(cfg.checkpoint)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; expected best, last or the path of a .ckpt file")
+    return path
+
+
+def configuration(cfg: DictConfig, stored: DictConfig) -> DictConfig:
+    """The run's own configuration with what evaluate.py was told: data, accelerator, seed, threads.
+
+    Raises:
+        UserError: If the other data set cannot have the images that the model was built for.
+    """
+    result = stored.copy()
+    if cfg.data is not None:
+        size, channels = stored.model.image_size, stored.model.image_channels
+        result.model = OmegaConf.create(OmegaConf.to_container(stored.model, resolve=True))  # its shapes stay
+        result.data = OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=False))
+        result.data.image_size = size
+        wrong = (
+            []
+            if result.data.channels == channels
+            else [f"data.channels={result.data.channels}: the model has {channels}"]
+        )
+        from saaae.runs.schema import Train
+
+        for line in wrong + faults(OmegaConf.create({**result}), Train, set(map(str, result))):
+            raise UserError(line)
+    for key in ("seed", "data_dir", "threads"):
+        if cfg[key] is not None:
+            result[key] = str(Path(cfg[key]).absolute()) if key == "data_dir" else cfg[key]
+    result.accelerator = cfg.accelerator
+    return result
+
+
+def check(cfg: DictConfig, overrides: list[str]) -> None:
+    """Everything that can be refused before torch is imported.
+
+    Raises:
+        UserError: Naming the key, folder or file.
+    """
+    checkpoint_path(cfg)
+    if cfg.run:
+        for line in combinations(configuration(cfg, RunFolder(cfg.run).config())):
+            raise UserError(line)
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Tests, prints the table and writes `<run>/evaluation/<data>-<checkpoint>/metrics.json`."""
+    path = checkpoint_path(cfg)
+    keep_freed_blocks()
+    from saaae.runs.fit import build, config_in, make_trainer, run_record, run_test, set_up
+    from saaae.runs.report import table
+
+    folder = RunFolder(cfg.run if cfg.run else path.parent)
+    full = configuration(cfg, folder.config() if cfg.run else config_in(path))
+    set_up(full)
+    model, data = build(full)
+    trainer = make_trainer(full, folder, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                           enable_model_summary=False, limit_test_batches=cfg.limit_batches)  # fmt: skip
+    results = {"test": run_test(trainer, model, data, path), "run": run_record(full, data)}
+    data_name = HydraConfig.get().runtime.choices.get("data") or "own"
+    target = folder.path / "evaluation" / f"{data_name}-{path.stem}" / "metrics.json"
+    write_json(target, results)
+    print(table(f"test of {path}" + ("" if cfg.data is None else f" on data={data_name}"), results["test"]))
+    print(f"written to {target}")
+    return results
+
+
+EVALUATE = Door("evaluate", Evaluate, check, run)

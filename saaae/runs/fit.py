@@ -1,0 +1,303 @@
+"""Builds model, data and trainer from a settled configuration; trains, tests, reports."""
+
+import logging
+import resource
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from saaae.callbacks.checkpoint import AtomicCheckpointIO
+from saaae.callbacks.metrics_csv import MetricsCSV
+from saaae.callbacks.pictures import save_reconstructions
+from saaae.callbacks.progress import EpochLines
+from saaae.callbacks.resume import RunState
+from saaae.callbacks.throughput import Throughput
+from saaae.data.datamodule import SPLITS, ImageDataModule
+from saaae.errors import UserError
+from saaae.models.base import ImageAutoencoder
+from saaae.runs.folder import RunFolder, config_hash, plain, write_json
+from saaae.runs.report import commit, table, versions
+
+log = logging.getLogger("saaae")
+
+
+def set_up(cfg: DictConfig) -> None:
+    """Process-wide settings: quiet libraries, seed, threads, float32 products; refuses an absent device."""
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    accelerator = cfg.accelerator
+    if accelerator.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "accelerator.accelerator=gpu: torch sees no GPU here; expected accelerator=cpu or accelerator=auto"
+        )
+    if accelerator.precision == "16-mixed" and not torch.cuda.is_available():
+        raise UserError("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    torch.set_float32_matmul_precision(accelerator.matmul_precision)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
+    """Model and loaded data of a configuration.
+
+    Raises:
+        UserError: If a part refuses its settings or the data cannot be read.
+    """
+    try:
+        model, data = (instantiate(node, _convert_="all") for node in (cfg.model, cfg.data))
+    except InstantiationException as error:
+        cause = error.__cause__
+        raise (cause if isinstance(cause, UserError) else error) from None
+    data.prepare_data()
+    data.setup()
+    if cfg.accelerator.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)
+    return model, data
+
+
+def monitor_of(cfg: DictConfig, model: ImageAutoencoder) -> tuple[str, str]:
+    """What chooses best.ckpt, and whether it is maximised: never a quantity that beta moves."""
+    monitor = cfg.checkpoint.monitor or ("val/elbo" if model.has_bound else "val/ssim")
+    if monitor == "val/elbo" and not model.has_bound:
+        raise UserError("checkpoint.monitor=val/elbo: this model has no KL and no ELBO; expected val/ssim")
+    return monitor, "min" if monitor == "val/mse" else "max"
+
+
+def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trainer:
+    """A Trainer on the configured device that writes checkpoints atomically and nothing elsewhere."""
+    accelerator = cfg.accelerator
+    return L.Trainer(
+        accelerator=accelerator.accelerator,
+        devices=accelerator.devices,
+        strategy=accelerator.strategy,
+        precision=accelerator.precision,
+        default_root_dir=str(folder.path),
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        **arguments,
+    )
+
+
+def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
+    """Trains (or continues) the run in `folder`, tests best.ckpt and writes the results.
+
+    Args:
+        cfg: Settled configuration.
+        folder: The run folder, its record already written.
+        shown: The folder as the user would type it.
+
+    Returns:
+        The monitored metric of best.ckpt.
+    """
+    set_up(cfg)
+    _log_to(folder.log)
+    model, data = build(cfg)
+    monitor, mode = monitor_of(cfg, model)
+    resume = folder.last if folder.last.is_file() else None
+    step = int(torch.load(resume, weights_only=True, mmap=True)["global_step"]) if resume else 0
+    _announce(model, data, shown, resume, step)
+
+    throughput = Throughput()
+    best = ModelCheckpoint(
+        folder.checkpoints, "best", monitor, mode=mode, save_weights_only=True, enable_version_counter=False
+    )
+    callbacks = [*_callbacks(cfg), throughput, RunState(plain(cfg)), best, *_last_checkpoints(cfg, folder)]
+    trainer = make_trainer(
+        cfg,
+        folder,
+        callbacks=callbacks,
+        logger=_loggers(cfg, folder, step),
+        deterministic=cfg.deterministic,
+        **_trainer_arguments(cfg),
+    )
+    for logger in trainer.loggers:
+        logger.log_hyperparams(flat(cfg))
+    trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+    test = run_test(trainer, model, data, folder.best)
+    training = {
+        "images_per_second": throughput.images_per_second,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    save_reconstructions(model, data, folder.path / "reconstructions.png", title=f"{shown}: test images, z = mean")
+    write_json(folder.metrics, {"test": test, "train": training, "run": run_record(cfg, data)})
+    log.info(table(f"\ntest of best.ckpt ({monitor} {float(best.best_model_score):.4f})", test))  # type: ignore[arg-type]
+    log.info(
+        "\n%.0f images per second in training\npictures     %s\ncurves       tensorboard --logdir %s\ntest again   python evaluate.py run=%s",
+        throughput.images_per_second, shown / "reconstructions.png", shown, shown,
+    )  # fmt: skip
+    return float(best.best_model_score)  # type: ignore[arg-type]
+
+
+def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, checkpoint: Path) -> dict[str, float]:
+    """Test metrics of a checkpoint, by bare name.
+
+    Raises:
+        UserError: If the checkpoint is of another model or damaged.
+    """
+    load_weights(model, checkpoint)
+    results = trainer.test(model, datamodule=data, verbose=False)[0]
+    return {name.removeprefix("test/"): value for name, value in results.items()}
+
+
+def load_weights(model: ImageAutoencoder, path: Path) -> None:
+    """Loads the weights of a checkpoint, executing nothing.
+
+    Raises:
+        UserError: If the file is missing, damaged, foreign, or of another model.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+    expected = model.state_dict()
+    wrong = [
+        key
+        for key in {*state, *expected}
+        if key not in state or key not in expected or state[key].shape != expected[key].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{path}: a checkpoint of another model ({len(wrong)} tensors differ, for instance {min(wrong)}); "
+            "expected one made with the same model settings"
+        )
+    model.load_state_dict(state)
+
+
+def config_in(path: Path) -> DictConfig:
+    """The configuration that a checkpoint carries.
+
+    Raises:
+        UserError: If the file is damaged or not one of ours.
+    """
+    try:
+        return OmegaConf.create(torch.load(path, weights_only=True, map_location="cpu")["config"])
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a checkpoint of this project ({reason[:120]})") from None
+
+
+def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
+    """What is needed to repeat and to trust the numbers."""
+    return {
+        "config_hash": config_hash(cfg),
+        "split_hash": data.split_hash(),
+        "images": {split: len(data.splits[split].pixels) for split in SPLITS},
+        "seed": cfg.seed,
+        "threads": torch.get_num_threads(),
+        "precision": cfg.accelerator.precision,
+        "device": torch.cuda.get_device_name() if _on_gpu(cfg) else "cpu",
+        "data_range": [0.0, 1.0],
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far; on a GPU the largest allocated there."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def flat(cfg: DictConfig) -> dict[str, Any]:
+    """Resolved settings as dotted plain values, without constructors' names and repeated nodes."""
+    leaves: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for key in node:
+            if key == "_partial_" or (node._get_node(key)._is_interpolation() and OmegaConf.is_config(node[key])):
+                continue
+            value = node[key]
+            if OmegaConf.is_dict(value):
+                walk(value, f"{prefix}{key}.")
+            else:
+                leaves[f"{prefix}{key}"] = value if isinstance(value, int | float | str | bool) else str(value)
+
+    walk(cfg, "")
+    return leaves
+
+
+def _on_gpu(cfg: DictConfig) -> bool:
+    return torch.cuda.is_available() and cfg.accelerator.accelerator != "cpu"
+
+
+def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, resume: Path | None, step: int) -> None:
+    counts = ", ".join(f"{len(data.splits[split].pixels)} {split}" for split in SPLITS)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    log.info("run          %s%s", shown, f" (continued from step {step})" if resume else "")
+    log.info("data         %s images of %d pixels", counts, data.image_size)
+    log.info(
+        "model        %s, %.2f M parameters, code %s",
+        type(model).__name__,
+        parameters,
+        "x".join(map(str, model.latent_shape)),
+    )
+
+
+def _log_to(path: Path) -> None:
+    """Messages go to the terminal and to train.log; a later job of a sweep gets its own log."""
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(path)):
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _callbacks(cfg: DictConfig) -> list[Callback]:
+    callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in cfg.callbacks.values()]
+    if cfg.trainer.enable_progress_bar:
+        callbacks.append(
+            TQDMProgressBar(refresh_rate=cfg.trainer.log_every_n_steps) if sys.stderr.isatty() else EpochLines()
+        )
+    return callbacks
+
+
+def _loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Any]:
+    """The configured loggers and metrics.csv, cut back to the step that the run continues from."""
+    loggers = [
+        instantiate(node)(save_dir=str(folder.path), purge_step=step or None) for node in cfg.logger.values()
+    ]
+    return [*loggers, MetricsCSV(folder.path, step)]
+
+
+def _last_checkpoints(cfg: DictConfig, folder: RunFolder) -> list[ModelCheckpoint]:
+    """last.ckpt after each validation, and every so many steps where asked for."""
+    common: dict[str, Any] = {"dirpath": folder.checkpoints, "filename": "last", "enable_version_counter": False}
+    callbacks = [ModelCheckpoint(**common)]
+    if cfg.checkpoint.every_n_steps:
+        callbacks.append(ModelCheckpoint(**common, every_n_train_steps=cfg.checkpoint.every_n_steps))
+    return callbacks
+
+
+def _trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
+    arguments = plain(cfg.trainer, resolve=True)
+    arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and sys.stderr.isatty()
+    return arguments

@@ -1,0 +1,178 @@
+"""The run folder: where it is, what it holds, whether it may be continued."""
+
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import tempfile
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from saaae.errors import UserError, nearest
+from saaae.runs.validate import keys_of
+
+OUTPUTS = Path("outputs")
+FREE = ("name", "resume", "data_dir", "data.num_workers", "accelerator", "pictures", "keep_freed_memory",
+        "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
+"""Settings that say where a run computes and what it displays, not what it computes."""
+LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+
+
+@cache
+def stamp() -> str:
+    """Time and chance, the same all through this process: unique even for launches in the same second."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{random.SystemRandom().randrange(16**4):04x}"
+
+
+def run_folder(name: str | None, resume: str | None, default: str) -> str:
+    """Folder of a single run."""
+    return str(Path(resume) if resume else OUTPUTS / name if name else OUTPUTS / default / stamp())
+
+
+def sweep_folder(name: str | None) -> str:
+    """Folder of a multirun."""
+    return str(OUTPUTS / (name or f"sweep-{stamp()}"))
+
+
+def job_folder(swept: str, overrides: ListConfig | list[str]) -> str:
+    """Folder of a job: what is swept in it, shortened, and a hash of everything it was told.
+
+    Args:
+        swept: Overrides that differ between the jobs, `key=value,key=value`.
+        overrides: All overrides of the job.
+    """
+    told = sorted(str(o) for o in overrides if not is_free(str(o).lstrip("+~").partition("=")[0]))
+    short = ",".join(part.split(".")[-1] for part in swept.split(","))
+    short = re.sub(r"[^\w.=,+-]", "", short)[:80]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
+    return f"{short}-{digest}".lstrip("-")
+
+
+def register_resolvers() -> None:
+    """Makes the functions that the configuration calls known to OmegaConf."""
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver(
+        "if_small", lambda size, small, large: small if isinstance(size, int) and size <= 32 else large, replace=True
+    )
+
+
+def is_free(key: str) -> bool:
+    """Whether a setting leaves the numbers of a run alone."""
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    """Plain nested dictionaries of a configuration."""
+    container = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def settings_of(cfg: DictConfig) -> dict[str, Any]:
+    """Dotted leaves of a configuration that define its numbers, interpolations as written."""
+    container = plain(cfg)
+    leaves: dict[str, Any] = {}
+    for key in keys_of(container):
+        value: Any = container
+        for part in key.split("."):
+            value = value[part]
+        if not isinstance(value, dict) and not is_free(key):
+            leaves[key] = value
+    return leaves
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Digest of all settings but the free ones and the length of the run."""
+    leaves = {key: value for key, value in settings_of(cfg).items() if key not in LENGTH}
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old or the new text, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON atomically; a number that is not finite becomes null."""
+    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(child) for key, child in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class RunFolder:
+    """A run folder and the names of what it holds.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.record = self.path / ".hydra" / "config.yaml"  # interpolations as written
+        self.resolved = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.last, self.best = self.checkpoints / "last.ckpt", self.checkpoints / "best.ckpt"
+        self.metrics = self.path / "metrics.json"
+        self.log = self.path / "train.log"
+
+    def config(self) -> DictConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            UserError: If the folder is missing or is no run folder.
+        """
+        if not self.path.is_dir():
+            siblings = [str(path.parent.parent) for path in OUTPUTS.glob("**/.hydra/config.yaml")]
+            raise UserError(f"{self.path}: no such run folder{nearest(str(self.path), siblings)}")
+        if not self.record.is_file():
+            raise UserError(f"{self.path}: not a run folder, it has no .hydra/config.yaml")
+        cfg = OmegaConf.load(self.record)
+        assert isinstance(cfg, DictConfig)
+        return cfg
+
+    def write_record(self, cfg: DictConfig, overrides: list[str]) -> None:
+        """Stores the configuration as written, resolved, and the overrides."""
+        write_atomically(self.record, OmegaConf.to_yaml(cfg))
+        write_atomically(self.path / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        write_atomically(self.resolved, OmegaConf.to_yaml(cfg, resolve=True))
+
+    def results(self) -> dict[str, Any]:
+        """Content of metrics.json.
+
+        Raises:
+            UserError: If the run has not finished.
+        """
+        if not self.metrics.is_file():
+            raise UserError(f"{self.path}: the run has not finished, it has no metrics.json")
+        return json.loads(self.metrics.read_text())
+
+    def refuse_other_config(self, cfg: DictConfig) -> None:
+        """Keeps a folder from being continued with other settings.
+
+        Raises:
+            UserError: Listing the keys that differ from the stored configuration.
+        """
+        old, new = settings_of(self.config()), settings_of(cfg)
+        differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        if differing:
+            lines = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} asked" for key in differing)
+            hint = f"extend it with resume={self.path}" if set(differing) <= set(LENGTH) else "choose another name"
+            raise UserError(f"{self.path} holds a run with other settings ({lines}); {hint}")

@@ -1,0 +1,63 @@
+"""What a run leaves behind in numbers: metrics.json and the table in the terminal."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+UNITS = {
+    "ssim": "",
+    "psnr": "dB",
+    "mse": "",
+    "ssim_clean": "",
+    "psnr_clean": "dB",
+    "mse_clean": "",
+    "nll": "nats per image",
+    "kl": "nats per image",
+    "kl_effective": "nats per image",
+    "kl_nominal": "nats per image",
+    "uncharged_nats": "nats per image",
+    "elbo": "nats per image",
+    "bits_per_dim": "bits",
+}
+NOTES = {
+    "ssim": "z = mean, against the target",
+    "ssim_clean": "z = mean, against the clean reference",
+    "kl": "what the loss charges",
+    "kl_effective": "of what z really has",
+    "uncharged_nats": "kl_effective - kl: above 0 the loss is not an ELBO",
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("saaae", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """Commit of the source tree, with `+` when it has uncommitted changes; None outside a checkout."""
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def table(title: str, metrics: dict[str, Any]) -> str:
+    """The main test metrics as aligned lines, most telling first; the others stay in metrics.json."""
+    rows = [(name, metrics[name], unit) for name, unit in UNITS.items() if metrics.get(name) is not None]
+    lines = [f"  {name:<16}{value:>12.4f}  {unit:<15}{NOTES.get(name, '')}".rstrip() for name, value, unit in rows]
+    return "\n".join([title, *lines])

@@ -1,0 +1,146 @@
+"""Constructor signatures read from source, so that a configuration is checked without importing torch."""
+
+import ast
+import importlib.util
+import json
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from saaae import ranges
+
+
+class Parameter(NamedTuple):
+    """One argument of a constructor."""
+
+    annotation: Any
+    required: bool
+
+
+class Signature(NamedTuple):
+    """The arguments of a constructor or function; `open` when it takes further keywords."""
+
+    parameters: dict[str, Parameter]
+    open: bool
+
+
+class _Names(dict):
+    """What an annotation may name; everything else (torch types, say) is not checked."""
+
+    def __missing__(self, key: str) -> Any:
+        return Any
+
+
+_NAMES = _Names(
+    {name: getattr(ranges, name) for name in dir(ranges) if not name.startswith("_")}
+    | {name: getattr(typing, name) for name in ("Union", "Optional", "Callable", "Iterable", "Sequence")}
+    | {"Any": Any, "Literal": Literal, "Annotated": Annotated}
+    | {kind.__name__: kind for kind in (int, float, str, bool, list, dict, tuple)}
+)
+
+
+def _annotation(node: ast.expr | None) -> Any:
+    if node is None:
+        return Any
+    try:
+        return eval(compile(ast.Expression(node), "<annotation>", "eval"), {"__builtins__": {}}, _NAMES)
+    except (AttributeError, TypeError, NameError):
+        return Any
+
+
+@cache
+def _source(module: str) -> ast.Module | None:
+    """Parsed source of a module, found without importing it or its parents."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    base = Path(spec.origin).parent.joinpath(*rest)
+    path = Path(spec.origin) if not rest else base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    return ast.parse(path.read_text()) if path.is_file() else None
+
+
+def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
+    """Where `name` of `module` is defined, following imports."""
+    tree = _source(module)
+    for node in tree.body if tree else []:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    parent = module.split(".")[: -node.level or None] if node.level else []
+                    return _find(".".join([*parent, node.module or ""]), alias.name)
+    return None
+
+
+@cache
+def signature(target: str) -> Signature | None:
+    """The signature of a dotted `_target_`, or None when its source is not found."""
+    found = _find(*target.rpartition(".")[::2])
+    while found and isinstance(found[1], ast.ClassDef):
+        module, cls = found
+        init = [node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+        if init:
+            return _of_function(init[-1], skip=1)
+        base = cls.bases[0] if cls.bases else None
+        found = _find(module, base.id) if isinstance(base, ast.Name) else None
+    return _of_function(found[1], skip=0) if found and isinstance(found[1], ast.FunctionDef) else None
+
+
+def _of_function(node: ast.FunctionDef, skip: int) -> Signature:
+    args = node.args
+    positional = [*args.posonlyargs, *args.args]
+    no_default = len(positional) - len(args.defaults)
+    parameters = {
+        arg.arg: Parameter(_annotation(arg.annotation), i < no_default) for i, arg in enumerate(positional) if i >= skip
+    }
+    for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        parameters[arg.arg] = Parameter(_annotation(arg.annotation), default is None)
+    return Signature(parameters, args.kwarg is not None)
+
+
+def choices(annotation: Any) -> list[str]:
+    """The literal values that an annotation allows, as words."""
+    if typing.get_origin(annotation) is Literal:
+        return [str(value) for value in typing.get_args(annotation)]
+    return [word for arg in typing.get_args(annotation) for word in choices(arg)]
+
+
+def mismatch(annotation: Any, value: Any) -> str | None:
+    """What was expected when `value` does not fit `annotation`, else None. Strict: no text for a number."""
+    if annotation is Any:
+        return None
+    try:
+        _adapter(annotation).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        return " or ".join(dict.fromkeys(_expected(detail) for detail in error.errors()))
+    except TypeError:
+        return "a plain value"
+    return None
+
+
+_WORDS = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "none_required": "null",
+}
+
+
+def _expected(detail: Mapping[str, Any]) -> str:
+    if detail["type"] == "predicate_failed":
+        return "an existing folder"
+    message = str(detail["msg"]).replace("Input should be ", "")
+    return _WORDS.get(detail["type"], message[0].lower() + message[1:])
+
+
+def _adapter(annotation: Any) -> TypeAdapter:
+    return TypeAdapter(annotation)

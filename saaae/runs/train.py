@@ -1,0 +1,122 @@
+"""The job behind train.py: decides what a folder needs, then fits. Free of torch until there is something to fit."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from saaae.errors import UserError
+from saaae.runs.allocator import keep_freed_blocks
+from saaae.runs.door import Door
+from saaae.runs.folder import LENGTH, RunFolder
+from saaae.runs.schema import Train
+from saaae.runs.validate import combinations
+
+WITH_RESUME = ("resume", "accelerator", "data_dir", "data.num_workers", *LENGTH)
+"""What may be said together with `resume=`."""
+
+
+def settle(cfg: DictConfig) -> DictConfig:
+    """Replaces what the user left open by values: the kind of latent, an absolute data folder, a measured factor.
+
+    Raises:
+        UserError: If `posterior.factor` names no finished SAAAE run.
+    """
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    typed = [
+        key
+        for key in ("latent_dim", "latent_channels")
+        if key in cfg.model and not OmegaConf.is_interpolation(cfg.model, key) and cfg.model[key] is not None
+    ]
+    if len(typed) == 1:
+        cfg.model["latent_channels" if typed == ["latent_dim"] else "latent_dim"] = None
+    cfg.data_dir = str(Path(cfg.data_dir).absolute())
+    if isinstance(OmegaConf.select(cfg, "posterior.factor"), str):
+        cfg.posterior.factor = factor_of_run(cfg.posterior.factor, cfg.posterior.match)
+    return cfg
+
+
+def factor_of_run(path: str, match: str) -> float:
+    """The uniform noise factor that equals a finished SAAAE run's map in rate or power.
+
+    Raises:
+        UserError: If the folder holds no finished run of a SAAAE.
+    """
+    test = RunFolder(path).results()["test"]
+    if "noise_power" not in test:
+        raise UserError(f"posterior.factor={path}: not a SAAAE run, its metrics.json has no test noise_power")
+    import math
+
+    return math.exp(test["noise_log_factor"]) if match == "rate" else math.sqrt(test["noise_power"])
+
+
+def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The folder's own configuration with what may be said together with `resume=`.
+
+    Raises:
+        UserError: If anything else is said, or the folder holds nothing to resume.
+    """
+    stored = folder.config()
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    for key in keys:
+        if not any(key == free or key.startswith(f"{free}.") for free in WITH_RESUME):
+            raise UserError(
+                f"{key}: not with resume=, the run keeps its own; only {', '.join(WITH_RESUME[1:])} may be given"
+            )
+        if key != "resume":
+            key = "accelerator" if key.startswith("accelerator") else key
+            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+    if not folder.last.is_file():
+        raise UserError(f"{folder.last}: no checkpoint to resume from")
+    return stored
+
+
+def check(cfg: DictConfig, overrides: list[str]) -> None:
+    """Everything about a job that can be refused before torch is imported.
+
+    Raises:
+        UserError: Naming the key or folder.
+    """
+    if cfg.resume:
+        cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
+    for line in combinations(settle(cfg)):
+        raise UserError(line)
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Trains, continues, or leaves a finished run alone.
+
+    Returns:
+        The value of the monitored metric of best.ckpt on the validation images, for sweepers; None if nothing ran.
+    """
+    folder, overrides = RunFolder(HydraConfig.get().runtime.output_dir), list(HydraConfig.get().overrides.task)
+    shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
+    cfg = settle(resumed(folder, cfg, overrides) if cfg.resume else cfg)
+    if folder.record.is_file():
+        if not cfg.resume and not HydraConfig.get().overrides.task:
+            pass
+        extended = bool(cfg.resume) or _is_resume(overrides)
+        if not extended:
+            folder.refuse_other_config(cfg)
+        if folder.metrics.is_file() and not (extended and _says_length(overrides)):
+            print(f"{shown}: finished already, nothing to do")
+            return None
+    if cfg.keep_freed_memory:
+        keep_freed_blocks()
+    from saaae.runs.fit import fit
+
+    folder.write_record(cfg, overrides)
+    folder.metrics.unlink(missing_ok=True)
+    return fit(cfg, folder, shown)
+
+
+def _is_resume(overrides: list[str]) -> bool:
+    return any(override.startswith("resume=") for override in overrides)
+
+
+def _says_length(overrides: list[str]) -> bool:
+    return any(override.startswith(LENGTH) for override in overrides)
+
+
+TRAIN = Door("train", Train, check, run)

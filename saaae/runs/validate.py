@@ -1,0 +1,170 @@
+"""Checks a composed configuration before any heavy import: one line per fault."""
+
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+from saaae.errors import nearest
+from saaae.runs.schema import NODES, OWNERS
+from saaae.runs.signature import Parameter, Signature, choices, mismatch, signature
+
+SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_"}
+
+
+def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a plain nested mapping, inner ones included."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield f"{prefix}{key}"
+            yield from keys_of(child, f"{prefix}{key}.")
+
+
+def faults(cfg: DictConfig, root: type, groups: set[str]) -> list[str]:
+    """What is wrong with a composed configuration, one line each.
+
+    Args:
+        cfg: The configuration, interpolations unresolved.
+        root: Schema of the plain settings at its root.
+        groups: Names of the config groups.
+    """
+    settings = _hints(root)
+    found: list[str] = []
+    for key in map(str, cfg):
+        if key in NODES:
+            found += _check_mapping(cfg._get_node(key), NODES[key], key)
+        elif key in settings.parameters:
+            found += _check_leaf(cfg, key, settings.parameters[key].annotation, key)
+        elif key in groups:
+            found += _check_group(cfg._get_node(key), key)
+        else:
+            found.append(f"{key}: no such key{nearest(key, [*settings.parameters, *NODES, *groups])}")
+    found += [f"{key}: missing" for key in settings.parameters if key not in cfg]
+    return list(dict.fromkeys(found)) or combinations(cfg)
+
+
+def combinations(cfg: DictConfig) -> list[str]:
+    """Values that are each right but do not go together."""
+    found = []
+    model = cfg.get("model")
+    if model is not None and "latent_dim" in model and (model.latent_dim is None) == (model.latent_channels is None):
+        found.append(
+            f"model.latent_dim={model.latent_dim}, model.latent_channels={model.latent_channels}: "
+            "expected exactly one, the other null"
+        )
+    accelerator = cfg.get("accelerator")
+    if accelerator is not None and accelerator.precision == "16-mixed" and accelerator.accelerator == "cpu":
+        found.append("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    trainer = cfg.get("trainer")
+    if trainer is not None and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
+        found.append(
+            f"trainer.max_epochs={trainer.max_epochs}: nothing ends the run; expected a number of epochs or steps"
+        )
+    return found
+
+
+def _hints(schema: type) -> Signature:
+    hints = typing.get_type_hints(schema, include_extras=True)
+    return Signature({name: Parameter(annotation, True) for name, annotation in hints.items()}, open=False)
+
+
+def _check_mapping(node: Any, schema: type, path: str) -> list[str]:
+    if not isinstance(node, DictConfig):
+        return [f"{path}={node}: expected a mapping of {path}.* settings"]
+    return _check_arguments(node, _hints(schema), path, partial=False)
+
+
+def _check_group(node: Any, path: str) -> list[str]:
+    """A node with a `_target_`, or a mapping of such nodes; an interpolated node is checked where it stands."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_interpolation():
+        return []
+    if "_target_" not in node:
+        return [fault for key in node for fault in _check_group(node._get_node(key), f"{path}.{key}")]
+    target = str(node._target_)
+    found = signature(target)
+    if found is None:
+        return [f"{path}._target_={target}: no such class or function"]
+    return _check_arguments(node, found, path, partial=bool(node.get("_partial_")))
+
+
+def _check_arguments(node: DictConfig, expected: Signature, path: str, partial: bool) -> list[str]:
+    found = []
+    for key in map(str, node):
+        if key in SPECIAL:
+            continue
+        if key not in expected.parameters:
+            if not expected.open:
+                known = [f"{path}.{name}" for name in expected.parameters]
+                found.append(f"{path}.{key}: no such key{nearest(f'{path}.{key}', known)}")
+            continue
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            found += _check_group(child, f"{path}.{key}")
+        else:
+            found += _check_leaf(node, key, expected.parameters[key].annotation, f"{path}.{key}")
+    if not partial:
+        required = (name for name, parameter in expected.parameters.items() if parameter.required)
+        found += [f"{path}.{name}: missing" for name in required if name not in node]
+    return found
+
+
+def _check_leaf(parent: DictConfig, key: str, annotation: Any, path: str) -> list[str]:
+    source = _source_of(parent, key) or path
+    try:
+        value = parent[key]
+    except MissingMandatoryValue:
+        return [f"{source}: missing, expected {_describe(annotation)}"]
+    except (InterpolationResolutionError, OmegaConfBaseException) as error:
+        return [f"{source}: {str(error).splitlines()[0]}"]
+    if isinstance(value, DictConfig):
+        return []
+    if isinstance(value, ListConfig):
+        value = OmegaConf.to_container(value, resolve=True)
+    expected = mismatch(annotation, value)
+    if expected is None:
+        return []
+    hint = nearest(value, choices(annotation)) if isinstance(value, str) else ""
+    return [f"{source}={'null' if value is None else value}: expected {expected}{hint}"]
+
+
+def _source_of(parent: DictConfig, key: str) -> str | None:
+    """The key that a plain interpolation such as ${data.image_size} points at."""
+    node = parent._get_node(key)
+    raw = node._value() if node is not None and hasattr(node, "_value") else None
+    match = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
+    return match.group(1) if match else None
+
+
+def _describe(annotation: Any) -> str:
+    return mismatch(annotation, {"": None}) or "a value"
+
+
+def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) -> str:
+    """One line for Hydra's own refusals.
+
+    Args:
+        error: What composing raised.
+        known: All dotted keys of the default configuration.
+        groups: Options of every config group.
+    """
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form key=value"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.partition("/")
+        if group not in groups:
+            return f"{group}: no such group{nearest(group, groups)}"
+        options = groups[group]
+        return f"{group}={option}: no such option; expected one of {', '.join(options)}{nearest(option, options)}"
+    if (match := re.search(r"Could not override '([^']+)'", text)) or (match := re.search(r"Key '([^']+)'", text)):
+        key = match.group(1)
+        if key in OWNERS:
+            return f"{key}: belongs to {OWNERS[key]}"
+        return f"{key}: no such key{nearest(key, [*known, *groups])}"
+    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        text = f"{text}: {error.__cause__}"
+    return " ".join(text.split())

@@ -1,0 +1,93 @@
+"""The vocabulary that flows through a run: typed tuples and the Protocols through which callbacks see a model."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from saaae.noise import Noise
+
+
+class Batch(NamedTuple):
+    """One batch of images.
+
+    Attributes:
+        input: What the encoder sees (B, C, H, W), float32 in [0, 1].
+        target: What the decoder should give back (B, C, H, W), float32 in [0, 1].
+        index: Position of each image in its split (B,), int64.
+        noise: Where the model draws its random numbers for this batch from.
+        label: Class of each image (B,), int64, where the data set has classes.
+        clean: Noise-free reference (B, C, H, W) of a simulated corruption, where there is one; never trained on
+            unless it is the target.
+    """
+
+    input: Tensor
+    target: Tensor
+    index: Tensor
+    noise: Noise
+    label: Tensor | None = None
+    clean: Tensor | None = None
+
+
+class Loss(NamedTuple):
+    """The terms of one batch's objective, scalars in nats per image: `loss = nll + beta * kl`."""
+
+    loss: Tensor
+    nll: Tensor
+    kl: Tensor
+    beta: float
+
+
+class Posterior(Protocol):
+    """A distribution q(z|x) over the codes of a batch; codes are (B, D) or (B, C, H, W), results (B,) in nats."""
+
+    stochastic: bool
+    """False for a deterministic autoencoder, which has no KL and no ELBO."""
+
+    @property
+    def mode(self) -> Tensor:
+        """The code that reconstructions use: the mean."""
+        ...
+
+    def rsample(self, noise: Noise) -> Tensor:
+        """A reparameterised sample."""
+        ...
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density of `z` under the distribution that `rsample` draws from."""
+        ...
+
+    @property
+    def kl(self) -> Tensor:
+        """The KL divergence to N(0, I) that the loss charges."""
+        ...
+
+    @property
+    def kl_effective(self) -> Tensor:
+        """The KL divergence to N(0, I) of the distribution that `rsample` draws from."""
+        ...
+
+    def diagnostics(self) -> Mapping[str, Tensor]:
+        """Further per-image numbers (B,) worth a curve, by logged name."""
+        ...
+
+
+@runtime_checkable
+class ImageModel(Protocol):
+    """What callbacks may ask of a model."""
+
+    def encode(self, x: Tensor, noise: Noise) -> Posterior:
+        """Posterior of images (B, C, H, W)."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] of codes."""
+        ...
+
+    def sample(self, count: int) -> Tensor:
+        """Images (count, C, H, W) decoded from the prior."""
+        ...
+
+    def maps(self, posterior: Posterior) -> Mapping[str, Tensor]:
+        """Pictures of the model's inner state (B, 1, h, w) in [0, 1], by title; empty where it has none."""
+        ...

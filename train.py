@@ -1,0 +1,9 @@
+"""Train an image autoencoder: python train.py [group=option] [key=value] [-m]."""
+
+from pathlib import Path
+
+from saaae.runs.door import open_door
+from saaae.runs.train import TRAIN
+
+if __name__ == "__main__":
+    open_door(TRAIN, Path(__file__).parent / "conf")
