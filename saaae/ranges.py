@@ -21,4 +21,4 @@ ImageSize = Annotated[int, Ge(8), MultipleOf(4)]
 Widths = Annotated[list[PositiveInt], Len(1)]
 """Channels of each stage, at least one stage."""
 Span = Annotated[int | float, Ge(0)]
-"""A stretch of training: an integer counts optimizer steps, a float is a fraction of the run (Lightning's convention)."""
+"""A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""

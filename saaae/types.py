@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     Attributes:
         input: What the encoder sees (B, C, H, W), float32 in [0, 1].
         target: What the decoder should give back (B, C, H, W), float32 in [0, 1].
-        index: Position of each image in its split (B,), int64.
+        indices: Position of each image in its split (B,), int64.
         noise: Where the model draws its random numbers for this batch from.
         label: Class of each image (B,), int64, where the data set has classes.
         clean: Noise-free reference (B, C, H, W) of a simulated corruption, where there is one; never trained on
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
     input: Tensor
     target: Tensor
-    index: Tensor
+    indices: Tensor
     noise: Noise
     label: Tensor | None = None
     clean: Tensor | None = None

@@ -32,7 +32,7 @@ class RawBatch(NamedTuple):
     """What crosses from memory to the device: small, and converted there."""
 
     pixels: Tensor
-    index: Tensor
+    indices: Tensor
     label: Tensor | None
 
 
@@ -45,9 +45,9 @@ class IndexedImages(Dataset[RawBatch]):
     def __len__(self) -> int:
         return len(self.images.pixels)
 
-    def __getitem__(self, index: Tensor) -> RawBatch:
+    def __getitem__(self, indices: Tensor) -> RawBatch:
         labels = self.images.labels
-        return RawBatch(self.images.pixels[index], index, None if labels is None else labels[index])
+        return RawBatch(self.images.pixels[indices], indices, None if labels is None else labels[indices])
 
 
 class EpochBatches(Sampler[Tensor]):
@@ -112,7 +112,7 @@ class ImageDataModule(L.LightningDataModule):
     def present(self, raw: RawBatch, noise: Noise) -> Batch:
         """Turns a raw batch on the device into what the model is fed; by default input = target."""
         x = to_unit_range(raw.pixels)
-        return Batch(x, x, raw.index, noise, raw.label)
+        return Batch(x, x, raw.indices, noise, raw.label)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the splits, once."""
@@ -127,21 +127,22 @@ class ImageDataModule(L.LightningDataModule):
             digest.update(self.splits[name].pixels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
-    def noise(self, index: Tensor, split: Split) -> Noise:
+    def noise(self, indices: Tensor, split: Split) -> Noise:
         """The noise of a batch: the run's own state in training, (seed, index) alone elsewhere."""
-        return TrainingNoise() if split == "train" else IndexedNoise(self.seed, index, SPLITS.index(split))
+        return TrainingNoise() if split == "train" else IndexedNoise(self.seed, indices, SPLITS.index(split))
 
-    def batch(self, split: Split, index: Tensor, device: torch.device | str = "cpu") -> Batch:
+    def batch(self, split: Split, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
         """The batch of chosen images, with evaluation noise: for pictures and tests."""
-        raw = IndexedImages(self.splits[split])[index]
-        raw = RawBatch(*(None if part is None else part.to(device) for part in raw))
-        return self.present(raw, IndexedNoise(self.seed, raw.index, SPLITS.index(split)))
+        raw = IndexedImages(self.splits[split])[indices]
+        label = None if raw.label is None else raw.label.to(device)
+        raw = RawBatch(raw.pixels.to(device), raw.indices.to(device), label)
+        return self.present(raw, IndexedNoise(self.seed, raw.indices, SPLITS.index(split)))
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
         """Conversion and corruption, on the device."""
         assert self.trainer is not None
         split: Split = "train" if self.trainer.training else "test" if self.trainer.testing else "val"
-        return self.present(batch, self.noise(batch.index, split))
+        return self.present(batch, self.noise(batch.indices, split))
 
     def _loader(self, split: Split, shuffle: bool) -> DataLoader:
         batches = EpochBatches(len(self.splits[split].pixels), self.batch_size, self.seed if shuffle else None)
@@ -176,7 +177,8 @@ class ImageDataModule(L.LightningDataModule):
         """
         assert self.trainer is not None
         loop = self.trainer.fit_loop
-        epoch, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.ready
+        epoch: Any = loop.epoch_progress.current
+        batches = loop.epoch_loop.batch_progress.current.ready
         if epoch.processed == epoch.ready:
             return {"epoch": epoch.processed, "batch": 0}
         if batches >= self.trainer.num_training_batches:

@@ -64,7 +64,8 @@ class MNISTData(ImageDataModule):
     """MNIST digits, 1.0 is full ink; validation images are the last ones of the training archive.
 
     Args:
-        root: Folder of the archives in torchvision's layout, plain or gzipped; may be read-only. Downloaded into if empty.
+        root: Folder of the archives in torchvision's layout, plain or gzipped; may be read-only. An empty one is
+            downloaded into.
         num_val: How many of the 60,000 training images validate.
         num_classes: 10.
         image_size: 28.

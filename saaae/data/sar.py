@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from saaae.data.datamodule import SPLITS, ImageDataModule, Images, Split
-from saaae.data.tiles import cut_tiles, stack_tiles
+from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
 from saaae.ranges import ImageSize, NonNegativeInt, OpenFraction, PositiveInt
 
@@ -61,8 +61,9 @@ def split_scenes(scenes: list[str], val_fraction: float, test_fraction: float, s
             f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: "
             f"{len(order)} scenes cannot be split into three; expected more scenes or smaller fractions"
         )
-    names: list[Split] = ["val"] * num_val + ["test"] * num_test
-    return dict(zip(order, names + ["train"] * (len(order) - len(names)), strict=True))
+    parts: dict[str, Split] = dict.fromkeys(order, "train")
+    parts |= dict.fromkeys(order[:num_val], "val")
+    return parts | dict.fromkeys(order[num_val : num_val + num_test], "test")
 
 
 class SARData(ImageDataModule):
@@ -99,7 +100,10 @@ class SARData(ImageDataModule):
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
         )
-        self.root, self.pattern = Path(root), re.compile(scene_pattern)
+        try:
+            self.root, self.pattern = Path(root), re.compile(scene_pattern)
+        except re.error as error:
+            raise UserError(f"data.scene_pattern={scene_pattern}: not a regular expression ({error})") from None
         self.fractions = (val_fraction, test_fraction)
 
     def scene_of(self, path: Path) -> str:
@@ -116,7 +120,7 @@ class SARData(ImageDataModule):
         splits: dict[Split, Images] = {}
         for split in SPLITS:
             chosen = [tile for scene in sorted(tiles) if parts[scene] == split for tile in tiles[scene]]
-            splits[split] = Images(stack_tiles(chosen, self.channels, self.image_size))
+            splits[split] = Images(torch.cat(chosen))
             if not len(splits[split].pixels):
                 raise UserError(f"data.image_size={self.image_size}: no image of the {split} split holds such a tile")
         return splits

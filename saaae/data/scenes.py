@@ -98,7 +98,7 @@ FAMILIES: tuple[Callable[[np.random.Generator, int], Image], ...] = (
 
 
 def generate_scenes(count: int, size: int, seed: tuple[int, ...]) -> NDArray[np.uint8]:
-    """`count` scenes (N, 1, size, size) of all families in turn, 8-bit amplitude; scene i depends on (seed, i) alone."""
+    """Scenes (count, 1, size, size) of all families in turn, 8-bit amplitude; scene i depends on (seed, i) alone."""
     scenes = np.empty((count, 1, size, size), np.uint8)
     for i in range(count):
         scene = FAMILIES[i % len(FAMILIES)](np.random.default_rng((*seed, i)), size)

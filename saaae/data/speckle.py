@@ -78,4 +78,4 @@ class SpeckleData(ImageDataModule):
         """Speckles the clean amplitude, clipped to [0, 1]."""
         clean = to_unit_range(raw.pixels)
         noisy = speckle_amplitude(clean, self.looks, noise).clamp(0.0, 1.0)
-        return Batch(noisy, clean if self.target == "clean" else noisy, raw.index, noise, clean=clean)
+        return Batch(noisy, clean if self.target == "clean" else noisy, raw.indices, noise, clean=clean)

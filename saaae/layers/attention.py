@@ -6,7 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class SelfAttention(nn.Module):
-    """Single-head self-attention over positions (Vaswani et al. 2017, eq. 1; SAGAN's form for images, Zhang et al. 2019).
+    """Single-head self-attention over positions (Vaswani et al. 2017, eq. 1; on images, Zhang et al. 2019).
 
     Args:
         channels: Channels of the features.

@@ -38,6 +38,9 @@ class ImageAutoencoder(L.LightningModule):
         optimizer: How the parameters are optimised.
     """
 
+    log_every_n_steps = 1
+    """Optimizer steps between logged training losses; a run sets it."""
+    latent_shape: tuple[int, ...]
     encoder: nn.Module
     decoder: nn.Module
 
@@ -59,9 +62,12 @@ class ImageAutoencoder(L.LightningModule):
         image_shape = (image_channels, image_size, image_size)
         self.encoder = encoder(image_shape=image_shape)
         features: tuple[int, ...] = self.encoder.output_shape  # type: ignore[assignment]
-        if (latent_dim is None) == (latent_channels is None):
+        if latent_dim is not None and latent_channels is None:
+            self.latent_shape = (latent_dim,)
+        elif latent_channels is not None and latent_dim is None:
+            self.latent_shape = (latent_channels, *features[1:])
+        else:
             raise UserError("model.latent_dim, model.latent_channels: exactly one of them must be set, the other null")
-        self.latent_shape = (latent_dim,) if latent_dim else (latent_channels, *features[1:])
         self.posterior = posterior(feature_shape=features, latent_shape=self.latent_shape)
         self.decoder = decoder(latent_shape=self.latent_shape, image_shape=image_shape)
         self.likelihood, self.beta, self.optimization = likelihood, beta, optimizer
@@ -104,7 +110,7 @@ class ImageAutoencoder(L.LightningModule):
         posterior = self.encode(batch.input, batch.noise)
         nll = self.likelihood.nll(self.decoder(posterior.rsample(batch.noise)), batch.target)
         loss = beta_elbo_loss(nll, posterior, self.beta(self.global_step))
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % self.log_every_n_steps == 0:
             self.log_dict(
                 {
                     "train/loss": loss.loss.detach(),
@@ -125,7 +131,7 @@ class ImageAutoencoder(L.LightningModule):
                 raise UserError("trainer.max_epochs, trainer.max_steps: one of them must end the run")
             self.total_steps = int(steps)
         self.beta.bind(self.total_steps)
-        # Fused optimizers undo the scaling of 16-bit gradients themselves, which then cannot be clipped.
+        # A fused optimizer undoes the scaling of 16-bit gradients itself, after they would have been clipped.
         fused = str(self.trainer.precision) != "16-mixed"
         optimizer, scheduler = self.optimization.build(self.parameters(), self.total_steps, fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -133,10 +139,9 @@ class ImageAutoencoder(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clips the norm of the whole gradient."""
-        self.clip_gradients(
-            optimizer, gradient_clip_val=self.optimization.gradient_clip, gradient_clip_algorithm="norm"
-        )
+        """Clips the norm of the whole gradient; Lightning's own refuses fused optimizers under mixed precision."""
+        if self.optimization.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.optimization.gradient_clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the bound steps."""
@@ -179,7 +184,7 @@ class ImageAutoencoder(L.LightningModule):
             values["elbo"] = -(nll + posterior.kl_effective)
             values["bits_per_dim"] = bits_per_dimension(values["elbo"], self.num_dimensions, self.likelihood.discrete)
         means = {f"{split}/{name}": value.mean() for name, value in values.items()}
-        self.log_dict(means, on_step=False, on_epoch=True, batch_size=len(batch.index), sync_dist=True)
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=len(batch.indices), sync_dist=True)
 
     def _log_quality(self, split: str) -> None:
         for suffix, metric in (("", self.quality), ("_clean", self.quality_clean)):

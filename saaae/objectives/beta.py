@@ -60,7 +60,7 @@ class LinearBeta(ConstantBeta):
     def __call__(self, step: int) -> float:
         """Beta at optimizer step `step`, counted from 0."""
         assert self.warmup_steps is not None, "bind() comes first"
-        return self.value * min(1.0, step / max(1, self.warmup_steps))
+        return self.value * (min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """The bound steps."""

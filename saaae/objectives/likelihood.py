@@ -51,6 +51,8 @@ class Gaussian(Likelihood):
     """
 
     discrete = False
+    log_sigma: Tensor
+    num_batches: Tensor
 
     def __init__(self, *, sigma: PositiveFloat | Literal["learned", "optimal"], momentum: float = 0.01) -> None:
         super().__init__()
@@ -73,6 +75,6 @@ class Gaussian(Likelihood):
         log_sigma = 0.5 * torch.log(squared.mean() + 1e-6)
         with torch.no_grad():
             self.num_batches += 1
-            weight = torch.clamp(1.0 / self.num_batches, min=self.momentum)  # a plain average at first
+            weight = (1.0 / self.num_batches).clamp(min=self.momentum)  # a plain average at first
             self.log_sigma.lerp_(log_sigma.detach(), weight)
         return log_sigma

@@ -82,6 +82,9 @@ class AnchoredPosterior(nn.Module):
         UserError: If the cap exceeds what the bound on the log variance can undo, or `uniform` lacks its factor.
     """
 
+    importance: nn.Module
+    random_scores: Tensor
+
     def __init__(
         self,
         *,
@@ -126,7 +129,7 @@ class AnchoredPosterior(nn.Module):
             generator = torch.Generator().manual_seed(torch.initial_seed())
             self.register_buffer("random_scores", torch.randn(1, math.prod(self.anchor_shape), generator=generator))
         elif map in TRANSFORMS:
-            self.score = SCORES[score](feature_shape, latent_shape)
+            self.importance = SCORES[score](feature_shape, latent_shape)
 
     def forward(self, features: Tensor, noise: Noise) -> DiagonalGaussian | Delta:
         """Features (B, C, H, W) to the posterior of the batch; the map is computed in float32 under any precision."""
@@ -147,7 +150,7 @@ class AnchoredPosterior(nn.Module):
         batch = len(features)
         if self.map_kind == "uniform":
             return features.new_full((batch, *self.anchor_shape), 1.0 - self.factor), features.new_zeros(batch)
-        raw = self.random_scores.expand(batch, -1) if self.map_kind == "random" else self.score(features)
+        raw = self.random_scores.expand(batch, -1) if self.map_kind == "random" else self.importance(features)
         if self.stop_gradient:
             raw = raw.detach()
         anchor = TRANSFORMS[self.map_kind](self.cap * self.normalize(raw), self.cap, noise)

@@ -59,7 +59,7 @@ class _PositionScore(nn.Module):
 
 
 class LogColumnSumScore(_PositionScore):
-    """Attention received by a position: log of N times the column mean of the attention matrix (rows always sum to 1)."""
+    """Attention received by a position: log of N times the column mean of the attention matrix."""
 
     def score(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) to (B, N)."""

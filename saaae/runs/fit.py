@@ -108,6 +108,7 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
     set_up(cfg)
     _log_to(folder.log)
     model, data = build(cfg)
+    model.log_every_n_steps = cfg.trainer.log_every_n_steps
     monitor, mode = monitor_of(cfg, model)
     resume = folder.last if folder.last.is_file() else None
     step = int(torch.load(resume, weights_only=True, mmap=True)["global_step"]) if resume else 0
@@ -142,10 +143,10 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
     save_reconstructions(model, data, folder.path / "reconstructions.png", title=f"{shown}: test images, z = mean")
     write_json(folder.metrics, {"test": test, "train": training, "run": run_record(cfg, data)})
     log.info(table(f"\ntest of best.ckpt ({monitor} {float(best.best_model_score):.4f})", test))  # type: ignore[arg-type]
-    log.info(
-        "\n%.0f images per second in training\npictures     %s\ncurves       tensorboard --logdir %s\ntest again   python evaluate.py run=%s",
-        throughput.images_per_second, shown / "reconstructions.png", shown, shown,
-    )  # fmt: skip
+    log.info("\n%.0f images per second in training", throughput.images_per_second)
+    log.info("pictures     %s", shown / "reconstructions.png")
+    log.info("curves       tensorboard --logdir %s", shown)
+    log.info("test again   python evaluate.py run=%s", shown)
     return float(best.best_model_score)  # type: ignore[arg-type]
 
 
@@ -282,9 +283,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
 
 def _loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Any]:
     """The configured loggers and metrics.csv, cut back to the step that the run continues from."""
-    loggers = [
-        instantiate(node)(save_dir=str(folder.path), purge_step=step or None) for node in cfg.logger.values()
-    ]
+    loggers = [instantiate(node)(save_dir=str(folder.path), purge_step=step or None) for node in cfg.logger.values()]
     return [*loggers, MetricsCSV(folder.path, step)]
 
 

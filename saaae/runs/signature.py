@@ -82,14 +82,16 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] 
 def signature(target: str) -> Signature | None:
     """The signature of a dotted `_target_`, or None when its source is not found."""
     found = _find(*target.rpartition(".")[::2])
-    while found and isinstance(found[1], ast.ClassDef):
+    while found:
         module, cls = found
+        if isinstance(cls, ast.FunctionDef):
+            return _of_function(cls, skip=0)
         init = [node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
         if init:
             return _of_function(init[-1], skip=1)
         base = cls.bases[0] if cls.bases else None
         found = _find(module, base.id) if isinstance(base, ast.Name) else None
-    return _of_function(found[1], skip=0) if found and isinstance(found[1], ast.FunctionDef) else None
+    return None
 
 
 def _of_function(node: ast.FunctionDef, skip: int) -> Signature:
@@ -116,7 +118,7 @@ def mismatch(annotation: Any, value: Any) -> str | None:
     if annotation is Any:
         return None
     try:
-        _adapter(annotation).validate_json(json.dumps(value), strict=True)
+        TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         return " or ".join(dict.fromkeys(_expected(detail) for detail in error.errors()))
     except TypeError:
@@ -140,7 +142,3 @@ def _expected(detail: Mapping[str, Any]) -> str:
         return "an existing folder"
     message = str(detail["msg"]).replace("Input should be ", "")
     return _WORDS.get(detail["type"], message[0].lower() + message[1:])
-
-
-def _adapter(annotation: Any) -> TypeAdapter:
-    return TypeAdapter(annotation)

@@ -94,12 +94,10 @@ def run(cfg: DictConfig) -> float | None:
     shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
     cfg = settle(resumed(folder, cfg, overrides) if cfg.resume else cfg)
     if folder.record.is_file():
-        if not cfg.resume and not HydraConfig.get().overrides.task:
-            pass
-        extended = bool(cfg.resume) or _is_resume(overrides)
-        if not extended:
+        resuming = _says("resume", overrides)
+        if not resuming:
             folder.refuse_other_config(cfg)
-        if folder.metrics.is_file() and not (extended and _says_length(overrides)):
+        if folder.metrics.is_file() and not (resuming and any(_says(key, overrides) for key in LENGTH)):
             print(f"{shown}: finished already, nothing to do")
             return None
     if cfg.keep_freed_memory:
@@ -111,12 +109,8 @@ def run(cfg: DictConfig) -> float | None:
     return fit(cfg, folder, shown)
 
 
-def _is_resume(overrides: list[str]) -> bool:
-    return any(override.startswith("resume=") for override in overrides)
-
-
-def _says_length(overrides: list[str]) -> bool:
-    return any(override.startswith(LENGTH) for override in overrides)
+def _says(key: str, overrides: list[str]) -> bool:
+    return any(override.startswith(f"{key}=") for override in overrides)
 
 
 TRAIN = Door("train", Train, check, run)

@@ -74,7 +74,7 @@ def _hints(schema: type) -> Signature:
 
 def _check_mapping(node: Any, schema: type, path: str) -> list[str]:
     if not isinstance(node, DictConfig):
-        return [f"{path}={node}: expected a mapping of {path}.* settings"]
+        return [f"{path}: expected a mapping of {path}.* settings"]
     return _check_arguments(node, _hints(schema), path, partial=False)
 
 
@@ -83,7 +83,7 @@ def _check_group(node: Any, path: str) -> list[str]:
     if not isinstance(node, DictConfig) or node._is_none() or node._is_interpolation():
         return []
     if "_target_" not in node:
-        return [fault for key in node for fault in _check_group(node._get_node(key), f"{path}.{key}")]
+        return [fault for key in map(str, node) for fault in _check_group(node._get_node(key), f"{path}.{key}")]
     target = str(node._target_)
     found = signature(target)
     if found is None:

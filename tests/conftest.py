@@ -1,0 +1,55 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from saaae.runs.folder import register_resolvers
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+TINY = [
+    "data=speckle",
+    "data.num_train=12",
+    "data.num_val=6",
+    "data.num_test=6",
+    "data.image_size=32",
+    "data.batch_size=4",
+    "model.encoder.widths=[8,8]",
+    "accelerator=cpu",
+    "threads=1",
+    "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=1",
+]
+"""A run of seconds on generated 32-pixel images."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def compose_config() -> Callable[..., DictConfig]:
+    """Composes train.yaml (or another primary configuration) with overrides."""
+
+    def composed(*overrides: str, name: str = "train") -> DictConfig:
+        register_resolvers()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(name, overrides=list(overrides))
+
+    return composed
+
+
+def real_data(*parts: str) -> Path:
+    """A folder of the real data sets, or a skip that says why."""
+    folder = REAL_DATA.joinpath(*parts)
+    if not folder.is_dir():
+        pytest.skip(f"real data set {'/'.join(parts)} is not here")
+    return folder

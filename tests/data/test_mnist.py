@@ -1,0 +1,87 @@
+import gzip
+import struct
+
+import pytest
+import torch
+
+from saaae.data.mnist import FILES, MNISTData, read_idx
+from saaae.errors import UserError
+from tests.conftest import real_data
+
+
+def idx(array):
+    shape = array.shape
+    return b"\0\0\x08" + bytes([len(shape)]) + struct.pack(f">{len(shape)}i", *shape) + array.numpy().tobytes()
+
+
+def write_archives(folder, packed=True):
+    folder.mkdir(parents=True)
+    g = torch.Generator().manual_seed(0)
+    for part, count in (("train", 20), ("test", 6)):
+        images = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=g)
+        labels = torch.arange(count, dtype=torch.uint8) % 10
+        for name, array in zip(FILES[part], (images, labels), strict=True):
+            data = idx(array)
+            (folder / (name + (".gz" if packed else ""))).write_bytes(gzip.compress(data) if packed else data)
+
+
+def make(root, num_val=5):
+    return MNISTData(
+        root=str(root), num_val=num_val, num_classes=10, image_size=28, channels=1, batch_size=4, num_workers=0, seed=0
+    )
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("layout", ["MNIST/raw", "raw", "."])
+def test_archives_are_read_where_they_are_and_nothing_is_written(tmp_path, packed, layout):
+    write_archives(tmp_path / "mnist" / layout if layout != "." else tmp_path / "mnist", packed)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    data = make(tmp_path / "mnist")
+    data.prepare_data()
+    data.setup()
+    assert {split: len(images.pixels) for split, images in data.splits.items()} == {"train": 15, "val": 5, "test": 6}
+    assert data.batch("test", torch.tensor([3])).label.tolist() == [3]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    write_archives(tmp_path / "raw")
+    path = tmp_path / "raw" / f"{FILES['test'][0]}.gz"
+    for content in (b"", path.read_bytes()[:100], b"plain text"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="t10k-images.*not a readable IDX file"):
+            make(tmp_path).setup()
+
+
+def test_too_many_validation_images_are_refused(tmp_path):
+    write_archives(tmp_path / "raw")
+    with pytest.raises(UserError, match=r"data.num_val=20.*20 images only"):
+        make(tmp_path, num_val=20).setup()
+
+
+def test_what_cannot_be_downloaded_gets_one_sentence_with_the_ways_out(tmp_path, monkeypatch):
+    import torchvision
+
+    def no_network(*args, **kwargs):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried a, b")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", no_network)
+    with pytest.raises(UserError, match="could not be downloaded .*SAAAE_DATA_DIR.*data=speckle") as caught:
+        make(tmp_path).prepare_data()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_real_digits_have_their_published_statistics():
+    data = make(real_data("mnist"), num_val=5000)
+    data.setup()
+    pixels = torch.cat([data.splits["train"].pixels, data.splits["val"].pixels]).float() / 255
+    labels = torch.cat([data.splits["train"].labels, data.splits["val"].labels])
+    assert labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert abs(float(pixels.mean()) - 0.1307) < 1e-4
+    assert len(data.splits["test"].pixels) == 10_000
+
+
+def test_read_idx_returns_the_array(tmp_path):
+    array = torch.arange(24, dtype=torch.uint8).view(2, 3, 4)
+    (tmp_path / "x").write_bytes(idx(array))
+    assert torch.equal(read_idx(tmp_path / "x"), array)

@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+
+from saaae.data.scenes import FAMILIES, generate_scenes
+from saaae.data.speckle import SpeckleData, gamma_speckle, speckle_amplitude
+from saaae.noise import IndexedNoise, TrainingNoise
+
+ONES = torch.ones(64, 1, 64, 64)
+SOURCES = {"training": TrainingNoise(), "evaluation": IndexedNoise(0, torch.arange(64))}
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+@pytest.mark.parametrize("looks", [1, 2, 4, 10])
+def test_speckle_follows_the_gamma_law(looks, source):
+    torch.manual_seed(0)
+    s = gamma_speckle(ONES, looks, SOURCES[source]).double()
+    assert abs(s.mean() - 1) < 0.01
+    assert abs(s.std() - looks**-0.5) < 0.01
+    # Log intensity (Fisher-Tippett): bias psi(L) - ln L, variance psi1(L).
+    shape = torch.tensor(float(looks), dtype=torch.float64)
+    assert abs(s.log().mean() - (torch.digamma(shape) - math.log(looks))) < 0.01
+    assert abs(s.log().std() - torch.polygamma(1, shape).sqrt()) < 0.01
+    # Amplitude (Nakagami): mean factor .886 at L = 1.
+    factor = math.exp(math.lgamma(looks + 0.5) - math.lgamma(looks)) / looks**0.5
+    assert abs(s.sqrt().mean() - factor) < 0.005
+
+
+def test_speckle_multiplies_intensity_not_amplitude():
+    torch.manual_seed(0)
+    noisy = speckle_amplitude(0.5 * ONES, 4, TrainingNoise())
+    assert abs((noisy**2).mean() - 0.25) < 0.003
+
+
+def test_speckle_is_white():
+    s = gamma_speckle(ONES, 1, IndexedNoise(0, torch.arange(64))) - 1
+    for shifted in (s.roll(1, 2), s.roll(1, 3), s.roll(1, 0)):
+        assert abs((s * shifted).mean()) < 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
+def test_every_family_draws_structure(family):
+    import numpy as np
+
+    scene = family(np.random.default_rng(0), 64)
+    assert scene.shape == (64, 64)
+    assert np.isfinite(scene).all()
+    assert scene.std() > 0.05
+
+
+def test_a_scene_depends_on_its_seed_and_index_alone():
+    few, many = generate_scenes(6, 32, (1, 0)), generate_scenes(12, 32, (1, 0))
+    assert (few == many[:6]).all()
+    assert (generate_scenes(6, 32, (2, 0)) != few).any()
+    assert (many[:6] != many[6:]).any()
+
+
+def make(target="noisy", batch_size=4):
+    data = SpeckleData(
+        num_train=8, num_val=6, num_test=6, looks=1, target=target, image_size=32, channels=1,
+        batch_size=batch_size, num_workers=0, seed=0,
+    )  # fmt: skip
+    data.setup()
+    return data
+
+
+def test_the_target_is_the_noisy_or_the_clean_image_and_the_reference_is_kept():
+    noisy, clean = make("noisy").batch("val", torch.arange(6)), make("clean").batch("val", torch.arange(6))
+    assert noisy.target is noisy.input
+    assert clean.target is clean.clean
+    assert torch.equal(noisy.input, clean.input)
+    assert not torch.equal(clean.input, clean.target)
+    assert 0 <= noisy.input.min() <= noisy.input.max() <= 1
+
+
+def test_evaluation_speckle_does_not_depend_on_the_batch():
+    data = make()
+    whole = data.batch("test", torch.arange(6)).input
+    assert torch.equal(data.batch("test", torch.tensor([4, 2])).input, whole[[4, 2]])
+    assert not torch.equal(data.batch("val", torch.arange(6)).input, whole)

@@ -1,0 +1,22 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from saaae.models.optimization import Optimization
+
+
+def make(schedule, warmup_steps):
+    return Optimization(
+        algorithm=partial(torch.optim.AdamW), lr=1.0, gradient_clip=None, schedule=schedule, warmup_steps=warmup_steps
+    )
+
+
+def test_warmup_rises_linearly_then_constant():
+    assert [make("constant", 4).lr_factor(step, 10) for step in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+
+
+def test_cosine_falls_to_zero_at_the_bound_end_and_stays_there():
+    factors = [make("cosine", 2).lr_factor(step, 10) for step in (2, 6, 10, 20)]
+    assert factors == pytest.approx([1.0, 0.5 * (1 + math.cos(math.pi / 2)), 0.0, 0.0])

@@ -1,0 +1,28 @@
+import pytest
+import torch
+
+from saaae.networks.resnet import ResNetDecoder, ResNetEncoder, num_stages
+
+WIDTHS = [8, 16, 16, 16]
+
+
+@pytest.mark.parametrize(("size", "stages"), [(256, 4), (64, 4), (28, 2), (32, 4), (12, 2), (8, 2), (100, 2), (27, 0)])
+def test_the_number_of_stages_follows_the_image_size(size, stages):
+    assert num_stages(size, 4) == stages
+
+
+@pytest.mark.parametrize(("size", "channels"), [(28, 1), (64, 3), (12, 2)])
+@pytest.mark.parametrize("map_channels", [None, 5])
+def test_the_decoder_returns_to_the_shape_of_the_images(size, channels, map_channels):
+    shape = (channels, size, size)
+    encoder = ResNetEncoder(image_shape=shape, widths=WIDTHS)
+    features = encoder(torch.rand(2, *shape))
+    assert features.shape == (2, *encoder.output_shape)
+    latent = (7,) if map_channels is None else (map_channels, *encoder.output_shape[1:])
+    decoder = ResNetDecoder(latent_shape=latent, image_shape=shape, widths=WIDTHS)
+    assert decoder(torch.randn(2, *latent)).shape == (2, *shape)
+
+
+def test_the_published_size_has_the_published_features():
+    encoder = ResNetEncoder(image_shape=(1, 256, 256), widths=[32, 64, 128, 256])
+    assert encoder.output_shape == (256, 16, 16)
