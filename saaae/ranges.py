@@ -4,9 +4,10 @@ A constructor's signature is the schema of its configuration node: `saaae.runs.s
 without importing torch, so this module must stay free of heavy imports too.
 """
 
+import os
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
+from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf, Predicate
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -20,5 +21,6 @@ ImageSize = Annotated[int, Ge(8), MultipleOf(4)]
 """Side of a square image in pixels: the networks halve it at least twice."""
 Widths = Annotated[list[PositiveInt], Len(1)]
 """Channels of each stage, at least one stage."""
+ExistingFolder = Annotated[str, Predicate(os.path.isdir)]
 Span = Annotated[int | float, Ge(0)]
 """A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""

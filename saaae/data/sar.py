@@ -14,7 +14,7 @@ from torch import Tensor
 from saaae.data.datamodule import SPLITS, ImageDataModule, Images, Split
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
-from saaae.ranges import ImageSize, NonNegativeInt, OpenFraction, PositiveInt
+from saaae.ranges import ExistingFolder, ImageSize, NonNegativeInt, OpenFraction, PositiveInt
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png")
 
@@ -87,7 +87,7 @@ class SARData(ImageDataModule):
     def __init__(
         self,
         *,
-        root: str,
+        root: ExistingFolder,
         scene_pattern: str,
         val_fraction: OpenFraction,
         test_fraction: OpenFraction,

@@ -90,6 +90,7 @@ NODES: dict[str, Any] = {
 }
 
 OWNERS = {
+    "epochs": "trainer.max_epochs",
     "trainer.accelerator": "accelerator=",
     "trainer.devices": "accelerator.devices",
     "trainer.num_nodes": "accelerator=",
@@ -103,4 +104,4 @@ OWNERS = {
     "trainer.callbacks": "callbacks=",
     "trainer.logger": "logger=",
 }
-"""Arguments of lightning.Trainer that belong to another key."""
+"""Words that belong to another key, above all arguments of lightning.Trainer."""

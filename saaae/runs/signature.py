@@ -56,7 +56,7 @@ def _annotation(node: ast.expr | None) -> Any:
 def _source(module: str) -> ast.Module | None:
     """Parsed source of a module, found without importing it or its parents."""
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
+    spec = importlib.util.find_spec(top) if top else None
     if spec is None or spec.origin is None:
         return None
     base = Path(spec.origin).parent.joinpath(*rest)
@@ -91,6 +91,8 @@ def signature(target: str) -> Signature | None:
             return _of_function(init[-1], skip=1)
         base = cls.bases[0] if cls.bases else None
         found = _find(module, base.id) if isinstance(base, ast.Name) else None
+        if found is None:  # nothing to construct with, unless a foreign base says otherwise
+            return Signature({}, open=not module.startswith("saaae."))
     return None
 
 
@@ -139,6 +141,6 @@ _WORDS = {
 
 def _expected(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "predicate_failed":
-        return "an existing folder"
+        return "an existing folder (data_dir= or SAAAE_DATA_DIR says where the data is)"
     message = str(detail["msg"]).replace("Input should be ", "")
     return _WORDS.get(detail["type"], message[0].lower() + message[1:])

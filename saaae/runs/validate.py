@@ -35,16 +35,16 @@ def faults(cfg: DictConfig, root: type, groups: set[str]) -> list[str]:
     settings = _hints(root)
     found: list[str] = []
     for key in map(str, cfg):
-        if key in NODES:
-            found += _check_mapping(cfg._get_node(key), NODES[key], key)
-        elif key in settings.parameters:
+        if key in settings.parameters:
             found += _check_leaf(cfg, key, settings.parameters[key].annotation, key)
+        elif key in NODES:
+            found += _check_mapping(cfg._get_node(key), NODES[key], key)
         elif key in groups:
             found += _check_group(cfg._get_node(key), key)
         else:
             found.append(f"{key}: no such key{nearest(key, [*settings.parameters, *NODES, *groups])}")
     found += [f"{key}: missing" for key in settings.parameters if key not in cfg]
-    return list(dict.fromkeys(found)) or combinations(cfg)
+    return list(dict.fromkeys(found))
 
 
 def combinations(cfg: DictConfig) -> list[str]:

@@ -1,0 +1,112 @@
+"""Wrong command lines: one line, the key, what is allowed, the nearest name; no torch, no data, nothing written."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from saaae.runs.door import check_command_line
+from saaae.runs.evaluate import EVALUATE
+from saaae.runs.folder import register_resolvers
+from saaae.runs.train import TRAIN
+from tests.conftest import CONF, ROOT
+
+MISTAKES = [
+    ("modle=vae", "modle: no such key; did you mean model?"),
+    ("model=vaee", "model=vaee: no such option; expected one of saaae, vae; did you mean vae?"),
+    ("posterior.kl=nominl", "posterior.kl=nominl: expected 'effective', 'nominal' or 'budget'; did you mean nominal?"),
+    ("epochs=3", "epochs: belongs to trainer.max_epochs"),
+    ("trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
+    ("trainer.max_epochs=ten", "trainer.max_epochs=ten: expected an integer"),
+    ("trainer.max_epochs=-1", "trainer.max_epochs=-1: nothing ends the run"),
+    ("trainer.devices=2", "trainer.devices: belongs to accelerator.devices"),
+    ("seed=1.5", "seed=1.5: expected an integer"),
+    ("beta.value=-1", "beta.value=-1: expected greater than or equal to 0"),
+    ("beta.value=abc", "beta.value=abc: expected a number"),
+    ("beta.value=", "beta.value=: expected a number"),
+    ("+beta.vlaue=1", "beta.vlaue: no such key; did you mean beta.value?"),
+    ("+colour=red", "colour: no such key"),
+    ("data.image_size=30", "data.image_size=30: expected a multiple of 4"),
+    ("data=sar", "data.root=data/sar/mstar/scenes: expected an existing folder"),
+    ("data=mnist data.image_size=32", "data.image_size=32: expected 28"),
+    ("data.looks=0", "data.looks=0: expected greater than or equal to 1"),
+    ("accelerator=cpu accelerator.precision=16-mixed", "accelerator.precision=16-mixed: needs a GPU"),
+    ("accelerator.precision=fp8", "accelerator.precision=fp8: expected '32-true', 'bf16-mixed' or '16-mixed'"),
+    ("model.latent_dim=4 model.latent_channels=2", "model.latent_dim=4, model.latent_channels=2: expected exactly one"),
+    ("model=vae,saaae", "model=vae,saaae: several values need --multirun (-m)"),
+    ("trainer.max_epochs", "trainer.max_epochs: not of the form key=value"),
+    ("checkpoint.monitor=val/loss", "checkpoint.monitor=val/loss: expected"),
+    ("resume=outputs/nowhere", "outputs/nowhere: no such run folder"),
+    ("posterior.map=uniform posterior.factor=outputs/nowhere", "outputs/nowhere: the run has not finished"),
+    ("~beta.value", "beta.value: missing"),
+]
+
+
+@pytest.fixture
+def mistakes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SAAAE_DATA_DIR", raising=False)
+    register_resolvers()
+
+    def found(line, door=TRAIN, multirun=False):
+        return check_command_line(door, CONF, line.split(), multirun)[1]
+
+    return found
+
+
+@pytest.mark.parametrize(("line", "answer"), MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_is_answered_in_one_line(mistakes, tmp_path, line, answer):
+    found = mistakes(line)
+    assert len(found) == 1, found
+    assert found[0].startswith(answer.replace("{cwd}", str(tmp_path))), found[0]
+    assert "\n" not in found[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("", "run: missing"),
+        ("run=outputs/nowhere", "outputs/nowhere: no such run folder"),
+        ("checkpoint=nowhere.ckpt", "nowhere.ckpt: no such checkpoint"),
+        ("runn=x", "runn: no such key; did you mean run?"),
+    ],
+)
+def test_mistakes_at_the_other_door(mistakes, line, answer):
+    assert mistakes(line, EVALUATE)[0].startswith(answer)
+
+
+def test_two_mistakes_get_two_lines(mistakes):
+    assert len(mistakes("beta.value=-1 data.looks=0")) == 2
+
+
+def test_all_jobs_of_a_grid_are_checked_before_the_first_starts(mistakes):
+    assert mistakes("model=vae,saaae beta.value=1,-1", multirun=True) == [
+        "beta.value=-1: expected greater than or equal to 0"
+    ]
+    assert mistakes("model=vae,saaae seed=range(0,3)", multirun=True) == []
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["data=mnist", "model=vae"], ["model.latent_dim=16"], ["seed=3", "beta=linear"]]
+)
+def test_right_command_lines_pass(mistakes, overrides):
+    assert mistakes(" ".join(overrides)) == []
+
+
+def test_the_process_exits_with_2_without_a_stack_trace_or_a_folder(tmp_path):
+    result = subprocess.run(
+        [sys.executable, ROOT / "train.py", "modle=vae"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: modle: no such key; did you mean model?\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_group(tmp_path):
+    result = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    for group in ("model", "data", "posterior", "likelihood", "beta", "optimizer", "accelerator"):
+        assert re.search(rf"^{group}: ", result.stdout, re.M), group

@@ -1,0 +1,79 @@
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from saaae.errors import UserError, nearest
+from saaae.runs.folder import RunFolder, config_hash, job_folder, run_folder, stamp, write_json
+from saaae.runs.train import factor_of_run
+
+
+def test_a_run_folder_has_its_name_or_a_new_one():
+    assert run_folder("digits", None, "vae-mnist") == "outputs/digits"
+    assert run_folder(None, "outputs/old", "vae-mnist") == "outputs/old"
+    assert run_folder(None, None, "vae-mnist") == f"outputs/vae-mnist/{stamp()}"
+
+
+def test_adding_a_value_to_a_sweep_moves_no_other_job():
+    told = ["model=vae", "beta.value=1", "data=mnist", "name=s"]
+    folder = job_folder("beta.value=1,model=vae", told)
+    assert folder.startswith("value=1,model=vae-")
+    assert job_folder("beta.value=1,model=vae", [*told[:3], "name=other", "accelerator=gpu"]) == folder
+    assert job_folder("beta.value=2,model=vae", ["model=vae", "beta.value=2", "data=mnist"]) != folder
+    assert len(job_folder(",".join(f"key{i}={i}" for i in range(100)), told)) < 120
+    assert "/" not in job_folder("data.root=/a/b", ["data.root=/a/b"])
+
+
+def test_the_hash_leaves_out_what_does_not_change_the_numbers():
+    def digest(**changes):
+        base = {"seed": 0, "name": "a", "data_dir": "x", "trainer": {"max_epochs": 3, "limit_train_batches": None},
+                "data": {"num_workers": 0, "root": "${data_dir}/y"}, "accelerator": {"devices": 1}}  # fmt: skip
+        cfg = OmegaConf.create(base)
+        for key, value in changes.items():
+            OmegaConf.update(cfg, key.replace("__", "."), value)
+        return config_hash(cfg)
+
+    same = digest()
+    free = {"name": "b", "data_dir": "/z", "trainer__max_epochs": 9, "data__num_workers": 4, "accelerator__devices": 2}
+    for key, value in free.items():
+        assert digest(**{key: value}) == same, key
+    for key, value in [("seed", 1), ("trainer__limit_train_batches", 3), ("data__root", "/other")]:
+        assert digest(**{key: value}) != same, key
+
+
+def test_json_is_written_whole_and_without_nan(tmp_path):
+    write_json(tmp_path / "a" / "m.json", {"x": {"y": float("nan"), "z": 1.5}})
+    assert json.loads((tmp_path / "a" / "m.json").read_text()) == {"x": {"y": None, "z": 1.5}}
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["m.json"]
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="no such run folder"):
+        RunFolder(tmp_path / "x").config()
+    with pytest.raises(UserError, match="not a run folder"):
+        RunFolder(tmp_path).config()
+
+
+def test_other_settings_under_the_same_name_are_listed(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_record(OmegaConf.create({"seed": 0, "name": "a", "trainer": {"max_epochs": 3}}), [])
+    folder.refuse_other_config(OmegaConf.create({"seed": 0, "name": "b", "trainer": {"max_epochs": 3}}))
+    with pytest.raises(UserError, match=r"seed: 0 there, 1 asked.*choose another name"):
+        folder.refuse_other_config(OmegaConf.create({"seed": 1, "name": "a", "trainer": {"max_epochs": 3}}))
+    with pytest.raises(UserError, match="extend it with resume="):
+        folder.refuse_other_config(OmegaConf.create({"seed": 0, "name": "a", "trainer": {"max_epochs": 5}}))
+
+
+def test_a_uniform_factor_is_taken_from_a_finished_saaae_run(tmp_path):
+    write_json(tmp_path / "metrics.json", {"test": {"noise_power": 0.25, "noise_log_factor": -1.0}})
+    assert factor_of_run(str(tmp_path), "power") == 0.5
+    assert factor_of_run(str(tmp_path), "rate") == pytest.approx(0.36787944)
+    write_json(tmp_path / "metrics.json", {"test": {"ssim": 0.5}})
+    with pytest.raises(UserError, match="not a SAAAE run"):
+        factor_of_run(str(tmp_path), "rate")
+
+
+def test_the_nearest_name_is_offered():
+    assert nearest("modle", ["model", "data"]) == "; did you mean model?"
+    assert nearest("epochs", ["trainer.max_epochs", "seed"]) == "; did you mean trainer.max_epochs?"
+    assert nearest("zzzzz", ["model", "data"]) == ""

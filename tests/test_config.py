@@ -1,0 +1,133 @@
+"""The configuration contract: every value has one home, all pairs of options go together, or are refused."""
+
+import itertools
+
+import pytest
+import yaml
+
+from saaae.runs.schema import OWNERS, Evaluate, Train
+from saaae.runs.signature import signature
+from saaae.runs.train import settle
+from saaae.runs.validate import SPECIAL, faults
+from tests.conftest import CONF
+
+GROUPS = {
+    folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in sorted(CONF.iterdir()) if folder.is_dir()
+}
+CHOSEN_BY_MODEL = ("posterior", "likelihood")
+
+
+def pairwise(groups):
+    """A small set of full choices that covers every pair of options (greedy)."""
+    names = sorted(groups)
+    open_pairs = {
+        ((a, x), (b, y)): None
+        for a, b in itertools.combinations(names, 2)
+        for x, y in itertools.product(groups[a], groups[b])
+    }
+    while open_pairs:
+        choice = dict(next(iter(open_pairs)))
+        for name in names:
+            if name not in choice:
+                fixed = list(choice.items())
+                choice[name] = max(
+                    groups[name],
+                    key=lambda o: sum(tuple(sorted([(name, o), f])) in open_pairs for f in fixed),
+                )
+        for pair in itertools.combinations(sorted(choice.items()), 2):
+            open_pairs.pop(pair, None)
+        yield dict(sorted(choice.items()))
+
+
+CHOICES = list(pairwise({name: options for name, options in GROUPS.items() if name != "experiment"}))
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(c.values()))
+def test_all_pairs_of_options_compose_without_a_fault(compose_config, choice, tmp_path):
+    root = [] if choice["data"] == "speckle" else [f"data.root={tmp_path}"]
+    cfg = compose_config(*(f"{group}={option}" for group, option in choice.items()), *root)
+    assert faults(settle(cfg), Train, set(GROUPS)) == []
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_every_experiment_composes_without_a_fault(compose_config, experiment):
+    assert faults(settle(compose_config(f"experiment={experiment}")), Train, set(GROUPS)) == []
+
+
+def test_the_evaluation_composes_without_a_fault(compose_config):
+    assert faults(compose_config("data=mnist", "data_dir=x", "seed=0", name="evaluate"), Evaluate, set(GROUPS)) == []
+
+
+def nodes(value):
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value
+        for child in value.values():
+            yield from nodes(child)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
+def test_every_value_of_our_classes_has_its_one_home_in_the_yaml(path):
+    import inspect
+
+    from hydra.utils import get_object
+
+    for node in nodes(yaml.safe_load(path.read_text())):
+        target = node["_target_"]
+        if not target.startswith("saaae."):
+            continue
+        found = signature(target)
+        assert found is not None, target
+        for key in set(node) - SPECIAL:
+            assert found.parameters[key].required, f"{target}.{key} has a second home in the code"
+        if not node.get("_partial_"):
+            assert {k for k, p in found.parameters.items() if p.required} <= set(node), target
+        real = inspect.signature(
+            get_object(target).__init__ if isinstance(get_object(target), type) else get_object(target)
+        )
+        arguments = [name for name in real.parameters if name not in ("self", "args", "kwargs")]
+        assert arguments == list(found.parameters), "the signature read from source"
+
+
+def test_group_files_hold_no_defaults_but_overrides():
+    for path in CONF.rglob("*.yaml"):
+        if path.parent != CONF:
+            content = yaml.safe_load(path.read_text()) or {}
+            assert path.parent.name in ("model", "experiment", "study") or "defaults" not in content, path
+            for entry in content.get("defaults", []):
+                assert next(iter(entry)).startswith("override /"), path
+
+
+def test_every_trainer_argument_is_listed_or_has_an_owner():
+    import inspect
+
+    import lightning as L
+
+    listed = set(yaml.safe_load((CONF / "train.yaml").read_text())["trainer"])
+    arguments = set(inspect.signature(L.Trainer.__init__).parameters) - {"self"}
+    assert listed <= arguments
+    assert {key.removeprefix("trainer.") for key in OWNERS if key.startswith("trainer.")} <= arguments
+
+
+def test_configuration_stays_small():
+    files = list(CONF.rglob("*.yaml"))
+    assert len(files) <= 60
+    assert sum(len(path.read_text().splitlines()) for path in files) <= 900
+
+
+def test_an_explicit_kind_of_latent_turns_off_the_other(compose_config):
+    for overrides, dim, channels in [
+        (["data=mnist"], 32, None),
+        (["data=speckle"], None, 16),
+        (["data=mnist", "model.latent_channels=4"], None, 4),
+        (["data=speckle", "model.latent_dim=16"], 16, None),
+    ]:
+        model = settle(compose_config(*overrides)).model
+        assert (model.latent_dim, model.latent_channels) == (dim, channels)
+
+
+def test_parts_are_swapped_from_the_command_line(compose_config):
+    cfg = compose_config("model=saaae", "posterior=diagonal", "likelihood=bernoulli", "beta=cyclical")
+    assert cfg.model.posterior._target_.endswith("DiagonalPosterior")
+    assert cfg.model.likelihood._target_.endswith("Bernoulli")
+    assert cfg.model.beta._target_.endswith("CyclicalBeta")
