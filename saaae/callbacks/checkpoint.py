@@ -1,12 +1,14 @@
-"""Checkpoints that never harm the previous one."""
+"""When last.ckpt is written, and how: never at the cost of the previous one."""
 
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -40,3 +42,36 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps one checkpoint of everything, from which a run resumes exactly.
+
+    It is written after each epoch, after every so many steps inside one, and where `max_steps` ends an epoch early:
+    Lightning's own would mark that epoch as finished, and a resumed run would skip the rest of it.
+
+    Args:
+        path: The file.
+        every_n_steps: Optimizer steps between checkpoints inside an epoch; None for none.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int | None) -> None:
+        self.path, self.every_n_steps = path, every_n_steps
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves inside an epoch."""
+        step = trainer.global_step
+        due = self.every_n_steps is not None and step % self.every_n_steps == 0
+        if (due or step == trainer.max_steps) and not self._epoch_is_complete(trainer):
+            trainer.save_checkpoint(self.path)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves a finished epoch, after its validation."""
+        if self._epoch_is_complete(trainer):
+            trainer.save_checkpoint(self.path)
+
+    @staticmethod
+    def _epoch_is_complete(trainer: L.Trainer) -> bool:
+        return trainer.fit_loop.epoch_loop.batch_progress.current.ready >= trainer.num_training_batches

@@ -31,37 +31,26 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-class RunState(Callback):
-    """Saves the configuration and the random state, and restores the latter before the next draw that matters.
+class RandomState(Callback):
+    """Saves the random state, and restores it before the next draw that matters.
 
-    Args:
-        config: Configuration of the run, plain containers.
+    Loaders draw from generators of their own, so nothing touches the global ones between `on_train_start` and the
+    noise of the first batch.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
+    def __init__(self) -> None:
         self._pending: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds both."""
-        checkpoint["config"], checkpoint["random_state"] = self.config, random_state()
+        """Adds it."""
+        checkpoint["random_state"] = random_state()
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remembers the random state: building loaders still draws."""
+        """Remembers it: setting up the run still draws."""
         self._pending = checkpoint["random_state"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run resumed at an epoch's start: before the first iterator is made."""
-        if not trainer.fit_loop.restarted_mid_epoch:
-            self._restore()
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """A run resumed inside an epoch: after its iterator is made."""
-        self._restore()
-
-    def _restore(self) -> None:
+        """Puts it back."""
         if self._pending is not None:
-            state, self._pending = self._pending, None
-            restore_random_state(state)
+            restore_random_state(self._pending)
+            self._pending = None

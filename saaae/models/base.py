@@ -40,6 +40,8 @@ class ImageAutoencoder(L.LightningModule):
 
     log_every_n_steps = 1
     """Optimizer steps between logged training losses; a run sets it."""
+    run_config: Mapping[str, Any] = {}
+    """Configuration of the run, plain containers: a checkpoint tells how to rebuild its model."""
     latent_shape: tuple[int, ...]
     encoder: nn.Module
     decoder: nn.Module
@@ -144,7 +146,8 @@ class ImageAutoencoder(L.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), self.optimization.gradient_clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the bound steps."""
+        """Adds the bound steps and the configuration."""
+        checkpoint["config"] = self.run_config
         checkpoint["schedules"] = {"total_steps": self.total_steps, "beta": self.beta.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

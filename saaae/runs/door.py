@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,41 +57,60 @@ def open_door(door: Door, config_dir: Path) -> None:
         num_jobs = len(jobs)
         if args.multirun:
             sys.argv.append(_leave_out_of_job_names(args.overrides))
-    failures: list[tuple[str, str, int]] = []
-    task = _task(door, failures, num_jobs)
+    outcomes: list[Outcome] = []
+    task = _task(door, outcomes, num_jobs)
     hydra.main(version_base="1.3", config_path=str(config_dir), config_name=door.config_name)(task)()
-    if failures:
-        print(f"\n{len(failures)} of {num_jobs} jobs failed:", file=sys.stderr)
-        print("\n".join(f"  {job}: {why}" for job, why, _ in failures), file=sys.stderr)
-        sys.exit(max(status for *_, status in failures) if all(s == MISTAKE for *_, s in failures) else FAILED)
+    if outcomes:
+        _summarise(outcomes, args.overrides)
+        sys.exit(max((o.status for o in outcomes), key=(0, MISTAKE, FAILED).index))
 
 
-def _task(door: Door, failures: list[tuple[str, str, int]], num_jobs: int) -> Callable[[DictConfig], Any]:
+class Outcome(NamedTuple):
+    """How one job of a multirun ended."""
+
+    overrides: str
+    folder: str
+    status: int
+    why: str
+
+
+def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictConfig], Any]:
     """Wraps the work: a mistake is one line, and in a multirun a failing job does not stop the others."""
 
     def task(cfg: DictConfig) -> Any:
-        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-        name = " ".join(HydraConfig.get().overrides.task)
+        hydra_config = HydraConfig.get()
+        multirun = hydra_config.mode == RunMode.MULTIRUN
+        overrides = " ".join(hydra_config.overrides.task)
         if multirun:
-            print(f"\n[{HydraConfig.get().job.num + 1}/{num_jobs}] {name}", flush=True)
+            print(f"\n[{hydra_config.job.num + 1}/{num_jobs}] {overrides}", flush=True)
+        value, status, why = None, 0, ""
         try:
-            return door.run(cfg)
+            value = door.run(cfg)
         except Exception as error:
             mistake = user_error_in(error)
-            if mistake is not None:
-                print(f"error: {mistake}", file=sys.stderr)
-            if not multirun:
-                if mistake is not None:
-                    sys.exit(MISTAKE)
+            if mistake is None and not multirun:
                 raise
-            if mistake is None:
-                import traceback
-
-                traceback.print_exc()
-            failures.append((name, str(mistake or error).splitlines()[0], MISTAKE if mistake else FAILED))
-            return None
+            status, why = MISTAKE if mistake else FAILED, str(mistake or error).splitlines()[0]
+            print(f"error: {why}" if mistake else traceback.format_exc(), file=sys.stderr)
+        if not multirun and status:
+            sys.exit(status)
+        if multirun:
+            outcomes.append(Outcome(overrides, hydra_config.runtime.output_dir, status, why))
+        return value
 
     return task
+
+
+def _summarise(outcomes: list[Outcome], arguments: list[str]) -> None:
+    """Prints how every job of a multirun ended, and what to do next."""
+    sweep = Path(outcomes[0].folder).parent
+    sweep = sweep.relative_to(Path.cwd()) if sweep.is_relative_to(Path.cwd()) else sweep
+    print(f"\n{len(outcomes)} jobs in {sweep}")
+    for outcome in outcomes:
+        print(f"  {'failed' if outcome.status else 'done':<8}{Path(outcome.folder).name}  {outcome.why}".rstrip())
+    print(f"compare      tensorboard --logdir {sweep}")
+    if not any(argument.startswith("name=") for argument in arguments):
+        print(f"repeat       python train.py -m name={sweep.name} {' '.join(arguments)}")
 
 
 def user_error_in(error: BaseException | None) -> UserError | None:

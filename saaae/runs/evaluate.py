@@ -40,7 +40,7 @@ def configuration(cfg: DictConfig, stored: DictConfig) -> DictConfig:
         UserError: If the other data set cannot have the images that the model was built for.
     """
     result = stored.copy()
-    if cfg.data is not None:
+    if cfg.get("data") is not None:
         size, channels = stored.model.image_size, stored.model.image_channels
         result.model = OmegaConf.create(OmegaConf.to_container(stored.model, resolve=True))  # its shapes stay
         result.data = OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=False))
@@ -90,7 +90,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
     target = folder.path / "evaluation" / f"{data_name}-{path.stem}" / "metrics.json"
     write_json(target, results)
-    print(table(f"test of {path}" + ("" if cfg.data is None else f" on data={data_name}"), results["test"]))
+    print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results["test"]))
     print(f"written to {target}")
     return results
 

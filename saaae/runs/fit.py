@@ -12,13 +12,14 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from saaae.callbacks.checkpoint import AtomicCheckpointIO
+from saaae.callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from saaae.callbacks.metrics_csv import MetricsCSV
 from saaae.callbacks.pictures import save_reconstructions
 from saaae.callbacks.progress import EpochLines
-from saaae.callbacks.resume import RunState
+from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import UserError
@@ -27,6 +28,8 @@ from saaae.runs.folder import RunFolder, config_hash, plain, write_json
 from saaae.runs.report import commit, table, versions
 
 log = logging.getLogger("saaae")
+
+INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number
 
 
 def set_up(cfg: DictConfig) -> None:
@@ -108,6 +111,7 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
     set_up(cfg)
     _log_to(folder.log)
     model, data = build(cfg)
+    model.run_config = plain(cfg)
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
     monitor, mode = monitor_of(cfg, model)
     resume = folder.last if folder.last.is_file() else None
@@ -118,7 +122,13 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
     best = ModelCheckpoint(
         folder.checkpoints, "best", monitor, mode=mode, save_weights_only=True, enable_version_counter=False
     )
-    callbacks = [*_callbacks(cfg), throughput, RunState(plain(cfg)), best, *_last_checkpoints(cfg, folder)]
+    callbacks = [
+        *_callbacks(cfg),
+        throughput,
+        RandomState(),
+        best,
+        LastCheckpoint(folder.last, cfg.checkpoint.every_n_steps),
+    ]
     trainer = make_trainer(
         cfg,
         folder,
@@ -129,9 +139,11 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
     )
     for logger in trainer.loggers:
         logger.log_hyperparams(flat(cfg))
-    trainer.fit(model, data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:  # Lightning turns signals into it
+        log.info("interrupted; continue with   python train.py resume=%s", shown)
+        raise SystemExit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED) from None
 
     test = run_test(trainer, model, data, folder.best)
     training = {
@@ -285,15 +297,6 @@ def _loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Any]:
     """The configured loggers and metrics.csv, cut back to the step that the run continues from."""
     loggers = [instantiate(node)(save_dir=str(folder.path), purge_step=step or None) for node in cfg.logger.values()]
     return [*loggers, MetricsCSV(folder.path, step)]
-
-
-def _last_checkpoints(cfg: DictConfig, folder: RunFolder) -> list[ModelCheckpoint]:
-    """last.ckpt after each validation, and every so many steps where asked for."""
-    common: dict[str, Any] = {"dirpath": folder.checkpoints, "filename": "last", "enable_version_counter": False}
-    callbacks = [ModelCheckpoint(**common)]
-    if cfg.checkpoint.every_n_steps:
-        callbacks.append(ModelCheckpoint(**common, every_n_train_steps=cfg.checkpoint.every_n_steps))
-    return callbacks
 
 
 def _trainer_arguments(cfg: DictConfig) -> dict[str, Any]:

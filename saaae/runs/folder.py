@@ -48,7 +48,8 @@ def job_folder(swept: str, overrides: ListConfig | list[str]) -> str:
         overrides: All overrides of the job.
     """
     told = sorted(str(o) for o in overrides if not is_free(str(o).lstrip("+~").partition("=")[0]))
-    short = ",".join(part.split(".")[-1] for part in swept.split(","))
+    pairs = (part.partition("=") for part in swept.split(","))
+    short = ",".join(key.split(".")[-1] + equals + value for key, equals, value in pairs)
     short = re.sub(r"[^\w.=,+-]", "", short)[:80]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
     return f"{short}-{digest}".lstrip("-")

@@ -1,0 +1,220 @@
+"""Runs from the inside: what a folder holds, exact resume, evaluation from the folder alone."""
+
+import csv
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from saaae.errors import UserError
+from saaae.runs import evaluate, fit
+from saaae.runs.folder import RunFolder
+from saaae.runs.train import settle
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def launch(compose_config, tmp_path):
+    """Trains in tmp_path/<name>; a second launch of the same name continues."""
+
+    def launched(name, *overrides):
+        cfg = settle(compose_config(*TINY, *overrides))
+        folder = RunFolder(tmp_path / name)
+        folder.write_record(cfg, list(overrides))
+        fit.fit(cfg, folder, folder.path)
+        return folder
+
+    return launched
+
+
+def weights(folder):
+    return torch.load(folder.last, weights_only=True)["state_dict"]
+
+
+def rows(folder):
+    """metrics.csv without the speed, which no two runs share."""
+    with (folder.path / "metrics.csv").open(newline="") as file:
+        return [tuple(row) for row in csv.reader(file) if "images_per_second" not in row[2]]
+
+
+def test_a_finished_run_holds_everything(launch):
+    folder = launch("a")
+    expected = set(
+        [
+            ".hydra/config.yaml",
+            ".hydra/overrides.yaml",
+            "config.yaml",
+            "checkpoints/last.ckpt",
+            "checkpoints/best.ckpt",
+            "train.log",
+            "metrics.csv",
+            "metrics.json",
+            "reconstructions.png",
+        ]
+    )
+    assert expected <= {str(p.relative_to(folder.path)) for p in folder.path.rglob("*")}
+    assert "${" not in folder.resolved.read_text()
+    results = json.loads(folder.metrics.read_text())
+    assert {"ssim", "psnr", "mse", "nll", "kl", "elbo", "bits_per_dim", "ssim_clean"} <= set(results["test"])
+    assert {"images_per_second", "epochs", "steps", "peak_memory_mb"} == set(results["train"])
+    assert results["train"]["steps"] == 3
+    assert {"config_hash", "split_hash", "seed", "threads", "commit", "versions", "data_range"} <= set(results["run"])
+    checkpoint = torch.load(folder.last, weights_only=True)
+    assert checkpoint["config"]["seed"] == 0
+    assert "optimizer_states" in checkpoint
+    assert "optimizer_states" not in torch.load(folder.best, weights_only=True)
+
+
+def test_tensorboard_shows_scalars_and_pictures(launch):
+    folder = launch("a")
+    board = EventAccumulator(str(folder.path)).Reload()
+    assert {"train/loss", "train/nll", "train/kl", "train/beta", "val/ssim", "val/psnr", "val/elbo"} <= set(
+        board.Tags()["scalars"]
+    )
+    assert board.Tags()["images"] == ["reconstructions"]
+    logged = {row[2] for row in rows(folder)}
+    assert {"train/loss", "val/elbo", "test/ssim"} <= logged
+
+
+def test_an_unlogged_run_still_writes_its_csv(launch):
+    folder = launch("a", "logger=none", "callbacks=none", "pictures.count=1")
+    assert not list(folder.path.glob("events*"))
+    assert len(rows(folder)) > 10
+
+
+@pytest.mark.parametrize(
+    ("first", "whole"),
+    [
+        (["trainer.max_epochs=1"], ["trainer.max_epochs=3"]),
+        (["trainer.max_steps=4", "checkpoint.every_n_steps=1"], ["trainer.max_epochs=3", "checkpoint.every_n_steps=1"]),
+    ],
+    ids=["epoch boundary", "mid-epoch"],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(launch, first, whole, workers):
+    fixed = ["optimizer.schedule=constant", "trainer.max_epochs=3", f"data.num_workers={workers}"]
+    straight = launch("straight", *fixed, *whole)
+    launch("broken", *fixed, *first)
+    resumed = launch("broken", *fixed, *whole)
+    a, b = weights(straight), weights(resumed)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    kept = [row for row in rows(resumed) if not row[2].startswith("test/")]
+    assert kept == [row for row in rows(straight) if not row[2].startswith("test/")]
+    same = [json.loads(f.metrics.read_text())["test"] for f in (straight, resumed)]
+    assert same[0] == same[1]
+
+
+def test_schedules_keep_their_absolute_steps_when_a_run_is_extended(launch):
+    fixed = ["beta=linear", "beta.warmup=1.0"]
+    folder = launch("a", *fixed, "trainer.max_epochs=2")
+    launch("a", *fixed, "trainer.max_epochs=3")
+    betas = [float(row[3]) for row in rows(folder) if row[2] == "train/beta"]
+    assert betas == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1])
+
+
+def test_best_is_chosen_by_the_elbo_and_tested(launch):
+    folder = launch("a", "trainer.max_epochs=2")
+    elbos = {float(row[3]): row[0] for row in rows(folder) if row[2] == "val/elbo"}
+    best = torch.load(folder.best, weights_only=True)
+    assert best["global_step"] == int(elbos[max(elbos)]) + 1
+
+
+@pytest.fixture
+def evaluated(compose_config):
+    def results(*overrides):
+        cfg = compose_config(*overrides, "accelerator=cpu", name="evaluate")
+        path = evaluate.checkpoint_path(cfg)
+        full = evaluate.configuration(cfg, RunFolder(cfg.run).config() if cfg.run else fit.config_in(path))
+        fit.set_up(full)
+        model, data = fit.build(full)
+        return fit.run_test(fit.make_trainer(full, RunFolder(path.parent), logger=False), model, data, path)
+
+    return results
+
+
+def test_evaluation_from_the_folder_alone_repeats_the_numbers(launch, evaluated):
+    folder = launch("a", "trainer.max_epochs=2")
+    stored = json.loads(folder.metrics.read_text())["test"]
+    assert evaluated(f"run={folder.path}") == stored
+    assert evaluated(f"checkpoint={folder.best}") == stored
+
+
+def test_evaluation_on_other_data_keeps_the_model(launch, evaluated):
+    folder = launch("a")
+    other = evaluated(
+        f"run={folder.path}", "data=speckle", "data.looks=1", "data.num_train=6", "data.num_val=6", "data.num_test=6"
+    )
+    assert other["psnr"] < json.loads(folder.metrics.read_text())["test"]["psnr"]
+
+
+def test_data_that_do_not_fit_the_model_are_refused(launch, compose_config):
+    folder = launch("a")
+    cfg = compose_config(f"run={folder.path}", "data=mnist", "data_dir=x", name="evaluate")
+    with pytest.raises(UserError, match=r"data.image_size=32: expected 28"):
+        evaluate.configuration(cfg, folder.config())
+
+
+def test_checkpoints_that_are_none_or_foreign_are_named(launch, tmp_path):
+    folder = launch("a", "model=vae")
+    model, _ = fit.build(settle(folder.config()))
+    text = tmp_path / "text.ckpt"
+    text.write_text("not a checkpoint")
+    with pytest.raises(UserError, match=r"text.ckpt: not a readable checkpoint"):
+        fit.load_weights(model, text)
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        fit.config_in(text)
+    other = launch("b", "model=saaae")
+    with pytest.raises(UserError, match="a checkpoint of another model"):
+        fit.load_weights(model, other.best)
+
+
+def test_a_malicious_checkpoint_executes_nothing(launch, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": Evil(), "config": Evil()}, path)
+    with pytest.raises(UserError):
+        fit.config_in(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_absent_gpu_is_named(compose_config):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match="accelerator.accelerator=gpu: torch sees no GPU here"):
+        fit.set_up(compose_config("accelerator=gpu"))
+
+
+def test_a_nominal_run_that_games_the_map_is_named(launch, caplog):
+    import logging
+
+    folder = launch("a", "posterior.kl=nominal", "beta.value=0.1")
+    d = json.loads(folder.metrics.read_text())["test"]
+    assert d["uncharged_nats"] > d["kl"]
+    assert "uncharged" in folder.log.read_text()
+    logging.getLogger("saaae").handlers.clear()
+
+
+def test_a_failed_checkpoint_write_leaves_the_old_one(tmp_path):
+    from saaae.callbacks.checkpoint import AtomicCheckpointIO
+
+    class Unwritable:
+        def __reduce__(self):
+            raise OSError(28, "No space left on device")
+
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"a": torch.ones(3)}, path)
+    with pytest.raises(OSError, match="No space left"):
+        io.save_checkpoint({"a": Unwritable()}, path)
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_monitor_of_a_deterministic_model_is_the_ssim(launch):
+    folder = launch("a", "posterior.map=full")
+    assert "elbo" not in json.loads(folder.metrics.read_text())["test"]
+    with pytest.raises(UserError, match=r"checkpoint.monitor=val/elbo: this model has no KL"):
+        launch("b", "posterior.map=full", "checkpoint.monitor=val/elbo")
