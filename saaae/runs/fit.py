@@ -29,6 +29,7 @@ from saaae.runs.report import commit, table, versions
 
 log = logging.getLogger("saaae")
 
+HPARAM_METRICS = ("ssim", "psnr", "elbo", "nll", "kl_effective", "ssim_clean", "psnr_clean")
 INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number
 
 
@@ -97,13 +98,14 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trai
     )
 
 
-def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
+def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -> float:
     """Trains (or continues) the run in `folder`, tests best.ckpt and writes the results.
 
     Args:
         cfg: Settled configuration.
         folder: The run folder, its record already written.
         shown: The folder as the user would type it.
+        told: What tells this run from others, for the table of hyperparameters in TensorBoard.
 
     Returns:
         The monitored metric of best.ckpt.
@@ -137,8 +139,6 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
     )
-    for logger in trainer.loggers:
-        logger.log_hyperparams(flat(cfg))
     try:
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
     except SystemExit as stop:  # Lightning turns signals into it
@@ -152,6 +152,8 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
         "steps": trainer.global_step,
         "peak_memory_mb": peak_memory_mb(),
     }
+    for logger in trainer.loggers:
+        logger.log_hyperparams(told, {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test})
     save_reconstructions(model, data, folder.path / "reconstructions.png", title=f"{shown}: test images, z = mean")
     write_json(folder.metrics, {"test": test, "train": training, "run": run_record(cfg, data)})
     log.info(table(f"\ntest of best.ckpt ({monitor} {float(best.best_model_score):.4f})", test))  # type: ignore[arg-type]
@@ -234,24 +236,6 @@ def peak_memory_mb() -> float:
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def flat(cfg: DictConfig) -> dict[str, Any]:
-    """Resolved settings as dotted plain values, without constructors' names and repeated nodes."""
-    leaves: dict[str, Any] = {}
-
-    def walk(node: Any, prefix: str) -> None:
-        for key in node:
-            if key == "_partial_" or (node._get_node(key)._is_interpolation() and OmegaConf.is_config(node[key])):
-                continue
-            value = node[key]
-            if OmegaConf.is_dict(value):
-                walk(value, f"{prefix}{key}.")
-            else:
-                leaves[f"{prefix}{key}"] = value if isinstance(value, int | float | str | bool) else str(value)
-
-    walk(cfg, "")
-    return leaves
 
 
 def _on_gpu(cfg: DictConfig) -> bool:

@@ -1,6 +1,8 @@
 """The job behind train.py: decides what a folder needs, then fits. Free of torch until there is something to fit."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -46,8 +48,6 @@ def factor_of_run(path: str, match: str) -> float:
     test = RunFolder(path).results()["test"]
     if "noise_power" not in test:
         raise UserError(f"posterior.factor={path}: not a SAAAE run, its metrics.json has no test noise_power")
-    import math
-
     return math.exp(test["noise_log_factor"]) if match == "rate" else math.sqrt(test["noise_power"])
 
 
@@ -106,7 +106,17 @@ def run(cfg: DictConfig) -> float | None:
 
     folder.write_record(cfg, overrides)
     folder.metrics.unlink(missing_ok=True)
-    return fit(cfg, folder, shown)
+    return fit(cfg, folder, shown, told(cfg, overrides))
+
+
+def told(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """The chosen groups and the settings that were typed, as plain values."""
+    choices = HydraConfig.get().runtime.choices
+    chosen: dict[str, Any] = {key: choices[key] for key in ("model", "data", "posterior", "likelihood", "beta")}
+    for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
+        value = choices[key] if key in choices else OmegaConf.select(cfg, key)
+        chosen[key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return chosen | {"seed": cfg.seed}
 
 
 def _says(key: str, overrides: list[str]) -> bool:

@@ -1,0 +1,119 @@
+"""Training speed of the whole chain against a hand-written loop: python benchmarks/training.py [rounds]
+
+Both train the same VAE on the same random 28-pixel images with the same optimizer, in turn (A B A B ...) in one process;
+`lightning` is what train.py runs: data module, logged terms, metrics.csv, TensorBoard, clipping, schedule.
+Prints images per second and the ratio of each round. Add --allocator to see what keeping freed blocks brings instead.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+STEPS, BATCH = 60, 128
+
+
+def prepare():
+    """Model, data and configuration of `model=vae` on stand-in digits."""
+    import torch
+    from hydra import compose, initialize_config_dir
+
+    from saaae.data.datamodule import Images
+    from saaae.runs.fit import build, set_up
+    from saaae.runs.folder import register_resolvers
+    from saaae.runs.train import settle
+
+    register_resolvers()
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        cfg = settle(
+            compose("train", ["model=vae", "data.image_size=28", "data.num_train=6", f"data.batch_size={BATCH}"])
+        )
+    set_up(cfg)
+    model, data = build(cfg)
+    pixels = torch.randint(0, 256, (STEPS * BATCH, 1, 28, 28), dtype=torch.uint8)
+    data.splits["train"] = Images(pixels)
+    data.present = type(data).__mro__[1].present.__get__(data)  # plain images: no speckle in either loop
+    return cfg, model, data
+
+
+def tight(model, data):
+    """A bare eager loop with the same model, loss and optimizer."""
+    import torch
+
+    from saaae.noise import TrainingNoise
+
+    pixels = data.splits["train"].pixels
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, fused=True)
+    noise = TrainingNoise()
+    model.train()
+    start = time.perf_counter()
+    for indices in torch.randperm(len(pixels)).split(BATCH):
+        x = pixels[indices].float() / 255
+        q = model.encode(x, noise)
+        loss = (model.likelihood.nll(model.decoder(q.rsample(noise)), x) + q.kl).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1000.0)
+        optimizer.step()
+    return len(pixels) / (time.perf_counter() - start)
+
+
+def lightning(cfg, model, data):
+    """One epoch of what train.py runs, without validation."""
+    import lightning as L
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from saaae.callbacks.metrics_csv import MetricsCSV
+    from saaae.callbacks.throughput import Throughput
+
+    throughput = Throughput()
+    model.total_steps, model.log_every_n_steps = None, cfg.trainer.log_every_n_steps
+    with tempfile.TemporaryDirectory() as folder:
+        L.Trainer(
+            max_epochs=1, limit_val_batches=0, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, log_every_n_steps=cfg.trainer.log_every_n_steps, use_distributed_sampler=False,
+            callbacks=[throughput], logger=[TensorBoardLogger(folder), MetricsCSV(Path(folder), 0)],
+        ).fit(model, data)  # fmt: skip
+    return throughput.images_per_second
+
+
+def median(values):
+    """The middle value."""
+    return sorted(values)[len(values) // 2]
+
+
+def compare(rounds):
+    """Alternates the two loops and prints each round."""
+    from saaae.runs.allocator import keep_freed_blocks
+
+    keep_freed_blocks()
+    cfg, model, data = prepare()
+    tight(model, data)
+    pairs = []
+    for i in range(rounds):
+        pairs.append((tight(model, data), lightning(cfg, model, data)))
+        print(f"round {i + 1}: tight {pairs[-1][0]:.0f} img/s, train.py {pairs[-1][1]:.0f} img/s")
+    ratios = [b / a for a, b in pairs]
+    print(f"train.py / tight: median {median(ratios):.3f}, range {min(ratios):.3f} to {max(ratios):.3f}")
+
+
+def allocator(rounds):
+    """The tight loop in fresh processes, with and without kept blocks, in turn."""
+    code = "import sys; sys.path.insert(0, 'benchmarks'); import training as t; from saaae.runs.allocator import *; "
+    results = {"kept": [], "default": []}
+    for _ in range(rounds):
+        for mode, setting in (("kept", "keep_freed_blocks(); "), ("default", "")):
+            run = code + setting + "_, m, d = t.prepare(); t.tight(m, d); print(t.tight(m, d))"
+            output = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True).stdout
+            results[mode].append(float(output.splitlines()[-1]))
+    ratios = [a / b for a, b in zip(results["kept"], results["default"], strict=True)]
+    print(f"kept {median(results['kept']):.0f} img/s, default {median(results['default']):.0f} img/s")
+    print(f"kept / default: median {median(ratios):.2f}, range {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    count = next((int(word) for word in words if word.isdigit()), 3)
+    allocator(count) if "--allocator" in words else compare(count)
