@@ -1,6 +1,6 @@
 """Training speed of the whole chain against a hand-written loop: python benchmarks/training.py [rounds]
 
-Both train the same VAE on the same random 28-pixel images with the same optimizer, in turn (A B A B ...) in one process;
+Both train the same VAE on the same random 28-pixel images with the same optimizer, in turn, in one process;
 `lightning` is what train.py runs: data module, logged terms, metrics.csv, TensorBoard, clipping, schedule.
 Prints images per second and the ratio of each round. Add --allocator to see what keeping freed blocks brings instead.
 """

@@ -1,11 +1,14 @@
 """The vocabulary that flows through a run: typed tuples and the Protocols through which callbacks see a model."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from saaae.noise import Noise
+
+Split = Literal["train", "val", "test"]
 
 
 class Batch(NamedTuple):
@@ -72,9 +75,26 @@ class Posterior(Protocol):
         ...
 
 
+class ImageSource(Protocol):
+    """What callbacks may ask of a data module; splits are `train`, `val` and `test`."""
+
+    def num_images(self, split: Split) -> int:
+        """Size of a split."""
+        ...
+
+    def batch(self, split: Split, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
+        """Chosen images of a split, with evaluation noise."""
+        ...
+
+
 @runtime_checkable
 class ImageModel(Protocol):
     """What callbacks may ask of a model."""
+
+    @property
+    def caveat(self) -> str:
+        """What a reader of this model's loss must know; empty where the loss is what it seems."""
+        ...
 
     def encode(self, x: Tensor, noise: Noise) -> Posterior:
         """Posterior of images (B, C, H, W)."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saaae.noise import IndexedNoise, Noise, TrainingNoise
-from saaae.types import Batch
+from saaae.types import Batch, Split
 
-Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -119,6 +118,10 @@ class ImageDataModule(L.LightningDataModule):
         if not self.splits:
             self.splits = self.load()
 
+    def num_images(self, split: Split) -> int:
+        """Size of a split."""
+        return len(self.splits[split].pixels)
+
     def split_hash(self) -> str:
         """Digest of every split's pixels: equal hashes mean equal data and equal splits."""
         digest = hashlib.sha256()
@@ -145,7 +148,7 @@ class ImageDataModule(L.LightningDataModule):
         return self.present(batch, self.noise(batch.indices, split))
 
     def _loader(self, split: Split, shuffle: bool) -> DataLoader:
-        batches = EpochBatches(len(self.splits[split].pixels), self.batch_size, self.seed if shuffle else None)
+        batches = EpochBatches(self.num_images(split), self.batch_size, self.seed if shuffle else None)
         if shuffle:
             batches.epoch, batches.start = self._position
         return DataLoader(

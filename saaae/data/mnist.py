@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.datamodule import ImageDataModule, Images, Split
+from saaae.data.datamodule import ImageDataModule, Images
 from saaae.errors import UserError
 from saaae.ranges import NonNegativeInt, PositiveInt
+from saaae.types import Split
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -11,10 +11,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from saaae.data.datamodule import SPLITS, ImageDataModule, Images, Split
+from saaae.data.datamodule import SPLITS, ImageDataModule, Images
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
 from saaae.ranges import ExistingFolder, ImageSize, NonNegativeInt, OpenFraction, PositiveInt
+from saaae.types import Split
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png")
 

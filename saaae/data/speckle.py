@@ -5,11 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saaae.data.datamodule import ImageDataModule, Images, RawBatch, Split, to_unit_range
+from saaae.data.datamodule import ImageDataModule, Images, RawBatch, to_unit_range
 from saaae.data.scenes import generate_scenes
 from saaae.noise import Noise
 from saaae.ranges import ImageSize, NonNegativeInt, PositiveInt
-from saaae.types import Batch
+from saaae.types import Batch, Split
 
 
 def gamma_speckle(like: Tensor, looks: int, noise: Noise) -> Tensor:

@@ -79,6 +79,11 @@ class ImageAutoencoder(L.LightningModule):
         self.quality_clean = ReconstructionQuality()
 
     @property
+    def caveat(self) -> str:
+        """What a reader of this model's loss must know; empty where the loss is what it seems."""
+        return ""
+
+    @property
     def has_bound(self) -> bool:
         """Whether the model has a KL, and so an ELBO."""
         return bool(self.posterior.stochastic)
@@ -190,7 +195,10 @@ class ImageAutoencoder(L.LightningModule):
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=len(batch.indices), sync_dist=True)
 
     def _log_quality(self, split: str) -> None:
+        shown = {f"{split}/ssim", f"{split}/psnr"}
         for suffix, metric in (("", self.quality), ("_clean", self.quality_clean)):
             if metric.count > 0:
-                self.log_dict({f"{split}/{name}{suffix}": value.float() for name, value in metric.compute().items()})
+                for name, value in metric.compute().items():
+                    tag = f"{split}/{name}{suffix}"
+                    self.log(tag, value.float(), prog_bar=tag in shown)
             metric.reset()

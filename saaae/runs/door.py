@@ -116,7 +116,7 @@ def _summarise(outcomes: list[Outcome], arguments: list[str]) -> None:
 def user_error_in(error: BaseException | None) -> UserError | None:
     """The user's mistake behind an exception, through the wrappers of Hydra's instantiate."""
     while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return error
 
 
@@ -133,7 +133,7 @@ def check_command_line(
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         for job in jobs:
             try:
-                cfg = compose(door.config_name, overrides=[o for o in job if not o.startswith("hydra.")])
+                cfg = compose(door.config_name, overrides=job)
                 lines = faults(cfg, door.schema, set(groups))
                 if not lines:
                     door.check(cfg, job)

@@ -77,7 +77,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Tests, prints the table and writes `<run>/evaluation/<data>-<checkpoint>/metrics.json`."""
     path = checkpoint_path(cfg)
     keep_freed_blocks()
-    from saaae.runs.fit import build, config_in, make_trainer, run_record, run_test, set_up
+    from saaae.runs.checkpoints import config_in
+    from saaae.runs.fit import build, make_trainer, run_record, run_test, set_up
     from saaae.runs.report import table
 
     folder = RunFolder(cfg.run if cfg.run else path.parent)

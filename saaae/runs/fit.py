@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from saaae.callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from saaae.callbacks.metrics_csv import MetricsCSV
@@ -24,7 +24,8 @@ from saaae.callbacks.throughput import Throughput
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import UserError
 from saaae.models.base import ImageAutoencoder
-from saaae.runs.folder import RunFolder, config_hash, plain, write_json
+from saaae.runs.checkpoints import load_weights, read_checkpoint
+from saaae.runs.folder import RunFolder, config_hash, plain, quoted, write_json
 from saaae.runs.report import commit, table, versions
 
 log = logging.getLogger("saaae")
@@ -98,7 +99,7 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trai
     )
 
 
-def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -> float:
+def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -> float | None:
     """Trains (or continues) the run in `folder`, tests best.ckpt and writes the results.
 
     Args:
@@ -108,33 +109,27 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -
         told: What tells this run from others, for the table of hyperparameters in TensorBoard.
 
     Returns:
-        The monitored metric of best.ckpt.
+        The monitored metric of best.ckpt; None if the run ended before its first validation.
     """
     set_up(cfg)
     _log_to(folder.log)
     model, data = build(cfg)
     model.run_config = plain(cfg)
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
-    monitor, mode = monitor_of(cfg, model)
     resume = folder.last if folder.last.is_file() else None
-    step = int(torch.load(resume, weights_only=True, mmap=True)["global_step"]) if resume else 0
-    _announce(model, data, shown, resume, step)
+    step = int(read_checkpoint(resume)["global_step"]) if resume else 0
+    _announce(model, data, shown, step)
 
-    throughput = Throughput()
+    monitor, mode = monitor_of(cfg, model)
     best = ModelCheckpoint(
         folder.checkpoints, "best", monitor, mode=mode, save_weights_only=True, enable_version_counter=False
     )
-    callbacks = [
-        *_callbacks(cfg),
-        throughput,
-        RandomState(),
-        best,
-        LastCheckpoint(folder.last, cfg.checkpoint.every_n_steps),
-    ]
+    throughput = Throughput()
+    own = [throughput, RandomState(), best, LastCheckpoint(folder.last, cfg.checkpoint.every_n_steps)]
     trainer = make_trainer(
         cfg,
         folder,
-        callbacks=callbacks,
+        callbacks=[*_callbacks(cfg), *own],
         logger=_loggers(cfg, folder, step),
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
@@ -144,6 +139,8 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -
     except SystemExit as stop:  # Lightning turns signals into it
         log.info("interrupted; continue with   python train.py resume=%s", shown)
         raise SystemExit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED) from None
+    if not folder.best.is_file():  # the run ended before its first validation
+        trainer.save_checkpoint(folder.best, weights_only=True)
 
     test = run_test(trainer, model, data, folder.best)
     training = {
@@ -154,14 +151,16 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -
     }
     for logger in trainer.loggers:
         logger.log_hyperparams(told, {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test})
-    save_reconstructions(model, data, folder.path / "reconstructions.png", title=f"{shown}: test images, z = mean")
+    save_reconstructions(model, data, folder.path / "reconstructions.png", f"{shown}: test images, z = mean")
     write_json(folder.metrics, {"test": test, "train": training, "run": run_record(cfg, data)})
-    log.info(table(f"\ntest of best.ckpt ({monitor} {float(best.best_model_score):.4f})", test))  # type: ignore[arg-type]
+    score = None if best.best_model_score is None else float(best.best_model_score)
+    chosen = "before any validation" if score is None else f"{monitor} {score:.4f}"
+    log.info(table(f"\ntest of best.ckpt ({chosen})", test))
     log.info("\n%.0f images per second in training", throughput.images_per_second)
     log.info("pictures     %s", shown / "reconstructions.png")
     log.info("curves       tensorboard --logdir %s", shown)
-    log.info("test again   python evaluate.py run=%s", shown)
-    return float(best.best_model_score)  # type: ignore[arg-type]
+    log.info("test again   python evaluate.py run=%s", quoted(shown))
+    return score
 
 
 def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, checkpoint: Path) -> dict[str, float]:
@@ -175,52 +174,12 @@ def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule,
     return {name.removeprefix("test/"): value for name, value in results.items()}
 
 
-def load_weights(model: ImageAutoencoder, path: Path) -> None:
-    """Loads the weights of a checkpoint, executing nothing.
-
-    Raises:
-        UserError: If the file is missing, damaged, foreign, or of another model.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
-    expected = model.state_dict()
-    wrong = [
-        key
-        for key in {*state, *expected}
-        if key not in state or key not in expected or state[key].shape != expected[key].shape
-    ]
-    if wrong:
-        raise UserError(
-            f"{path}: a checkpoint of another model ({len(wrong)} tensors differ, for instance {min(wrong)}); "
-            "expected one made with the same model settings"
-        )
-    model.load_state_dict(state)
-
-
-def config_in(path: Path) -> DictConfig:
-    """The configuration that a checkpoint carries.
-
-    Raises:
-        UserError: If the file is damaged or not one of ours.
-    """
-    try:
-        return OmegaConf.create(torch.load(path, weights_only=True, map_location="cpu")["config"])
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint of this project ({reason[:120]})") from None
-
-
 def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
     """What is needed to repeat and to trust the numbers."""
     return {
         "config_hash": config_hash(cfg),
         "split_hash": data.split_hash(),
-        "images": {split: len(data.splits[split].pixels) for split in SPLITS},
+        "images": {split: data.num_images(split) for split in SPLITS},
         "seed": cfg.seed,
         "threads": torch.get_num_threads(),
         "precision": cfg.accelerator.precision,
@@ -242,17 +201,15 @@ def _on_gpu(cfg: DictConfig) -> bool:
     return torch.cuda.is_available() and cfg.accelerator.accelerator != "cpu"
 
 
-def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, resume: Path | None, step: int) -> None:
-    counts = ", ".join(f"{len(data.splits[split].pixels)} {split}" for split in SPLITS)
+def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, step: int) -> None:
+    counts = ", ".join(f"{data.num_images(split)} {split}" for split in SPLITS)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    log.info("run          %s%s", shown, f" (continued from step {step})" if resume else "")
+    code = "x".join(map(str, model.latent_shape))
+    log.info("run          %s%s", shown, f" (continued from step {step})" if step else "")
     log.info("data         %s images of %d pixels", counts, data.image_size)
-    log.info(
-        "model        %s, %.2f M parameters, code %s",
-        type(model).__name__,
-        parameters,
-        "x".join(map(str, model.latent_shape)),
-    )
+    log.info("model        %s, %.2f M parameters, code %s", type(model).__name__, parameters, code)
+    if model.caveat:
+        log.info("caveat       %s", model.caveat)
 
 
 def _log_to(path: Path) -> None:
@@ -279,7 +236,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
 
 def _loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Any]:
     """The configured loggers and metrics.csv, cut back to the step that the run continues from."""
-    loggers = [instantiate(node)(save_dir=str(folder.path), purge_step=step or None) for node in cfg.logger.values()]
+    loggers = [instantiate(node)(save_dir=str(folder.path), purge_step=step) for node in cfg.logger.values()]
     return [*loggers, MetricsCSV(folder.path, step)]
 
 

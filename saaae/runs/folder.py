@@ -96,6 +96,11 @@ def config_hash(cfg: DictConfig) -> str:
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def quoted(path: Path) -> str:
+    """A path as a value on the command line: Hydra reads `=` and `,` as its own unless quoted."""
+    return f"\"'{path}'\"" if set("=,") & set(str(path)) else str(path)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old or the new text, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

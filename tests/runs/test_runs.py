@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from saaae.errors import UserError
-from saaae.runs import evaluate, fit
+from saaae.runs import checkpoints, evaluate, fit
 from saaae.runs.folder import RunFolder
 from saaae.runs.train import settle
 from tests.conftest import TINY
@@ -121,7 +121,7 @@ def evaluated(compose_config):
     def results(*overrides):
         cfg = compose_config(*overrides, "accelerator=cpu", name="evaluate")
         path = evaluate.checkpoint_path(cfg)
-        full = evaluate.configuration(cfg, RunFolder(cfg.run).config() if cfg.run else fit.config_in(path))
+        full = evaluate.configuration(cfg, RunFolder(cfg.run).config() if cfg.run else checkpoints.config_in(path))
         fit.set_up(full)
         model, data = fit.build(full)
         return fit.run_test(fit.make_trainer(full, RunFolder(path.parent), logger=False), model, data, path)
@@ -157,12 +157,14 @@ def test_checkpoints_that_are_none_or_foreign_are_named(launch, tmp_path):
     text = tmp_path / "text.ckpt"
     text.write_text("not a checkpoint")
     with pytest.raises(UserError, match=r"text.ckpt: not a readable checkpoint"):
-        fit.load_weights(model, text)
-    with pytest.raises(UserError, match="not a checkpoint of this project"):
-        fit.config_in(text)
+        checkpoints.load_weights(model, text)
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    with pytest.raises(UserError, match="not a checkpoint of this project, it lacks config, global_step"):
+        checkpoints.config_in(foreign)
     other = launch("b", "model=saaae")
     with pytest.raises(UserError, match="a checkpoint of another model"):
-        fit.load_weights(model, other.best)
+        checkpoints.load_weights(model, other.best)
 
 
 def test_a_malicious_checkpoint_executes_nothing(launch, tmp_path):
@@ -173,7 +175,7 @@ def test_a_malicious_checkpoint_executes_nothing(launch, tmp_path):
     path = tmp_path / "evil.ckpt"
     torch.save({"state_dict": Evil(), "config": Evil()}, path)
     with pytest.raises(UserError):
-        fit.config_in(path)
+        checkpoints.config_in(path)
     assert not (tmp_path / "executed").exists()
 
 
@@ -214,3 +216,25 @@ def test_the_monitor_of_a_deterministic_model_is_the_ssim(launch):
     assert "elbo" not in json.loads(folder.metrics.read_text())["test"]
     with pytest.raises(UserError, match=r"checkpoint.monitor=val/elbo: this model has no KL"):
         launch("b", "posterior.map=full", "checkpoint.monitor=val/elbo")
+
+
+def test_a_run_that_ends_before_its_first_validation_is_tested_all_the_same(launch):
+    folder = launch("a", "trainer.max_steps=2")
+    assert json.loads(folder.metrics.read_text())["train"]["steps"] == 2
+    assert "before any validation" in folder.log.read_text()
+
+
+def test_the_nominal_objective_is_labelled(launch):
+    assert "NOT an ELBO" in launch("a", "posterior.kl=nominal").log.read_text()
+    assert "NOT an ELBO" not in launch("b").log.read_text()
+
+
+def test_pictures_come_at_the_chosen_epochs():
+    from saaae.callbacks.pictures import ReconstructionPictures
+
+    def epochs(**options):
+        pictures = ReconstructionPictures(count=1, **options)
+        return [epoch for epoch in range(1, 8) if pictures.wants(epoch)]
+
+    assert epochs(every=3, epochs=[]) == [1, 4, 7]
+    assert epochs(every=1, epochs=[1, 6]) == [1, 6]

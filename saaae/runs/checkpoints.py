@@ -1,0 +1,55 @@
+"""Reading checkpoints: nothing in them is executed, and a wrong file is named."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from saaae.errors import UserError
+from saaae.models.base import ImageAutoencoder
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Content of a checkpoint of this project, on the CPU, its tensors still on disk.
+
+    Raises:
+        UserError: If the file is missing, damaged or foreign.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        missing = {"config", "state_dict", "global_step"} - set(checkpoint)
+    except Exception as error:  # torch raises half a dozen kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+    if missing:
+        raise UserError(f"{path}: not a checkpoint of this project, it lacks {', '.join(sorted(missing))}")
+    return checkpoint
+
+
+def config_in(path: Path) -> DictConfig:
+    """The configuration that a checkpoint carries.
+
+    Raises:
+        UserError: If the file is missing, damaged or foreign.
+    """
+    return OmegaConf.create(read_checkpoint(path)["config"])
+
+
+def load_weights(model: ImageAutoencoder, path: Path) -> None:
+    """Loads the weights of a checkpoint.
+
+    Raises:
+        UserError: If the file is missing, damaged, foreign, or of another model.
+    """
+    state, expected = read_checkpoint(path)["state_dict"], model.state_dict()
+    shapes, expected_shapes = ({key: value.shape for key, value in s.items()} for s in (state, expected))
+    wrong = sorted(key for key in {*state, *expected} if shapes.get(key) != expected_shapes.get(key))
+    if wrong:
+        raise UserError(
+            f"{path}: a checkpoint of another model ({len(wrong)} tensors differ, for instance {wrong[0]}); "
+            "expected one made with the same model settings"
+        )
+    model.load_state_dict(state)
