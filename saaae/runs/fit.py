@@ -42,6 +42,7 @@ def set_up(cfg: DictConfig) -> None:
     for message in (
         ".*does not have many workers.*",
         ".*LeafSpec.*",
+        ".*is smaller than the logging interval.*",
         ".*Checkpoint directory.*exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message)
@@ -228,9 +229,7 @@ def _log_to(path: Path) -> None:
 def _callbacks(cfg: DictConfig) -> list[Callback]:
     callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in cfg.callbacks.values()]
     if cfg.trainer.enable_progress_bar:
-        callbacks.append(
-            TQDMProgressBar(refresh_rate=cfg.trainer.log_every_n_steps) if sys.stderr.isatty() else EpochLines()
-        )
+        callbacks.append(TQDMProgressBar(refresh_rate=10) if sys.stderr.isatty() else EpochLines())
     return callbacks
 
 

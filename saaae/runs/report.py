@@ -59,5 +59,5 @@ def commit() -> str | None:
 def table(title: str, metrics: dict[str, Any]) -> str:
     """The main test metrics as aligned lines, most telling first; the others stay in metrics.json."""
     rows = [(name, metrics[name], unit) for name, unit in UNITS.items() if metrics.get(name) is not None]
-    lines = [f"  {name:<16}{value:>12.4f}  {unit:<15}{NOTES.get(name, '')}".rstrip() for name, value, unit in rows]
+    lines = [f"  {name:<16}{value:>12.4f}  {unit:<16}{NOTES.get(name, '')}".rstrip() for name, value, unit in rows]
     return "\n".join([title, *lines])
