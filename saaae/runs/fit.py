@@ -42,6 +42,7 @@ def set_up(cfg: DictConfig) -> None:
     for message in (
         ".*does not have many workers.*",
         ".*LeafSpec.*",
+        ".*your dataloader is not resumable.*",  # the data module is
         ".*is smaller than the logging interval.*",
         ".*Checkpoint directory.*exists and is not empty.*",
     ):
