@@ -1,4 +1,4 @@
-"""The one exception for what the user can mend."""
+"""Exceptions that the doors answer in one line."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ class UserError(Exception):
 
     The doors print the message alone, without a stack trace, and exit with status 2.
     """
+
+
+class RunFailedError(Exception):
+    """A run that ended without usable results; the doors print the message and exit with status 1."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ A constructor's signature is the schema of its configuration node: `saaae.runs.s
 without importing torch, so this module must stay free of heavy imports too.
 """
 
+import math
 import os
 from typing import Annotated
 
@@ -11,16 +12,20 @@ from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf, Predicate
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
-NonNegativeFloat = Annotated[float, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0), Lt(math.inf)]
+NonNegativeFloat = Annotated[float, Ge(0), Lt(math.inf)]
 Fraction = Annotated[float, Ge(0), Le(1)]
-"""A share, both ends included."""
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
 OpenFraction = Annotated[float, Gt(0), Lt(1)]
 ImageSize = Annotated[int, Ge(8), MultipleOf(4)]
 """Side of a square image in pixels: the networks halve it at least twice."""
 Widths = Annotated[list[PositiveInt], Len(1)]
 """Channels of each stage, at least one stage."""
+LOGVAR_MIN, LOGVAR_MAX = -12.0, 8.0
+"""Bounds on the log variance of every Gaussian posterior."""
+MAX_ANCHOR = 1.0 - math.exp((1.0 - LOGVAR_MAX) / 2.0)
+"""Largest anchor that the log variance can undo, with one to spare: LOGVAR_MAX >= 1 - 2 ln(1 - a)."""
+Anchor = Annotated[float, Gt(0), Le(MAX_ANCHOR)]
 ExistingFolder = Annotated[str, Predicate(os.path.isdir)]
-Span = Annotated[int | float, Ge(0)]
+Span = NonNegativeInt | Fraction
 """A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""

@@ -104,7 +104,7 @@ class ImageModel(Protocol):
         """Images (B, C, H, W) in [0, 1] of codes."""
         ...
 
-    def sample(self, count: int) -> Tensor:
+    def sample(self, count: int, noise: Noise) -> Tensor:
         """Images (count, C, H, W) decoded from the prior."""
         ...
 

@@ -1,5 +1,6 @@
-"""When last.ckpt is written, and how: never at the cost of the previous one."""
+"""When best.ckpt and last.ckpt are written, and how: never at the cost of the previous one."""
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -44,11 +45,37 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.close(folder)
 
 
+class BestCheckpoint(Checkpoint):
+    """Keeps the weights with the best validation score.
+
+    The score stands in the file itself: a resumed or moved run goes on from what is really there.
+
+    Args:
+        path: The file.
+        monitor: Logged metric that decides.
+        mode: Whether it is maximised (`max`) or minimised (`min`).
+        score: Score of the file that is there already; None if there is none.
+    """
+
+    def __init__(self, path: Path, monitor: str, mode: str, score: float | None) -> None:
+        self.path, self.monitor, self.sign, self.score = path, monitor, 1.0 if mode == "max" else -1.0, score
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves what is better; a score that is not a number never is."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or self.monitor not in trainer.callback_metrics:
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        best = -math.inf if self.score is None else self.sign * self.score
+        if self.sign * score > best:
+            self.score = score
+            trainer.save_checkpoint(self.path, weights_only=True)
+
+
 class LastCheckpoint(Checkpoint):
     """Keeps one checkpoint of everything, from which a run resumes exactly.
 
-    It is written after each epoch, after every so many steps inside one, and where `max_steps` ends an epoch early:
-    Lightning's own would mark that epoch as finished, and a resumed run would skip the rest of it.
+    It is written after each epoch, after every so many optimizer steps inside one, and where `max_steps` or `max_time`
+    ends an epoch early: Lightning's own would mark that epoch as finished, and a resumed run would skip the rest of it.
 
     Args:
         path: The file.
@@ -57,14 +84,20 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every_n_steps: int | None) -> None:
         self.path, self.every_n_steps = path, every_n_steps
+        self._step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where the run begins."""
+        self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves inside an epoch."""
-        step = trainer.global_step
-        due = self.every_n_steps is not None and step % self.every_n_steps == 0
-        if (due or step == trainer.max_steps) and not self._epoch_is_complete(trainer):
+        """Saves inside an epoch, never between the batches of one accumulated step."""
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        due = self.every_n_steps is not None and self._step % self.every_n_steps == 0
+        ends = self._step == trainer.max_steps or trainer.should_stop
+        if stepped and (due or ends) and not self._epoch_is_complete(trainer):
             trainer.save_checkpoint(self.path)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

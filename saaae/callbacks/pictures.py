@@ -27,10 +27,13 @@ def picture_rows(model: ImageModel, batch: Batch) -> tuple[dict[str, Tensor], di
         posterior = model.encode(batch.input, batch.noise)
         x_hat = model.decode(posterior.mode)
         maps = model.maps(posterior)
+        samples = model.sample(len(x_hat), batch.noise) if posterior.stochastic else None
     images = {} if batch.input is batch.target else {"input": batch.input}
     images |= {"original": batch.target, "reconstruction": x_hat, "absolute error": (x_hat - batch.target).abs()}
     if batch.clean is not None and batch.clean is not batch.target:
         images["clean reference"] = batch.clean
+    if samples is not None:
+        images["from the prior"] = samples
     return images, dict(maps)
 
 

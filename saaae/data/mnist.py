@@ -1,6 +1,7 @@
 """MNIST: 28x28 handwritten digits (LeCun, Cortes and Burges), from the original archives as they are."""
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ def read_idx(path: Path) -> Tensor:
         start = 4 + 4 * data[3]
         shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
         return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: not a readable IDX file ({error}); delete it or replace it by the original") from None
 
 
@@ -68,7 +69,6 @@ class MNISTData(ImageDataModule):
         root: Folder of the archives in torchvision's layout, plain or gzipped; may be read-only. An empty one is
             downloaded into.
         num_val: How many of the 60,000 training images validate.
-        num_classes: 10.
         image_size: 28.
         channels: 1.
         batch_size: Images a batch.
@@ -81,7 +81,6 @@ class MNISTData(ImageDataModule):
         *,
         root: str,
         num_val: PositiveInt,
-        num_classes: Literal[10],
         image_size: Literal[28],
         channels: Literal[1],
         batch_size: PositiveInt,

@@ -17,6 +17,8 @@ from saaae.errors import UserError
 from saaae.ranges import ExistingFolder, ImageSize, NonNegativeInt, OpenFraction, PositiveInt
 from saaae.types import Split
 
+Image.MAX_IMAGE_PIXELS = None  # a radar scene is larger than what Pillow takes for an attack
+EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png")
 
 
@@ -42,6 +44,8 @@ def read_gray(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
+            if image.mode not in EIGHT_BIT:
+                raise UserError(f"{path}: an image of mode {image.mode}; expected 8 bits a pixel, gray or colour")
             return torch.from_numpy(np.array(image.convert("L")))[None]
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
@@ -105,6 +109,8 @@ class SARData(ImageDataModule):
             self.root, self.pattern = Path(root), re.compile(scene_pattern)
         except re.error as error:
             raise UserError(f"data.scene_pattern={scene_pattern}: not a regular expression ({error})") from None
+        if not self.pattern.groups:
+            raise UserError(f"data.scene_pattern={scene_pattern}: expected a group, as in ^(scene\\d+)_")
         self.fractions = (val_fraction, test_fraction)
 
     def scene_of(self, path: Path) -> str:

@@ -24,7 +24,11 @@ class SelfAttention(nn.Module):
         q, k, v = self.query(tokens), self.key(tokens), self.value(tokens)
         return scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
+    def log_weights(self, tokens: Tensor) -> Tensor:
+        """Log of the attention matrix (B, N, N), finite where the matrix itself would underflow."""
+        q, k = self.query(tokens), self.key(tokens)
+        return torch.log_softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
+
     def weights(self, tokens: Tensor) -> Tensor:
         """The attention matrix (B, N, N) that `forward` applies; every row sums to 1."""
-        q, k = self.query(tokens), self.key(tokens)
-        return torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
+        return torch.exp(self.log_weights(tokens))

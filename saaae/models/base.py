@@ -1,5 +1,6 @@
 """The one chain: batch -> encoder -> posterior -> decoder -> likelihood -> loss -> metrics -> logger."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from saaae.objectives.elbo import beta_elbo_loss, bits_per_dimension
 from saaae.objectives.likelihood import Likelihood
 from saaae.ranges import ImageSize, PositiveInt
 from saaae.types import Batch, Posterior
+
+log = logging.getLogger("saaae")
 
 
 class ImageAutoencoder(L.LightningModule):
@@ -102,9 +105,9 @@ class ImageAutoencoder(L.LightningModule):
         """Reconstructions (B, C, H, W) in [0, 1] from z = mode."""
         return self.decode(self.encode(x, noise).mode)
 
-    def sample(self, count: int) -> Tensor:
+    def sample(self, count: int, noise: Noise) -> Tensor:
         """Images (count, C, H, W) decoded from z ~ N(0, I)."""
-        return self.decode(torch.randn(count, *self.latent_shape, device=self.device))
+        return self.decode(noise.normal(torch.empty(count, *self.latent_shape, device=self.device)))
 
     def maps(self, posterior: Posterior) -> Mapping[str, Tensor]:
         """No inner maps."""
@@ -137,6 +140,8 @@ class ImageAutoencoder(L.LightningModule):
             if math.isinf(steps):
                 raise UserError("trainer.max_epochs, trainer.max_steps: one of them must end the run")
             self.total_steps = int(steps)
+        elif self.trainer.estimated_stepping_batches > self.total_steps:
+            log.info("schedules    end at step %d, as first planned, and stay there", self.total_steps)
         self.beta.bind(self.total_steps)
         # A fused optimizer undoes the scaling of 16-bit gradients itself, after they would have been clipped.
         fused = str(self.trainer.precision) != "16-mixed"
@@ -151,7 +156,9 @@ class ImageAutoencoder(L.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), self.optimization.gradient_clip)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the bound steps and the configuration."""
+        """Adds the bound steps, the configuration and the newest validation metrics."""
+        metrics = self.trainer.callback_metrics.items()
+        checkpoint["validation"] = {name: float(value) for name, value in metrics if name.startswith("val/")}
         checkpoint["config"] = self.run_config
         checkpoint["schedules"] = {"total_steps": self.total_steps, "beta": self.beta.state_dict()}
 
@@ -180,14 +187,16 @@ class ImageAutoencoder(L.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         posterior = self.encode(batch.input, batch.noise)
-        x_hat = self.decode(posterior.mode)
+        raw = self.decoder(posterior.mode)
+        x_hat = self.likelihood.mean(raw)
         self.quality.update(x_hat, batch.target)
         if batch.clean is not None and batch.clean is not batch.target:
             self.quality_clean.update(x_hat, batch.clean)
         # A deterministic code is its own sample.
         z = posterior.rsample(batch.noise) if posterior.stochastic else posterior.mode
         nll = self.likelihood.nll(self.decoder(z), batch.target)
-        values = {"nll": nll, "kl": posterior.kl, **posterior.diagnostics()}
+        nll_mode = self.likelihood.nll(raw, batch.target)
+        values = {"nll": nll, "nll_mode": nll_mode, "kl": posterior.kl, **posterior.diagnostics()}
         if posterior.stochastic:
             values["elbo"] = -(nll + posterior.kl_effective)
             values["bits_per_dim"] = bits_per_dimension(values["elbo"], self.num_dimensions, self.likelihood.discrete)

@@ -44,9 +44,9 @@ class Gaussian(Likelihood):
 
     Args:
         sigma: A number (sigma^2 = 1/2 makes the nll the summed squared error plus a constant), `learned` (one trained
-            parameter), or `optimal`: the maximum-likelihood sigma of the batch in closed form, the root of its mean
-            squared error (Rybkin et al. 2021, eq. 8). Evaluation uses the running average of the training batches, so
-            that no metric depends on the batch.
+            parameter that starts at the error of the first batch), or `optimal`: the maximum-likelihood sigma of the
+            batch in closed form, the root of its mean squared error (Rybkin et al. 2021, eq. 8). Evaluation uses the
+            running average of the training batches, so that no metric depends on the batch.
         momentum: Weight of the newest batch in that running average.
     """
 
@@ -56,7 +56,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, *, sigma: PositiveFloat | Literal["learned", "optimal"], momentum: float = 0.01) -> None:
         super().__init__()
-        self.optimal, self.momentum = sigma == "optimal", momentum
+        self.optimal, self.learned, self.momentum = sigma == "optimal", sigma == "learned", momentum
         log_sigma = torch.tensor(0.0 if isinstance(sigma, str) else math.log(sigma))
         if sigma == "learned":
             self.log_sigma = nn.Parameter(log_sigma)
@@ -67,9 +67,18 @@ class Gaussian(Likelihood):
     def nll(self, raw: Tensor, target: Tensor) -> Tensor:
         """Minus the log density (B,) in nats per image; negative once sigma is small."""
         squared = ((self.mean(raw) - target) ** 2).flatten(1)
+        if self.learned and self.training:
+            self._start_from_data(squared)
         log_sigma = self._batch_log_sigma(squared) if self.optimal and self.training else self.log_sigma.float()
         constant = squared.shape[1] * (log_sigma + 0.5 * math.log(2 * math.pi))
         return 0.5 * squared.sum(1) * torch.exp(-2.0 * log_sigma) + constant
+
+    def _start_from_data(self, squared: Tensor) -> None:
+        self.learned = False  # once a process: asking the device every step would stall it
+        if self.num_batches == 0:
+            self.num_batches += 1
+            with torch.no_grad():
+                self.log_sigma.copy_(0.5 * torch.log(squared.mean() + 1e-6))
 
     def _batch_log_sigma(self, squared: Tensor) -> Tensor:
         log_sigma = 0.5 * torch.log(squared.mean() + 1e-6)

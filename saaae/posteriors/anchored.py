@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from saaae.errors import UserError
 from saaae.noise import Noise
-from saaae.posteriors.gaussian import LOGVAR_MAX, Delta, DiagonalGaussian, GaussianHeads
+from saaae.posteriors.gaussian import Delta, DiagonalGaussian, GaussianHeads
 from saaae.posteriors.importance import NORMALIZATIONS, SCORES, TRANSFORMS, is_flat
-from saaae.ranges import OpenFraction, PositiveFraction
+from saaae.ranges import MAX_ANCHOR, Anchor, PositiveFraction
 
 
 class AnchoredGaussian(DiagonalGaussian):
@@ -104,17 +104,14 @@ class AnchoredPosterior(nn.Module):
         kl: Literal["effective", "nominal", "budget"],
         score: Literal["projection", "log_column_sum", "norm"],
         normalization: Literal["per_image", "per_batch", "per_image_quantile", "zscore_sigmoid"],
-        cap: OpenFraction,
+        cap: Anchor,
         stop_gradient: bool,
         factor: PositiveFraction | str | None,
         match: Literal["rate", "power"],
     ) -> None:
         super().__init__()
-        if 1.0 - 2.0 * math.log1p(-cap) > LOGVAR_MAX:
-            limit = 1.0 - math.exp((1.0 - LOGVAR_MAX) / 2.0)
-            raise UserError(
-                f"posterior.cap={cap}: the log variance is bounded at {LOGVAR_MAX:g}, so at most {limit:.3f}"
-            )
+        if cap > MAX_ANCHOR:
+            raise UserError(f"posterior.cap={cap}: at most {MAX_ANCHOR:.4f}, the bounded log variance must undo it")
         if map == "uniform" and not isinstance(factor, float | int):
             raise UserError(
                 f"posterior.factor={factor}: posterior.map=uniform needs a number in (0, 1] or a run folder"

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from saaae.noise import Noise
-
-LOGVAR_MIN, LOGVAR_MAX = -12.0, 8.0
+from saaae.ranges import LOGVAR_MAX, LOGVAR_MIN
 
 
 def soft_bound(x: Tensor, low: float = LOGVAR_MIN, high: float = LOGVAR_MAX) -> Tensor:

@@ -63,8 +63,7 @@ class LogColumnSumScore(_PositionScore):
 
     def score(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C) to (B, N)."""
-        weights = self.attention.weights(tokens)
-        return torch.log(weights.mean(1) * weights.shape[-1])
+        return torch.logsumexp(self.attention.log_weights(tokens), 1)  # log(N * mean): the sum over queries
 
 
 class NormScore(_PositionScore):
@@ -103,8 +102,11 @@ def per_batch(raw: Tensor) -> Tensor:
 
 
 def per_image_quantile(raw: Tensor) -> Tensor:
-    """Range from the 5th to the 95th percentile, clipped: one outlier does not flatten the rest."""
-    low, high = torch.quantile(raw, torch.tensor([0.05, 0.95], device=raw.device), dim=-1, keepdim=True)
+    """Range from the 5th to the 95th percentile, clipped: one outlier does not flatten the rest.
+
+    A map that is exactly constant gets no gradient here.
+    """
+    low, high = (torch.quantile(raw, q, dim=-1, keepdim=True) for q in (0.05, 0.95))
     return guarded_range(raw, low, high).clamp(0, 1)
 
 
@@ -134,6 +136,7 @@ def _shuffle_positions(anchor: Tensor, cap: float, noise: Noise) -> Tensor:
 
 
 def _shuffle_batch(anchor: Tensor, cap: float, noise: Noise) -> Tensor:
+    # The previous image's map: an image alone in its batch keeps its own.
     return anchor.roll(1, 0)
 
 

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from saaae.errors import UserError
+from saaae.errors import RunFailedError, UserError
 from saaae.runs.folder import plain, register_resolvers
 from saaae.runs.validate import explain, faults, keys_of
 
@@ -34,18 +34,20 @@ class Door(NamedTuple):
         schema: Types of the plain settings at the root of that configuration.
         check: Checks a composed configuration and its overrides beyond types, without torch; raises UserError.
         run: Does the work, given the composed configuration.
+        checked_later: Groups that make sense only in another configuration, where `check` looks at them.
     """
 
     config_name: str
     schema: type
     check: Callable[[DictConfig, list[str]], None]
     run: Callable[[DictConfig], Any]
+    checked_later: frozenset[str] = frozenset()
 
 
 def open_door(door: Door, config_dir: Path) -> None:
     """Checks the command line, then lets Hydra run it; exits with 0, 1 (a run failed) or 2 (the user's mistake)."""
     register_resolvers()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of ours deserves its whole stack trace
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of a launcher deserves its whole stack trace
     args = get_args_parser().parse_args()
     config_dir = config_dir.resolve()
     num_jobs = 0
@@ -88,10 +90,9 @@ def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictC
             value = door.run(cfg)
         except Exception as error:
             mistake = user_error_in(error)
-            if mistake is None and not multirun:
-                raise
-            status, why = MISTAKE if mistake else FAILED, str(mistake or error).splitlines()[0]
-            print(f"error: {why}" if mistake else traceback.format_exc(), file=sys.stderr)
+            failed = isinstance(error, RunFailedError)
+            status, why = MISTAKE if mistake else FAILED, str(mistake or error) or type(error).__name__
+            print(f"error: {why}" if mistake or failed else traceback.format_exc(), file=sys.stderr)
         if not multirun and status:
             sys.exit(status)
         if multirun:
@@ -126,15 +127,19 @@ def check_command_line(
     """The overrides of every job, and one line per mistake in them; imports no torch and reads no data."""
     groups = {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in config_dir.iterdir() if d.is_dir()}
     try:
-        jobs = expand(OverridesParser.create().parse_overrides(arguments), multirun)
+        overrides = OverridesParser.create().parse_overrides(arguments)
+        jobs = expand(overrides, multirun)
     except (OverrideParseException, UserError) as error:
         return [], [explain(error, [], groups)]
+    emptied = [o.key_or_group for o in overrides if o.key_or_group in groups and o.value() is None]
+    if emptied:
+        return [], [f"{group}=null: expected one of {', '.join(groups[group])}" for group in emptied]
     found: dict[str, None] = {}
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         for job in jobs:
             try:
                 cfg = compose(door.config_name, overrides=job)
-                lines = faults(cfg, door.schema, set(groups))
+                lines = faults(cfg, door.schema, groups, door.checked_later)
                 if not lines:
                     door.check(cfg, job)
             except UserError as error:
@@ -153,6 +158,8 @@ def expand(overrides: list[Override], multirun: bool) -> list[list[str]]:
         UserError: If a single run is given several values.
     """
     swept = [override for override in overrides if override.is_sweep_override()]
+    if multirun and any(override.key_or_group == "resume" for override in overrides):
+        raise UserError("resume: not with --multirun; repeat the sweep's own command, finished jobs are left alone")
     if not multirun:
         for override in swept:
             raise UserError(f"{override.input_line}: several values need --multirun (-m)")

@@ -10,7 +10,7 @@ from saaae.errors import UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
 from saaae.runs.folder import RunFolder, write_json
-from saaae.runs.schema import Evaluate
+from saaae.runs.schema import Evaluate, Train
 from saaae.runs.validate import combinations, faults
 
 
@@ -33,31 +33,31 @@ def checkpoint_path(cfg: DictConfig) -> Path:
     return path
 
 
-def configuration(cfg: DictConfig, stored: DictConfig) -> DictConfig:
-    """The run's own configuration with what evaluate.py was told: data, accelerator, seed, threads.
+def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> DictConfig:
+    """The run's own configuration with what evaluate.py was told: data, accelerator, threads, a limit.
 
     Raises:
         UserError: If the other data set cannot have the images that the model was built for.
     """
     result = stored.copy()
-    if cfg.get("data") is not None:
-        size, channels = stored.model.image_size, stored.model.image_channels
-        result.model = OmegaConf.create(OmegaConf.to_container(stored.model, resolve=True))  # its shapes stay
-        result.data = OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=False))
-        result.data.image_size = size
-        wrong = (
-            []
-            if result.data.channels == channels
-            else [f"data.channels={result.data.channels}: the model has {channels}"]
-        )
-        from saaae.runs.schema import Train
-
-        for line in wrong + faults(OmegaConf.create({**result}), Train, set(map(str, result))):
-            raise UserError(line)
-    for key in ("seed", "data_dir", "threads"):
+    for key in ("data_dir", "threads"):
         if cfg[key] is not None:
             result[key] = str(Path(cfg[key]).absolute()) if key == "data_dir" else cfg[key]
-    result.accelerator = cfg.accelerator
+    if cfg.limit_batches is not None:
+        result.trainer.limit_test_batches = cfg.limit_batches
+    if cfg.get("accelerator") is not None:
+        result.accelerator = cfg.accelerator
+    if cfg.get("data") is not None:
+        result.model = OmegaConf.create(OmegaConf.to_container(stored.model, resolve=True))  # its shapes stay
+        result.data = OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=False))
+        size = stored.model.image_size
+        if any(override.startswith("data.image_size=") for override in overrides) and result.data.image_size != size:
+            raise UserError(f"data.image_size={result.data.image_size}: the model was built for {size}")
+        result.data.image_size = size
+        if result.data.channels != stored.model.image_channels:
+            raise UserError(f"data.channels={result.data.channels}: the model has {stored.model.image_channels}")
+        for line in faults(result, Train, {str(key): [] for key in result}):
+            raise UserError(line)
     return result
 
 
@@ -69,31 +69,40 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     """
     checkpoint_path(cfg)
     if cfg.run:
-        for line in combinations(configuration(cfg, RunFolder(cfg.run).config())):
+        for line in combinations(configuration(cfg, RunFolder(cfg.run).config(), overrides)):
             raise UserError(line)
+
+
+def target_folder(folder: RunFolder, checkpoint: Path, data: str, limit: int | float | None) -> Path:
+    """Where the results go: told apart by data, checkpoint and limit."""
+    own = checkpoint.parent == folder.checkpoints or checkpoint.parent == folder.path
+    parts = [data, checkpoint.stem if own else f"{checkpoint.parent.parent.name}-{checkpoint.stem}"]
+    parts += [] if limit is None else [f"{limit}-batches"]
+    return folder.path / "evaluation" / "-".join(parts)
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Tests, prints the table and writes `<run>/evaluation/<data>-<checkpoint>/metrics.json`."""
-    path = checkpoint_path(cfg)
+    path, overrides = checkpoint_path(cfg), list(HydraConfig.get().overrides.task)
     keep_freed_blocks()
     from saaae.runs.checkpoints import config_in
     from saaae.runs.fit import build, make_trainer, run_record, run_test, set_up
     from saaae.runs.report import table
 
     folder = RunFolder(cfg.run if cfg.run else path.parent)
-    full = configuration(cfg, folder.config() if cfg.run else config_in(path))
+    full = configuration(cfg, folder.config() if cfg.run else config_in(path), overrides)
     set_up(full)
     model, data = build(full)
     trainer = make_trainer(full, folder, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                           enable_model_summary=False, limit_test_batches=cfg.limit_batches)  # fmt: skip
+                           enable_model_summary=False, limit_test_batches=full.trainer.limit_test_batches)  # fmt: skip
     results = {"test": run_test(trainer, model, data, path), "run": run_record(full, data)}
+    results["run"] |= {"checkpoint": str(path), "limit_test_batches": full.trainer.limit_test_batches}
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
-    target = folder.path / "evaluation" / f"{data_name}-{path.stem}" / "metrics.json"
+    target = target_folder(folder, path, data_name, cfg.limit_batches) / "metrics.json"
     write_json(target, results)
     print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results["test"]))
     print(f"written to {target}")
     return results
 
 
-EVALUATE = Door("evaluate", Evaluate, check, run)
+EVALUATE = Door("evaluate", Evaluate, check, run, checked_later=frozenset({"data", "accelerator"}))

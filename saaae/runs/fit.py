@@ -1,6 +1,7 @@
 """Builds model, data and trainer from a settled configuration; trains, tests, reports."""
 
 import logging
+import math
 import resource
 import sys
 import warnings
@@ -11,18 +12,18 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig
 
-from saaae.callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
+from saaae.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from saaae.callbacks.metrics_csv import MetricsCSV
 from saaae.callbacks.pictures import save_reconstructions
 from saaae.callbacks.progress import EpochLines
 from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
 from saaae.data.datamodule import SPLITS, ImageDataModule
-from saaae.errors import UserError
+from saaae.errors import RunFailedError, UserError
 from saaae.models.base import ImageAutoencoder
 from saaae.runs.checkpoints import load_weights, read_checkpoint
 from saaae.runs.folder import RunFolder, config_hash, plain, quoted, write_json
@@ -78,12 +79,34 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     return model, data
 
 
-def monitor_of(cfg: DictConfig, model: ImageAutoencoder) -> tuple[str, str]:
+def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) -> tuple[str, str]:
     """What chooses best.ckpt, and whether it is maximised: never a quantity that beta moves."""
     monitor = cfg.checkpoint.monitor or ("val/elbo" if model.has_bound else "val/ssim")
     if monitor == "val/elbo" and not model.has_bound:
         raise UserError("checkpoint.monitor=val/elbo: this model has no KL and no ELBO; expected val/ssim")
+    example = data.batch("val", torch.zeros(1, dtype=torch.long))
+    if monitor.endswith("_clean") and (example.clean is None or example.clean is example.target):
+        raise UserError(f"checkpoint.monitor={monitor}: these data have no clean reference beside the target")
     return monitor, "min" if monitor == "val/mse" else "max"
+
+
+def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:
+    """Compares what counts batches with the batches that there are.
+
+    Raises:
+        UserError: If nothing would be left of a split, or validation would never come.
+    """
+    trainer = cfg.trainer
+    for split in SPLITS:
+        limit, batches = trainer[f"limit_{split}_batches"], -(-data.num_images(split) // data.batch_size)
+        if isinstance(limit, float) and int(limit * batches) == 0:
+            raise UserError(f"trainer.limit_{split}_batches={limit}: leaves none of {batches} batches")
+    batches, every = -(-data.num_images("train") // data.batch_size), trainer.val_check_interval
+    if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch is not None:
+        raise UserError(
+            f"trainer.val_check_interval={every}: an epoch has {batches} batches; "
+            "expected fewer, or trainer.check_val_every_n_epoch=null as well"
+        )
 
 
 def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trainer:
@@ -101,32 +124,42 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trai
     )
 
 
-def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -> float | None:
+def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], told: dict[str, Any]) -> float | None:
     """Trains (or continues) the run in `folder`, tests best.ckpt and writes the results.
+
+    Nothing in the folder changes before model and data are built.
 
     Args:
         cfg: Settled configuration.
-        folder: The run folder, its record already written.
+        folder: The run folder.
         shown: The folder as the user would type it.
+        overrides: What was typed.
         told: What tells this run from others, for the table of hyperparameters in TensorBoard.
 
     Returns:
         The monitored metric of best.ckpt; None if the run ended before its first validation.
+
+    Raises:
+        UserError: If a part refuses its settings, or the data or a checkpoint cannot be read.
+        RunFailedError: If the results are not finite.
     """
     set_up(cfg)
-    _log_to(folder.log)
     model, data = build(cfg)
+    monitor, mode = monitor_of(cfg, model, data)
+    check_limits(cfg, data)
     model.run_config = plain(cfg)
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
     resume = folder.last if folder.last.is_file() else None
+    if resume:
+        load_weights(model, resume)  # Lightning does it again; here a foreign checkpoint is named
     step = int(read_checkpoint(resume)["global_step"]) if resume else 0
-    _announce(model, data, shown, step)
+    score = read_checkpoint(folder.best)["validation"].get(monitor) if resume and folder.best.is_file() else None
 
-    monitor, mode = monitor_of(cfg, model)
-    best = ModelCheckpoint(
-        folder.checkpoints, "best", monitor, mode=mode, save_weights_only=True, enable_version_counter=False
-    )
-    throughput = Throughput()
+    folder.write_record(cfg, overrides)
+    folder.metrics.unlink(missing_ok=True)
+    _log_to(folder.log)
+    _announce(model, data, shown, step)
+    best, throughput = BestCheckpoint(folder.best, monitor, mode, score), Throughput()
     own = [throughput, RandomState(), best, LastCheckpoint(folder.last, cfg.checkpoint.every_n_steps)]
     trainer = make_trainer(
         cfg,
@@ -136,15 +169,14 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
     )
-    try:
-        trainer.fit(model, data, ckpt_path=resume, weights_only=True)
-    except SystemExit as stop:  # Lightning turns signals into it
-        log.info("interrupted; continue with   python train.py resume=%s", shown)
-        raise SystemExit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED) from None
+    _train(trainer, model, data, resume, shown)
     if not folder.best.is_file():  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
     test = run_test(trainer, model, data, folder.best)
+    broken = [name for name, value in test.items() if not math.isfinite(value)]
+    if broken:
+        raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
     training = {
         "images_per_second": throughput.images_per_second,
         "epochs": trainer.current_epoch,
@@ -155,14 +187,26 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, told: dict[str, Any]) -
         logger.log_hyperparams(told, {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test})
     save_reconstructions(model, data, folder.path / "reconstructions.png", f"{shown}: test images, z = mean")
     write_json(folder.metrics, {"test": test, "train": training, "run": run_record(cfg, data)})
-    score = None if best.best_model_score is None else float(best.best_model_score)
-    chosen = "before any validation" if score is None else f"{monitor} {score:.4f}"
+    chosen = "before any validation" if best.score is None else f"{monitor} {best.score:.4f}"
     log.info(table(f"\ntest of best.ckpt ({chosen})", test))
     log.info("\n%.0f images per second in training", throughput.images_per_second)
     log.info("pictures     %s", shown / "reconstructions.png")
     log.info("curves       tensorboard --logdir %s", shown)
     log.info("test again   python evaluate.py run=%s", quoted(shown))
-    return score
+    return best.score
+
+
+def _train(
+    trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, resume: Path | None, shown: Path
+) -> None:
+    """Fits; a signal ends in the exit status that shells expect of it."""
+    try:
+        trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:  # Lightning turns signals into it
+        log.info("interrupted; continue from the last checkpoint with   python train.py resume=%s", quoted(shown))
+        raise SystemExit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED) from None
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
 
 
 def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, checkpoint: Path) -> dict[str, float]:

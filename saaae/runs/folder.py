@@ -166,6 +166,7 @@ class RunFolder:
         Raises:
             UserError: If the run has not finished.
         """
+        self.config()
         if not self.metrics.is_file():
             raise UserError(f"{self.path}: the run has not finished, it has no metrics.json")
         return json.loads(self.metrics.read_text())

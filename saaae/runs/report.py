@@ -14,6 +14,7 @@ UNITS = {
     "psnr_clean": "dB",
     "mse_clean": "",
     "nll": "nats per image",
+    "nll_mode": "nats per image",
     "kl": "nats per image",
     "kl_effective": "nats per image",
     "kl_nominal": "nats per image",
@@ -24,7 +25,10 @@ UNITS = {
 NOTES = {
     "ssim": "z = mean, against the target",
     "ssim_clean": "z = mean, against the clean reference",
+    "nll": "z sampled",
+    "nll_mode": "z = mean",
     "kl": "what the loss charges",
+    "bits_per_dim": "per pixel; of 8-bit pixels where the likelihood is a density",
     "kl_effective": "of what z really has",
     "uncharged_nats": "kl_effective - kl: above 0 the loss is not an ELBO",
 }

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Lt
+from pydantic import Field
 
-from saaae.ranges import NonNegativeFloat, NonNegativeInt, PositiveFraction, PositiveInt
+from saaae.ranges import PositiveFraction, PositiveInt
 
 BatchLimit = PositiveInt | PositiveFraction | None
 OrUnlimited = Annotated[int, Ge(-1)]
@@ -14,7 +15,7 @@ class Train:
     """Settings at the root of train.yaml."""
 
     name: str | None
-    seed: NonNegativeInt
+    seed: Annotated[int, Ge(0), Lt(2**32)]
     data_dir: str
     resume: str | None
     threads: PositiveInt | None
@@ -27,7 +28,6 @@ class Evaluate:
 
     run: str | None
     checkpoint: str
-    seed: NonNegativeInt | None
     data_dir: str | None
     threads: PositiveInt | None
     limit_batches: BatchLimit
@@ -38,13 +38,12 @@ class Trainer:
 
     max_epochs: OrUnlimited | None
     max_steps: OrUnlimited
-    max_time: str | None
+    max_time: Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None  # days:hours:minutes:seconds
     min_epochs: PositiveInt | None
     min_steps: PositiveInt | None
     limit_train_batches: BatchLimit
     limit_val_batches: BatchLimit
     limit_test_batches: BatchLimit
-    overfit_batches: NonNegativeInt | NonNegativeFloat
     val_check_interval: PositiveInt | PositiveFraction | None
     check_val_every_n_epoch: PositiveInt | None
     num_sanity_val_steps: OrUnlimited
@@ -103,5 +102,17 @@ OWNERS = {
     "trainer.default_root_dir": "name",
     "trainer.callbacks": "callbacks=",
     "trainer.logger": "logger=",
+    "trainer.overfit_batches": "trainer.limit_train_batches",
+    "trainer.fast_dev_run": "trainer.max_steps",
+    "trainer.limit_predict_batches": "trainer.limit_test_batches",
+    "trainer.inference_mode": "nothing that a user needs to set",
+    "trainer.use_distributed_sampler": "accelerator=",
+    "trainer.benchmark": "accelerator=",
+    "trainer.barebones": "trainer.enable_progress_bar, logger=none and callbacks=none",
+    "trainer.plugins": "accelerator=",
+    "trainer.sync_batchnorm": "accelerator=",
+    "trainer.reload_dataloaders_every_n_epochs": "data=",
+    "trainer.model_registry": "name",
+    "trainer.enable_autolog_hparams": "logger=",
 }
 """Words that belong to another key, above all arguments of lightning.Trainer."""

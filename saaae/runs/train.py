@@ -34,6 +34,8 @@ def settle(cfg: DictConfig) -> DictConfig:
     if len(typed) == 1:
         cfg.model["latent_channels" if typed == ["latent_dim"] else "latent_dim"] = None
     cfg.data_dir = str(Path(cfg.data_dir).absolute())
+    if "root" in cfg.data and not OmegaConf.is_interpolation(cfg.data, "root"):
+        cfg.data.root = str(Path(cfg.data.root).absolute())
     if isinstance(OmegaConf.select(cfg, "posterior.factor"), str):
         cfg.posterior.factor = factor_of_run(cfg.posterior.factor, cfg.posterior.match)
     return cfg
@@ -48,7 +50,10 @@ def factor_of_run(path: str, match: str) -> float:
     test = RunFolder(path).results()["test"]
     if "noise_power" not in test:
         raise UserError(f"posterior.factor={path}: not a SAAAE run, its metrics.json has no test noise_power")
-    return math.exp(test["noise_log_factor"]) if match == "rate" else math.sqrt(test["noise_power"])
+    factor = math.exp(test["noise_log_factor"]) if match == "rate" else math.sqrt(test["noise_power"])
+    if not 0 < factor <= 1:
+        raise UserError(f"posterior.factor={path}: its mean factor is {factor:.3f}, not a suppression of noise")
+    return factor
 
 
 def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictConfig:
@@ -65,10 +70,7 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
                 f"{key}: not with resume=, the run keeps its own; only {', '.join(WITH_RESUME[1:])} may be given"
             )
         if key != "resume":
-            key = "accelerator" if key.startswith("accelerator") else key
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
-    if not folder.last.is_file():
-        raise UserError(f"{folder.last}: no checkpoint to resume from")
     return stored
 
 
@@ -104,9 +106,7 @@ def run(cfg: DictConfig) -> float | None:
         keep_freed_blocks()
     from saaae.runs.fit import fit
 
-    folder.write_record(cfg, overrides)
-    folder.metrics.unlink(missing_ok=True)
-    return fit(cfg, folder, shown, told(cfg, overrides))
+    return fit(cfg, folder, shown, overrides, told(cfg, overrides))
 
 
 def told(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:

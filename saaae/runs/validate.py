@@ -2,7 +2,7 @@
 
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
@@ -24,13 +24,16 @@ def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
             yield from keys_of(child, f"{prefix}{key}.")
 
 
-def faults(cfg: DictConfig, root: type, groups: set[str]) -> list[str]:
+def faults(
+    cfg: DictConfig, root: type, groups: Mapping[str, list[str]], checked_later: Collection[str] = ()
+) -> list[str]:
     """What is wrong with a composed configuration, one line each.
 
     Args:
         cfg: The configuration, interpolations unresolved.
         root: Schema of the plain settings at its root.
-        groups: Names of the config groups.
+        groups: Options of every config group.
+        checked_later: Groups whose content is not looked at here.
     """
     settings = _hints(root)
     found: list[str] = []
@@ -39,6 +42,10 @@ def faults(cfg: DictConfig, root: type, groups: set[str]) -> list[str]:
             found += _check_leaf(cfg, key, settings.parameters[key].annotation, key)
         elif key in NODES:
             found += _check_mapping(cfg._get_node(key), NODES[key], key)
+        elif key in checked_later:
+            continue
+        elif key in groups and cfg[key] is None:
+            found.append(f"{key}=null: expected one of {', '.join(groups[key])}")
         elif key in groups:
             found += _check_group(cfg._get_node(key), key)
         else:
@@ -56,6 +63,12 @@ def combinations(cfg: DictConfig) -> list[str]:
             f"model.latent_dim={model.latent_dim}, model.latent_channels={model.latent_channels}: "
             "expected exactly one, the other null"
         )
+    posterior = cfg.get("posterior")
+    if posterior is not None and posterior.get("map") == "uniform":
+        if posterior.factor is None:
+            found.append("posterior.factor=null: posterior.map=uniform needs a number in (0, 1] or a run folder")
+        if posterior.kl == "budget":
+            found.append("posterior.kl=budget: has nothing to redistribute where posterior.map=uniform")
     accelerator = cfg.get("accelerator")
     if accelerator is not None and accelerator.precision == "16-mixed" and accelerator.accelerator == "cpu":
         found.append("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
@@ -165,6 +178,9 @@ def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) ->
         if key in OWNERS:
             return f"{key}: belongs to {OWNERS[key]}"
         return f"{key}: no such key{nearest(key, [*known, *groups])}"
+    if match := re.search(r"Interpolation key '(\w+)", text):
+        group = match.group(1)
+        return f"{group}: missing; expected one of {', '.join(groups.get(group, []))}"
     if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
         text = f"{text}: {error.__cause__}"
     return " ".join(text.split())

@@ -26,9 +26,7 @@ def write_archives(folder, packed=True):
 
 
 def make(root, num_val=5):
-    return MNISTData(
-        root=str(root), num_val=num_val, num_classes=10, image_size=28, channels=1, batch_size=4, num_workers=0, seed=0
-    )
+    return MNISTData(root=str(root), num_val=num_val, image_size=28, channels=1, batch_size=4, num_workers=0, seed=0)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -47,7 +45,9 @@ def test_archives_are_read_where_they_are_and_nothing_is_written(tmp_path, packe
 def test_a_damaged_archive_is_named(tmp_path):
     write_archives(tmp_path / "raw")
     path = tmp_path / "raw" / f"{FILES['test'][0]}.gz"
-    for content in (b"", path.read_bytes()[:100], b"plain text"):
+    whole = path.read_bytes()
+    flipped = whole[:200] + bytes([whole[200] ^ 255]) + whole[201:]
+    for content in (b"", whole[:100], b"plain text", flipped):
         path.write_bytes(content)
         with pytest.raises(UserError, match="t10k-images.*not a readable IDX file"):
             make(tmp_path).setup()

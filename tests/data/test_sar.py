@@ -62,6 +62,14 @@ def test_mistakes_in_a_folder_are_named(scenes, tmp_path):
         make(scenes, val_fraction=0.5, test_fraction=0.5).setup()
     with pytest.raises(UserError, match="not a regular expression"):
         make(scenes, scene_pattern="(")
+    with pytest.raises(UserError, match="expected a group"):
+        make(scenes, scene_pattern="scene")
+
+
+def test_images_of_sixteen_bits_are_refused_rather_than_clipped(scenes):
+    Image.fromarray(np.full((32, 32), 40_000, np.uint16)).save(scenes / "scene07_tile0_000.png")
+    with pytest.raises(UserError, match=r"scene07_tile0_000.png: an image of mode I;16"):
+        make(scenes).setup()
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text", b"\x89PNG\r\n\x1a\n truncated"])

@@ -37,6 +37,16 @@ def test_ssim_equals_an_independent_float64_reference(images):
     assert abs(float(metric.compute()["ssim"]) - expected) < 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_metrics_are_computed_in_float32_under_autocast(images, dtype):
+    plain, cast = ReconstructionQuality(), ReconstructionQuality()
+    plain.update(*images)
+    with torch.autocast("cpu", dtype):
+        cast.update(*images)
+    for name, value in plain.compute().items():
+        torch.testing.assert_close(cast.compute()[name], value, rtol=0, atol=0)
+
+
 def test_psnr_is_the_mean_over_images_not_that_of_the_pooled_error():
     x = torch.zeros(2, 1, 16, 16)
     y = torch.stack([torch.full((1, 16, 16), 0.1), torch.full((1, 16, 16), 0.01)])

@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 
+from saaae.noise import TrainingNoise
 from saaae.runs.fit import build
 from saaae.runs.train import settle
 from saaae.types import ImageModel
@@ -42,7 +43,7 @@ def test_every_model_trains_with_every_likelihood_latent_and_precision(make, mod
     assert all(torch.isfinite(p).all() for p in module.parameters())
     assert all(not torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))
     assert torch.isfinite(run.callback_metrics["val/elbo"])
-    assert module.sample(2).shape == (2, 1, 32, 32)
+    assert module.sample(2, TrainingNoise()).shape == (2, 1, 32, 32)
 
 
 @pytest.mark.parametrize("beta", ["constant", "linear", "cyclical"])

@@ -49,10 +49,18 @@ def test_optimal_sigma_in_evaluation_does_not_depend_on_the_batch():
     assert abs(float(likelihood.log_sigma.exp()) - float(((torch.sigmoid(RAW) - TARGET) ** 2).mean().sqrt())) < 1e-3
 
 
-def test_learned_sigma_is_trained():
+def test_learned_sigma_starts_at_the_first_error_and_is_trained():
     likelihood = Gaussian(sigma="learned")
-    likelihood.nll(RAW, TARGET).mean().backward()
+    likelihood.nll(RAW, TARGET)
+    start = float(likelihood.log_sigma.exp())
+    assert start == pytest.approx(float(((torch.sigmoid(RAW) - TARGET) ** 2).mean().sqrt()), rel=1e-3)
+    likelihood.nll(RAW, 1 - TARGET).mean().backward()
+    assert float(likelihood.log_sigma.exp()) == start
     assert likelihood.log_sigma.grad.abs() > 0
+    resumed = Gaussian(sigma="learned")
+    resumed.load_state_dict(likelihood.state_dict())
+    resumed.nll(1 - RAW, TARGET)
+    assert float(resumed.log_sigma.exp()) == start
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(sigma="optimal"), Gaussian(sigma=0.5)])

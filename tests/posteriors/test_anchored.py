@@ -187,12 +187,13 @@ def test_the_original_batch_normalisation_couples_neighbours():
 
 
 @pytest.mark.parametrize("normalization", sorted(NORMALIZATIONS))
-def test_the_anchor_never_exceeds_its_cap(normalization):
+@pytest.mark.parametrize("score", ["projection", "log_column_sum", "norm"])
+def test_the_anchor_never_exceeds_its_cap(normalization, score):
     raw = torch.randn(64, 33) * 100
     a = NORMALIZATIONS[normalization](raw)
     assert a.min() >= 0
     assert a.max() <= 1
-    q = make(normalization=normalization)(1000 * features(), noise())
+    q = make(normalization=normalization, score=score)(1000 * features(), noise())
     assert q.anchor.max() <= 0.95
     assert q.log_factor.min() >= math.log(0.05) - 1e-5
     assert torch.isfinite(q.kl_effective).all()
@@ -243,7 +244,7 @@ def test_the_map_has_the_shape_of_the_code():
 
 def test_a_cap_beyond_the_log_variance_bound_is_refused():
     make(cap=0.96)
-    with pytest.raises(UserError, match=r"posterior.cap=0.99.*at most 0.970"):
+    with pytest.raises(UserError, match=r"posterior.cap=0.99: at most 0.9698"):
         make(cap=0.99)
 
 

@@ -3,7 +3,8 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from saaae.noise import TrainingNoise
-from saaae.posteriors.gaussian import LOGVAR_MAX, LOGVAR_MIN, Delta, DiagonalGaussian, DiagonalPosterior, soft_bound
+from saaae.posteriors.gaussian import Delta, DiagonalGaussian, DiagonalPosterior, soft_bound
+from saaae.ranges import LOGVAR_MAX, LOGVAR_MIN
 
 
 def reference(mean, logvar):

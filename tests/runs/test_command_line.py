@@ -20,6 +20,14 @@ MISTAKES = [
     ("trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
     ("trainer.max_epochs=ten", "trainer.max_epochs=ten: expected an integer"),
     ("trainer.max_epochs=-1", "trainer.max_epochs=-1: nothing ends the run"),
+    ("callbacks=null", "callbacks=null: expected one of default, none"),
+    ("trainer.max_time=abc", "trainer.max_time=abc: expected"),
+    ("trainer.overfit_batches=2", "trainer.overfit_batches: belongs to trainer.limit_train_batches"),
+    ("seed=99999999999", "seed=99999999999: expected less than"),
+    ("beta.value=inf", "beta.value=inf: expected less than inf"),
+    ("posterior.cap=0.99", "posterior.cap=0.99: expected less than or equal to 0.9698"),
+    ("posterior.map=uniform", "posterior.factor=null: posterior.map=uniform needs a number"),
+    ("posterior.map=uniform posterior.factor=0.5 posterior.kl=budget", "posterior.kl=budget: has nothing"),
     ("trainer.devices=2", "trainer.devices: belongs to accelerator.devices"),
     ("seed=1.5", "seed=1.5: expected an integer"),
     ("beta.value=-1", "beta.value=-1: expected greater than or equal to 0"),
@@ -38,7 +46,7 @@ MISTAKES = [
     ("trainer.max_epochs", "trainer.max_epochs: not of the form key=value"),
     ("checkpoint.monitor=val/loss", "checkpoint.monitor=val/loss: expected"),
     ("resume=outputs/nowhere", "outputs/nowhere: no such run folder"),
-    ("posterior.map=uniform posterior.factor=outputs/nowhere", "outputs/nowhere: the run has not finished"),
+    ("posterior.map=uniform posterior.factor=outputs/nowhere", "outputs/nowhere: no such run folder"),
     ("~beta.value", "beta.value: missing"),
 ]
 
@@ -59,7 +67,7 @@ def mistakes(tmp_path, monkeypatch):
 def test_a_mistake_is_answered_in_one_line(mistakes, tmp_path, line, answer):
     found = mistakes(line)
     assert len(found) == 1, found
-    assert found[0].startswith(answer.replace("{cwd}", str(tmp_path))), found[0]
+    assert found[0].startswith(answer), found[0]
     assert "\n" not in found[0]
     assert not list(tmp_path.iterdir())
 

@@ -65,9 +65,13 @@ def test_other_settings_under_the_same_name_are_listed(tmp_path):
 
 
 def test_a_uniform_factor_is_taken_from_a_finished_saaae_run(tmp_path):
+    RunFolder(tmp_path).write_record(OmegaConf.create({}), [])
     write_json(tmp_path / "metrics.json", {"test": {"noise_power": 0.25, "noise_log_factor": -1.0}})
     assert factor_of_run(str(tmp_path), "power") == 0.5
     assert factor_of_run(str(tmp_path), "rate") == pytest.approx(0.36787944)
+    write_json(tmp_path / "metrics.json", {"test": {"noise_power": 1.5, "noise_log_factor": 0.0}})
+    with pytest.raises(UserError, match="not a suppression of noise"):
+        factor_of_run(str(tmp_path), "power")
     write_json(tmp_path / "metrics.json", {"test": {"ssim": 0.5}})
     with pytest.raises(UserError, match="not a SAAAE run"):
         factor_of_run(str(tmp_path), "rate")

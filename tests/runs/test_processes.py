@@ -14,14 +14,17 @@ def command(script, *arguments, cwd):
 
 
 def test_the_life_of_a_sweep(tmp_path):
-    sweep = ["-m", "name=s", "model=vae,saaae", "posterior.cap=0.95,0.99", "posterior=anchored", *TINY]
+    sweep = ["-m", "name=s", "model=vae,saaae", "trainer.val_check_interval=1,1000", *TINY]
     first = command("train.py", *sweep, cwd=tmp_path)
-    # A cap of 0.99 passes the types and is refused by the posterior itself: those two jobs fail, the others do not.
+    # That an epoch has fewer than 1000 batches is known once the data are read: two jobs fail, the others do not.
     assert first.returncode == 2, first.stderr
-    assert first.stderr.count("error: posterior.cap=0.99") == 2
+    assert first.stderr.count("error: trainer.val_check_interval=1000: an epoch has 3 batches") == 2
     assert "4 jobs in outputs/s" in first.stdout
     done = sorted(path.parent for path in tmp_path.glob("outputs/s/*/metrics.json"))
-    assert [path.name.rsplit("-", 1)[0] for path in done] == ["model=saaae,cap=0.95", "model=vae,cap=0.95"]
+    assert [path.name.rsplit("-", 1)[0] for path in done] == [
+        "model=saaae,val_check_interval=1",
+        "model=vae,val_check_interval=1",
+    ]
 
     again = command("train.py", *sweep, cwd=tmp_path)
     assert again.stdout.count("finished already, nothing to do") == 2
@@ -29,7 +32,7 @@ def test_the_life_of_a_sweep(tmp_path):
     stored = json.loads((done[0] / "metrics.json").read_text())["test"]
     run = done[0].relative_to(tmp_path)
     # '=' and ',' in a value need quotes of Hydra's own.
-    test = command("evaluate.py", f"run='{run}'", "accelerator=cpu", cwd=tmp_path)
+    test = command("evaluate.py", f"run='{run}'", cwd=tmp_path)
     assert test.returncode == 0, test.stderr
     evaluation = json.loads((done[0] / "evaluation" / "own-best" / "metrics.json").read_text())
     assert evaluation["test"] == stored
@@ -58,3 +61,21 @@ def test_the_life_of_a_named_run(tmp_path):
     assert extended.returncode == 0, extended.stderr
     assert "continued from step 3" in extended.stdout
     assert json.loads((tmp_path / "outputs/x/metrics.json").read_text())["train"]["steps"] == 6
+
+
+def test_evaluation_takes_other_data_at_the_door(tmp_path, monkeypatch):
+    monkeypatch.delenv("SAAAE_DATA_DIR", raising=False)
+    assert command("train.py", "name=x", *TINY, cwd=tmp_path).returncode == 0
+    tiny = [word for word in TINY if word.startswith("data.num_")]
+    other = command("evaluate.py", "run=outputs/x", "data=speckle", "data.looks=1", *tiny, cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    assert "on data=speckle" in other.stdout
+    assert (tmp_path / "outputs/x/evaluation/speckle-best/metrics.json").is_file()
+    for words, answer in [
+        (["data=mnist"], "error: data.image_size=32: expected 28"),
+        (["data=speckle", "data.image_size=64"], "error: data.image_size=64: the model was built for 32"),
+        (["data=sar"], f"error: data.root={tmp_path}/data/sar/mstar/scenes: expected an existing folder"),
+    ]:
+        refused = command("evaluate.py", "run=outputs/x", *words, cwd=tmp_path)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert refused.stderr.startswith(answer), refused.stderr

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from saaae.errors import UserError
+from saaae.errors import RunFailedError, UserError
 from saaae.runs import checkpoints, evaluate, fit
 from saaae.runs.folder import RunFolder
 from saaae.runs.train import settle
@@ -21,8 +21,7 @@ def launch(compose_config, tmp_path):
     def launched(name, *overrides):
         cfg = settle(compose_config(*TINY, *overrides))
         folder = RunFolder(tmp_path / name)
-        folder.write_record(cfg, list(overrides))
-        fit.fit(cfg, folder, folder.path, {"seed": 0})
+        fit.fit(cfg, folder, folder.path, list(overrides), {"seed": 0})
         return folder
 
     return launched
@@ -119,9 +118,10 @@ def test_best_is_chosen_by_the_elbo_and_tested(launch):
 @pytest.fixture
 def evaluated(compose_config):
     def results(*overrides):
-        cfg = compose_config(*overrides, "accelerator=cpu", name="evaluate")
+        cfg = compose_config(*overrides, name="evaluate")
         path = evaluate.checkpoint_path(cfg)
-        full = evaluate.configuration(cfg, RunFolder(cfg.run).config() if cfg.run else checkpoints.config_in(path))
+        stored = RunFolder(cfg.run).config() if cfg.run else checkpoints.config_in(path)
+        full = evaluate.configuration(cfg, stored, list(overrides))
         fit.set_up(full)
         model, data = fit.build(full)
         return fit.run_test(fit.make_trainer(full, RunFolder(path.parent), logger=False), model, data, path)
@@ -148,7 +148,7 @@ def test_data_that_do_not_fit_the_model_are_refused(launch, compose_config):
     folder = launch("a")
     cfg = compose_config(f"run={folder.path}", "data=mnist", "data_dir=x", name="evaluate")
     with pytest.raises(UserError, match=r"data.image_size=32: expected 28"):
-        evaluate.configuration(cfg, folder.config())
+        evaluate.configuration(cfg, folder.config(), [])
 
 
 def test_checkpoints_that_are_none_or_foreign_are_named(launch, tmp_path):
@@ -186,14 +186,12 @@ def test_an_absent_gpu_is_named(compose_config):
         fit.set_up(compose_config("accelerator=gpu"))
 
 
-def test_a_nominal_run_that_games_the_map_is_named(launch, caplog):
-    import logging
-
+def test_a_nominal_run_that_games_the_map_is_named(launch):
     folder = launch("a", "posterior.kl=nominal", "beta.value=0.1")
-    d = json.loads(folder.metrics.read_text())["test"]
-    assert d["uncharged_nats"] > d["kl"]
-    assert "uncharged" in folder.log.read_text()
-    logging.getLogger("saaae").handlers.clear()
+    test = json.loads(folder.metrics.read_text())["test"]
+    assert test["uncharged_nats"] > test["kl"]
+    assert "warning: " in folder.log.read_text()
+    assert "warning: " not in launch("b").log.read_text()
 
 
 def test_a_failed_checkpoint_write_leaves_the_old_one(tmp_path):
@@ -238,3 +236,51 @@ def test_pictures_come_at_the_chosen_epochs():
 
     assert epochs(every=3, epochs=[]) == [1, 4, 7]
     assert epochs(every=1, epochs=[1, 6]) == [1, 6]
+
+
+def test_a_refused_command_leaves_a_finished_run_as_it_was(launch):
+    folder = launch("a")
+    before = {path: path.read_bytes() for path in (folder.metrics, folder.record, folder.resolved, folder.log)}
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="sees no GPU"):
+            launch("a", "trainer.max_epochs=2", "accelerator=gpu")
+    with pytest.raises(UserError, match="an epoch has 3 batches"):
+        launch("a", "trainer.val_check_interval=1000")
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["trainer.val_check_interval=2"], ["trainer.accumulate_grad_batches=2"]],
+    ids=["validation inside the epoch", "accumulated gradients"],
+)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_resume_is_exact_with_less_common_settings(launch, options, steps):
+    fixed = ["optimizer.schedule=constant", "checkpoint.every_n_steps=1", "data.num_train=20", *options]
+    straight = launch("straight", *fixed, "trainer.max_epochs=3")
+    launch("broken", *fixed, f"trainer.max_steps={steps}")
+    resumed = launch("broken", *fixed, "trainer.max_epochs=3")
+    for name in ("last", "best"):
+        a, b = (torch.load(getattr(f, name), weights_only=True) for f in (straight, resumed))
+        assert a["global_step"] == b["global_step"]
+        assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+
+
+def test_a_run_with_broken_numbers_fails(launch):
+    with pytest.raises(RunFailedError, match="not finite"):
+        launch("a", "optimizer.lr=1e30", "optimizer.gradient_clip=null")
+
+
+def test_speed_is_measured_on_a_run_resumed_inside_an_epoch_too(launch):
+    launch("a", "trainer.max_steps=1")
+    folder = launch("a")
+    assert 0 < json.loads(folder.metrics.read_text())["train"]["images_per_second"] < 20_000
+
+
+def test_only_the_typed_part_of_the_accelerator_changes_with_resume(launch, compose_config):
+    from saaae.runs.train import resumed
+
+    folder = launch("a", "accelerator.memory_format=contiguous")
+    cfg = compose_config("accelerator.matmul_precision=high")
+    assert resumed(folder, cfg, ["accelerator.matmul_precision=high"]).accelerator.memory_format == "contiguous"
+    assert resumed(folder, cfg, ["accelerator=auto"]).accelerator.memory_format == "channels_last"

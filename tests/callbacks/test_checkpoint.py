@@ -1,0 +1,29 @@
+import lightning as L
+import torch
+
+from saaae.callbacks.checkpoint import LastCheckpoint
+from saaae.runs.fit import build
+from saaae.runs.train import settle
+from tests.conftest import TINY
+
+
+class StopAfter(L.Callback):
+    """Ends training early, as max_time does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+def test_an_epoch_that_ends_early_is_saved_where_it_is(compose_config, tmp_path):
+    module, data = build(settle(compose_config(*TINY)))
+    path = tmp_path / "last.ckpt"
+    L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=3,
+        use_distributed_sampler=False, callbacks=[StopAfter(5), LastCheckpoint(path, None)], enable_checkpointing=True,
+    ).fit(module, data)  # fmt: skip
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 5
+    assert checkpoint["SpeckleData"] == {"epoch": 1, "batch": 2}
