@@ -26,6 +26,8 @@ LOGVAR_MIN, LOGVAR_MAX = -12.0, 8.0
 MAX_ANCHOR = 1.0 - math.exp((1.0 - LOGVAR_MAX) / 2.0)
 """Largest anchor that the log variance can undo, with one to spare: LOGVAR_MAX >= 1 - 2 ln(1 - a)."""
 Anchor = Annotated[float, Gt(0), Le(MAX_ANCHOR)]
+Percent = Annotated[int, Ge(1), Le(100)]
+Correlation = Annotated[float, Ge(0), Lt(1)]
 ExistingFolder = Annotated[str, Predicate(os.path.isdir)]
 Span = NonNegativeInt | Fraction
 """A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from saaae.data.corruption import Corruption, Identity
 from saaae.noise import IndexedNoise, Noise, TrainingNoise
 from saaae.types import Batch, Split
 
@@ -95,10 +96,14 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: Images a batch.
         num_workers: Loader processes; 0 is fastest for images in memory.
         seed: Seed of the splits, the order and the evaluation noise.
+        corruption: What happens to the input on its way to the model; the target stays as it is.
     """
 
-    def __init__(self, *, image_size: int, channels: int, batch_size: int, num_workers: int, seed: int) -> None:
+    def __init__(
+        self, *, image_size: int, channels: int, batch_size: int, num_workers: int, seed: int, corruption: Corruption
+    ) -> None:
         super().__init__()
+        self.corruption = corruption
         self.image_size, self.channels = image_size, channels
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.splits: dict[Split, Images] = {}
@@ -109,7 +114,7 @@ class ImageDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def present(self, raw: RawBatch, noise: Noise) -> Batch:
-        """Turns a raw batch on the device into what the model is fed; by default input = target."""
+        """Turns a raw batch on the device into input and target, before any corruption; by default the same."""
         x = to_unit_range(raw.pixels)
         return Batch(x, x, raw.indices, noise, raw.label)
 
@@ -139,13 +144,19 @@ class ImageDataModule(L.LightningDataModule):
         raw = IndexedImages(self.splits[split])[indices]
         label = None if raw.label is None else raw.label.to(device)
         raw = RawBatch(raw.pixels.to(device), raw.indices.to(device), label)
-        return self.present(raw, IndexedNoise(self.seed, raw.indices, SPLITS.index(split)))
+        return self._feed(raw, IndexedNoise(self.seed, raw.indices, SPLITS.index(split)))
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
         """Conversion and corruption, on the device."""
         assert self.trainer is not None
         split: Split = "train" if self.trainer.training else "test" if self.trainer.testing else "val"
-        return self.present(batch, self.noise(batch.indices, split))
+        return self._feed(batch, self.noise(batch.indices, split))
+
+    def _feed(self, raw: RawBatch, noise: Noise) -> Batch:
+        batch = self.present(raw, noise)
+        if isinstance(self.corruption, Identity):
+            return batch
+        return batch._replace(input=self.corruption(batch.input, noise))
 
     def _loader(self, split: Split, shuffle: bool) -> DataLoader:
         batches = EpochBatches(self.num_images(split), self.batch_size, self.seed if shuffle else None)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saaae.data.corruption import Corruption
 from saaae.data.datamodule import ImageDataModule, Images
 from saaae.errors import UserError
 from saaae.ranges import NonNegativeInt, PositiveInt
@@ -74,6 +75,7 @@ class MNISTData(ImageDataModule):
         batch_size: Images a batch.
         num_workers: Loader processes.
         seed: Seed of the order and the evaluation noise.
+        corruption: What happens to the input on its way to the model.
     """
 
     def __init__(
@@ -86,9 +88,15 @@ class MNISTData(ImageDataModule):
         batch_size: PositiveInt,
         num_workers: NonNegativeInt,
         seed: NonNegativeInt,
+        corruption: Corruption,
     ) -> None:
         super().__init__(
-            image_size=image_size, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
+            image_size=image_size,
+            channels=channels,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            corruption=corruption,
         )
         self.root, self.num_val = Path(root), num_val
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from saaae.data.corruption import Corruption
 from saaae.data.datamodule import SPLITS, ImageDataModule, Images
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
@@ -87,6 +88,7 @@ class SARData(ImageDataModule):
         batch_size: Images a batch.
         num_workers: Loader processes.
         seed: Seed of the split, the order and the evaluation noise.
+        corruption: What happens to the input on its way to the model.
     """
 
     def __init__(
@@ -101,9 +103,15 @@ class SARData(ImageDataModule):
         batch_size: PositiveInt,
         num_workers: NonNegativeInt,
         seed: NonNegativeInt,
+        corruption: Corruption,
     ) -> None:
         super().__init__(
-            image_size=image_size, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
+            image_size=image_size,
+            channels=channels,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            corruption=corruption,
         )
         try:
             self.root, self.pattern = Path(root), re.compile(scene_pattern)

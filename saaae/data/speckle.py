@@ -1,32 +1,17 @@
-"""Simulated speckle: its law, and the default data set of synthetic scenes under it."""
+"""The default data set: synthetic scenes under simulated speckle."""
 
 from typing import Literal
 
 import torch
-from torch import Tensor
 
+from saaae.data.corruption import Corruption
 from saaae.data.datamodule import ImageDataModule, Images, RawBatch, to_unit_range
 from saaae.data.scenes import generate_scenes
+from saaae.data.speckle_law import speckle_amplitude
+from saaae.errors import UserError
 from saaae.noise import Noise
-from saaae.ranges import ImageSize, NonNegativeInt, PositiveInt
+from saaae.ranges import Correlation, ImageSize, NonNegativeInt, PositiveFloat, PositiveInt
 from saaae.types import Batch, Split
-
-
-def gamma_speckle(like: Tensor, looks: int, noise: Noise) -> Tensor:
-    """Intensity speckle S ~ Gamma(shape L, scale 1/L): mean 1, variance 1/L (Goodman 1976), in the shape of `like`.
-
-    For an integer number of looks, minus the log of a product of L uniforms; several times faster than a general
-    Gamma sampler.
-    """
-    total = torch.zeros_like(like, dtype=torch.float32)
-    for _ in range(looks):
-        total -= torch.log(noise.uniform(like))
-    return total / looks
-
-
-def speckle_amplitude(amplitude: Tensor, looks: int, noise: Noise) -> Tensor:
-    """Amplitude images under speckle: the root of intensity (amplitude squared) times S; not clipped."""
-    return amplitude * torch.sqrt(gamma_speckle(amplitude, looks, noise))
 
 
 class SpeckleData(ImageDataModule):
@@ -38,13 +23,16 @@ class SpeckleData(ImageDataModule):
         num_train: Training scenes.
         num_val: Validation scenes.
         num_test: Test scenes.
-        looks: Number of looks L; speckle has a coefficient of variation of 1/sqrt(L) in intensity.
+        looks: Number of looks L; speckle has a coefficient of variation of 1/sqrt(L) in intensity. A fraction for white
+            speckle only.
+        correlation: Correlation of neighbouring pixels' intensities; 0 is white.
         target: `noisy`: an autoencoder of the speckled image. `clean`: a despeckler.
         image_size: Side in pixels.
         channels: 1.
         batch_size: Images a batch.
         num_workers: Loader processes.
         seed: Seed of scenes, order and evaluation noise.
+        corruption: What happens to the input on its way to the model.
     """
 
     def __init__(
@@ -53,19 +41,30 @@ class SpeckleData(ImageDataModule):
         num_train: PositiveInt,
         num_val: PositiveInt,
         num_test: PositiveInt,
-        looks: PositiveInt,
+        looks: PositiveFloat,
+        correlation: Correlation,
         target: Literal["noisy", "clean"],
         image_size: ImageSize,
         channels: Literal[1],
         batch_size: PositiveInt,
         num_workers: NonNegativeInt,
         seed: NonNegativeInt,
+        corruption: Corruption,
     ) -> None:
         super().__init__(
-            image_size=image_size, channels=channels, batch_size=batch_size, num_workers=num_workers, seed=seed
+            image_size=image_size,
+            channels=channels,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            corruption=corruption,
         )
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
-        self.looks, self.target = looks, target
+        if correlation > 0 and looks != round(looks):
+            raise UserError(
+                f"data.looks={looks}: correlated speckle (data.correlation={correlation}) needs whole looks"
+            )
+        self.looks, self.correlation, self.target = looks, correlation, target
 
     def load(self) -> dict[Split, Images]:
         """Generates the scenes of all splits."""
@@ -77,5 +76,5 @@ class SpeckleData(ImageDataModule):
     def present(self, raw: RawBatch, noise: Noise) -> Batch:
         """Speckles the clean amplitude, clipped to [0, 1]."""
         clean = to_unit_range(raw.pixels)
-        noisy = speckle_amplitude(clean, self.looks, noise).clamp(0.0, 1.0)
+        noisy = speckle_amplitude(clean, self.looks, self.correlation, noise).clamp(0.0, 1.0)
         return Batch(noisy, clean if self.target == "clean" else noisy, raw.indices, noise, clean=clean)

@@ -4,6 +4,7 @@ import struct
 import pytest
 import torch
 
+from saaae.data.corruption import Identity
 from saaae.data.mnist import FILES, MNISTData, read_idx
 from saaae.errors import UserError
 from tests.conftest import real_data
@@ -26,7 +27,16 @@ def write_archives(folder, packed=True):
 
 
 def make(root, num_val=5):
-    return MNISTData(root=str(root), num_val=num_val, image_size=28, channels=1, batch_size=4, num_workers=0, seed=0)
+    return MNISTData(
+        root=str(root),
+        num_val=num_val,
+        image_size=28,
+        channels=1,
+        batch_size=4,
+        num_workers=0,
+        seed=0,
+        corruption=Identity(),
+    )
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from saaae.data.corruption import Identity
 from saaae.data.sar import SARData, split_scenes
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
@@ -12,7 +13,7 @@ from tests.conftest import real_data
 def make(root, **options):
     defaults = {
         "scene_pattern": r"^(scene\d+)_", "val_fraction": 0.2, "test_fraction": 0.2, "image_size": 16, "channels": 1,
-        "batch_size": 4, "num_workers": 0, "seed": 0,
+        "batch_size": 4, "num_workers": 0, "seed": 0, "corruption": Identity(),
     }  # fmt: skip
     return SARData(root=str(root), **{**defaults, **options})
 

@@ -1,10 +1,14 @@
+import itertools
 import math
 
 import pytest
 import torch
 
+from saaae.data.corruption import Identity
 from saaae.data.scenes import FAMILIES, generate_scenes
-from saaae.data.speckle import SpeckleData, gamma_speckle, speckle_amplitude
+from saaae.data.speckle import SpeckleData
+from saaae.data.speckle_law import correlated_speckle, gamma_speckle, speckle_amplitude
+from saaae.errors import UserError
 from saaae.noise import IndexedNoise, TrainingNoise
 
 ONES = torch.ones(64, 1, 64, 64)
@@ -12,24 +16,27 @@ SOURCES = {"training": TrainingNoise(), "evaluation": IndexedNoise(0, torch.aran
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
-@pytest.mark.parametrize("looks", [1, 2, 4, 10])
-def test_speckle_follows_the_gamma_law(looks, source):
+@pytest.mark.parametrize(
+    ("looks", "correlation"), [*itertools.product([1, 2, 4, 10], [0.0, 0.33, 0.6]), (2.5, 0.0), (0.5, 0.0)]
+)
+def test_speckle_follows_the_gamma_law(looks, source, correlation):
     torch.manual_seed(0)
-    s = gamma_speckle(ONES, looks, SOURCES[source]).double()
-    assert abs(s.mean() - 1) < 0.01
-    assert abs(s.std() - looks**-0.5) < 0.01
+    s = (speckle_amplitude(ONES, looks, correlation, SOURCES[source]) ** 2).double()
+    few = 4 if correlation else 1  # correlated pixels carry fewer independent draws
+    assert abs(s.mean() - 1) < 0.01 * few
+    assert abs(s.std() - looks**-0.5) < 0.012 * few
     # Log intensity (Fisher-Tippett): bias psi(L) - ln L, variance psi1(L).
     shape = torch.tensor(float(looks), dtype=torch.float64)
-    assert abs(s.log().mean() - (torch.digamma(shape) - math.log(looks))) < 0.01
-    assert abs(s.log().std() - torch.polygamma(1, shape).sqrt()) < 0.01
+    assert abs(s.log().mean() - (torch.digamma(shape) - math.log(looks))) < 0.015 * few
+    assert abs(s.log().std() - torch.polygamma(1, shape).sqrt()) < 0.015 * few
     # Amplitude (Nakagami): mean factor .886 at L = 1.
     factor = math.exp(math.lgamma(looks + 0.5) - math.lgamma(looks)) / looks**0.5
-    assert abs(s.sqrt().mean() - factor) < 0.005
+    assert abs(s.sqrt().mean() - factor) < 0.005 * few
 
 
 def test_speckle_multiplies_intensity_not_amplitude():
     torch.manual_seed(0)
-    noisy = speckle_amplitude(0.5 * ONES, 4, TrainingNoise())
+    noisy = speckle_amplitude(0.5 * ONES, 4, 0.0, TrainingNoise())
     assert abs((noisy**2).mean() - 0.25) < 0.003
 
 
@@ -37,6 +44,21 @@ def test_speckle_is_white():
     s = gamma_speckle(ONES, 1, IndexedNoise(0, torch.arange(64))) - 1
     for shifted in (s.roll(1, 2), s.roll(1, 3), s.roll(1, 0)):
         assert abs((s * shifted).mean()) < 0.01
+
+
+@pytest.mark.parametrize("correlation", [0.2, 0.33, 0.6])
+@pytest.mark.parametrize("looks", [1, 4])
+def test_neighbours_of_correlated_speckle_correlate_as_asked(looks, correlation):
+    s = correlated_speckle(torch.ones(64, 1, 48, 64), looks, correlation, IndexedNoise(0, torch.arange(64))).double()
+    s = (s - s.mean()) / s.std()
+    for dim in (2, 3):
+        assert abs((s * s.roll(1, dim)).mean() - correlation) < 0.02
+        assert abs((s * s.roll(2, dim)).mean() - correlation**4) < 0.02
+
+
+def test_correlated_speckle_of_fractional_looks_is_refused():
+    with pytest.raises(UserError, match=r"data.looks=2.5.*needs whole looks"):
+        make(looks=2.5, correlation=0.3)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
@@ -56,11 +78,21 @@ def test_a_scene_depends_on_its_seed_and_index_alone():
     assert (many[:6] != many[6:]).any()
 
 
-def make(target="noisy", batch_size=4):
+def make(target="noisy", batch_size=4, looks=1, correlation=0.0):
     data = SpeckleData(
-        num_train=8, num_val=6, num_test=6, looks=1, target=target, image_size=32, channels=1,
-        batch_size=batch_size, num_workers=0, seed=0,
-    )  # fmt: skip
+        num_train=8,
+        num_val=6,
+        num_test=6,
+        looks=looks,
+        correlation=correlation,
+        target=target,
+        image_size=32,
+        channels=1,
+        batch_size=batch_size,
+        num_workers=0,
+        seed=0,
+        corruption=Identity(),
+    )
     data.setup()
     return data
 

@@ -1,0 +1,217 @@
+"""Corruptions of a batch, on its device: the model gets the corrupted image, the target stays clean.
+
+Each is a module over images (B, C, H, W) in [0, 1] that draws from a `Noise`: the run's own state in training, (seed,
+image index) in evaluation. The result is clipped to [0, 1].
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, interpolate, pad
+
+from saaae.data.speckle_law import speckle_amplitude
+from saaae.noise import Noise
+from saaae.ranges import Correlation, Fraction, NonNegativeFloat, Percent, PositiveFloat, PositiveInt
+
+
+def per_image(x: Tensor) -> Tensor:
+    """A template of one number an image (B, 1, 1, 1), for draws that a whole image shares."""
+    return x[:, :1, :1, :1]
+
+
+class Corruption(nn.Module):
+    """Base: clips what `corrupt` makes."""
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """Corrupted images (B, C, H, W), not clipped."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, noise: Noise) -> Tensor:
+        """Corrupted images (B, C, H, W) in [0, 1]."""
+        return self.corrupt(x, noise).clamp(0.0, 1.0)
+
+
+class Identity(Corruption):
+    """Nothing is corrupted: the data module then feeds the target itself."""
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """The images as they are."""
+        return x
+
+
+class DownUp(Corruption):
+    """Blur by bilinear down- and upsampling (28 -> 14 -> 28 in the denoising VAE).
+
+    Args:
+        factor: How much smaller the image becomes in between.
+    """
+
+    def __init__(self, *, factor: PositiveInt) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """Bilinear down, without antialiasing, and up."""
+        small = interpolate(x, scale_factor=1 / self.factor, mode="bilinear", align_corners=False)
+        return interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class GaussianBlur(Corruption):
+    """Convolution with a Gaussian, reflected at the border.
+
+    Args:
+        sigma: Standard deviation in pixels.
+    """
+
+    def __init__(self, *, sigma: PositiveFloat) -> None:
+        super().__init__()
+        self.sigma, self.radius = sigma, math.ceil(3 * sigma)
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """Two one-dimensional convolutions."""
+        channels, offsets = x.shape[1], torch.arange(-self.radius, self.radius + 1, device=x.device)
+        taps = torch.softmax(-0.5 * (offsets / self.sigma) ** 2, 0)
+        x = pad(x, [self.radius] * 4, mode="reflect")
+        x = conv2d(x, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+        return conv2d(x, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+
+
+class GaussianNoise(Corruption):
+    """Additive white Gaussian noise.
+
+    Args:
+        std: Its standard deviation, of a range of 1.
+    """
+
+    def __init__(self, *, std: NonNegativeFloat) -> None:
+        super().__init__()
+        self.std = std
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """x + std * eps."""
+        return x + self.std * noise.normal(x)
+
+
+class PoissonNoise(Corruption):
+    """Photon noise: Poisson counts with mean `peak * x`, divided by `peak`.
+
+    Args:
+        peak: Mean count of a white pixel.
+    """
+
+    def __init__(self, *, peak: PositiveFloat) -> None:
+        super().__init__()
+        self.peak = peak
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """Counts by inversion of the distribution function: one uniform number a pixel from any source of noise."""
+        rate = (self.peak * x).double()
+        u = noise.uniform(x).double()
+        counts, probability = torch.zeros_like(rate), torch.exp(-rate)
+        cumulative = probability.clone()
+        for k in range(1, math.ceil(self.peak + 8 * math.sqrt(self.peak) + 8)):
+            counts += u > cumulative
+            probability = probability * rate / k
+            cumulative += probability
+        return (counts / self.peak).float()
+
+
+class SaltAndPepper(Corruption):
+    """Some pixels become black or white.
+
+    Args:
+        amount: Share of pixels, half of them white.
+    """
+
+    def __init__(self, *, amount: Fraction) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """Replaces pixels."""
+        u = noise.uniform(x)
+        x = torch.where(u <= self.amount / 2, 0.0, x)
+        return torch.where(u > 1 - self.amount / 2, 1.0, x)
+
+
+class Speckle(Corruption):
+    """Multiplicative speckle on amplitude images.
+
+    Args:
+        looks: Number of looks, fractional for white speckle.
+        correlation: Correlation of neighbouring pixels' intensities; 0 is white.
+    """
+
+    def __init__(self, *, looks: PositiveFloat, correlation: Correlation) -> None:
+        super().__init__()
+        self.looks, self.correlation = looks, correlation
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """x times the root of Gamma noise."""
+        return speckle_amplitude(x, self.looks, self.correlation, noise)
+
+
+class Occlusion(Corruption):
+    """A square of each image becomes black.
+
+    Args:
+        size: Side of the square as a share of the image's.
+    """
+
+    def __init__(self, *, size: Fraction) -> None:
+        super().__init__()
+        self.size = size
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """Blanks a square at a random place."""
+        height, width = x.shape[-2:]
+        side_y, side_x = round(self.size * height), round(self.size * width)
+        top = noise.uniform(per_image(x)) * (height - side_y)
+        left = noise.uniform(per_image(x)) * (width - side_x)
+        y = torch.arange(height, device=x.device).view(1, 1, -1, 1) + 0.5
+        z = torch.arange(width, device=x.device).view(1, 1, 1, -1) + 0.5
+        inside = (y >= top) & (y < top + side_y) & (z >= left) & (z < left + side_x)
+        return torch.where(inside, 0.0, x)
+
+
+class JPEG(Corruption):
+    """JPEG compression, image by image on the CPU.
+
+    Args:
+        quality: From 1 to 100.
+    """
+
+    def __init__(self, *, quality: Percent) -> None:
+        super().__init__()
+        self.quality = quality
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """Encodes and decodes."""
+        from torchvision.io import decode_jpeg, encode_jpeg
+
+        pixels = (x * 255).round().to("cpu", torch.uint8)
+        decoded = torch.stack([decode_jpeg(encode_jpeg(image, self.quality)) for image in pixels])
+        return decoded.to(x.device).float() / 255
+
+
+class Composition(Corruption):
+    """Several corruptions one after another, each with a probability of its own.
+
+    Args:
+        parts: The corruptions in order, by names of their own.
+        probability: How likely each is applied to an image.
+    """
+
+    def __init__(self, *, parts: Mapping[str, Corruption], probability: Fraction) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+        self.probability = probability
+
+    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+        """Applies each part to the images that drew it."""
+        for part in self.parts.values():
+            chosen = noise.uniform(per_image(x)) <= self.probability
+            x = torch.where(chosen, part(x, noise), x)
+        return x

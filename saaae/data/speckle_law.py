@@ -1,0 +1,82 @@
+"""The law of simulated speckle."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from saaae.noise import Noise
+
+
+def gamma_speckle(like: Tensor, looks: float, noise: Noise) -> Tensor:
+    """White intensity speckle S ~ Gamma(shape L, scale 1/L): mean 1, variance 1/L (Goodman 1976), shaped like `like`.
+
+    The whole part of L is minus the log of a product of uniforms, several times faster than a general Gamma sampler.
+    """
+    whole, fraction = int(looks), looks - int(looks)
+    total = torch.zeros_like(like, dtype=torch.float32)
+    for _ in range(whole):
+        total -= torch.log(noise.uniform(like))
+    if fraction > 0:
+        total += _small_gamma(like, fraction, noise)
+    return total / looks
+
+
+def _small_gamma(like: Tensor, shape: float, noise: Noise) -> Tensor:
+    """Gamma(shape, 1) for a shape below 1 (Marsaglia and Tsang 2000, sections 4 and 6).
+
+    Rounds are fixed, so that every pixel draws equally often: fewer than one in 10^10 keeps a rejected value.
+    """
+    d = shape + 1.0 - 1.0 / 3.0
+    c = 1.0 / math.sqrt(9.0 * d)
+    result = torch.full_like(like, d, dtype=torch.float32)
+    waiting = torch.ones_like(like, dtype=torch.bool)
+    for _ in range(8):
+        x = noise.normal(like)
+        v = (1.0 + c * x).clamp_min(1e-12) ** 3
+        accepted = torch.log(noise.uniform(like)) < 0.5 * x**2 + d - d * v + d * torch.log(v)
+        result = torch.where(waiting & accepted, d * v, result)
+        waiting &= ~accepted
+    return result * noise.uniform(like) ** (1.0 / shape)
+
+
+def correlated_speckle(like: Tensor, looks: int, correlation: float, noise: Noise) -> Tensor:
+    """Intensity speckle whose neighbours correlate: the mean of L |z|^2, z a band-limited complex Gaussian field.
+
+    The field's autocorrelation is Gaussian in the distance, so the intensity's falls as correlation**(distance**2)
+    (it is the squared modulus of the field's); periodic at the border. Its law per pixel is Gamma as ever.
+
+    Args:
+        like: Template (B, C, H, W).
+        looks: Number of looks.
+        correlation: Correlation of the intensities of horizontal and vertical neighbours, in [0, 1).
+        noise: Source of random numbers.
+    """
+    height, width = like.shape[-2:]
+    amplitude = torch.sqrt(_power(height, correlation, like.device)[:, None] * _power(width, correlation, like.device))
+    total = torch.zeros_like(like, dtype=torch.float32)
+    for _ in range(looks):
+        field = torch.complex(noise.normal(like), noise.normal(like)) * math.sqrt(0.5)
+        total += torch.fft.ifft2(torch.fft.fft2(field) * amplitude).abs() ** 2
+    return total / looks
+
+
+def _power(size: int, correlation: float, device: torch.device) -> Tensor:
+    """Power spectrum (size,) of a periodic field with the autocorrelation sqrt(correlation)**(distance**2)."""
+    distance = torch.arange(size, device=device)
+    distance = torch.minimum(distance, size - distance)
+    return torch.fft.fft(math.sqrt(correlation) ** (distance.double() ** 2)).real.clamp_min(0.0).float()
+
+
+def speckle_amplitude(amplitude: Tensor, looks: float, correlation: float, noise: Noise) -> Tensor:
+    """Amplitude images under speckle: the root of intensity (amplitude squared) times S; not clipped.
+
+    Args:
+        amplitude: Clean images (B, C, H, W).
+        looks: Number of looks, a whole one where the speckle is correlated.
+        correlation: Correlation of neighbouring intensities; 0 is white.
+        noise: Source of random numbers.
+    """
+    if correlation == 0:
+        return amplitude * torch.sqrt(gamma_speckle(amplitude, looks, noise))
+    return amplitude * torch.sqrt(correlated_speckle(amplitude, round(looks), correlation, noise))
