@@ -1,7 +1,7 @@
 """Reading checkpoints: nothing in them is executed, and a wrong file is named."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +20,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        missing = {"config", "state_dict", "global_step"} - set(checkpoint)
+        missing = {"config", "state_dict", "global_step", "validation"} - set(checkpoint)
     except Exception as error:  # torch raises half a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
@@ -53,3 +53,30 @@ def load_weights(model: ImageAutoencoder, path: Path) -> None:
             "expected one made with the same model settings"
         )
     model.load_state_dict(state)
+
+
+class Start(NamedTuple):
+    """Where a run begins: from nothing, or from its last checkpoint.
+
+    Attributes:
+        checkpoint: The checkpoint to resume from; None for a new run.
+        step: Optimizer step that it holds.
+        score: Monitored metric of the best checkpoint so far; None if there is none.
+    """
+
+    checkpoint: Path | None
+    step: int
+    score: float | None
+
+
+def start_of(last: Path, best: Path, model: ImageAutoencoder, monitor: str) -> Start:
+    """Where a run with these checkpoint files begins.
+
+    Raises:
+        UserError: If a file is damaged, foreign, or of another model (Lightning, which loads it, would not name it).
+    """
+    if not last.is_file():
+        return Start(None, 0, None)
+    load_weights(model, last)
+    score = read_checkpoint(best)["validation"].get(monitor) if best.is_file() else None
+    return Start(last, int(read_checkpoint(last)["global_step"]), score)

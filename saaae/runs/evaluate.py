@@ -10,8 +10,8 @@ from saaae.errors import UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
 from saaae.runs.folder import RunFolder, write_json
-from saaae.runs.schema import Evaluate, Train
-from saaae.runs.validate import combinations, faults
+from saaae.runs.schema import Evaluate
+from saaae.runs.validate import combinations, refuse_faults
 
 
 def checkpoint_path(cfg: DictConfig) -> Path:
@@ -56,8 +56,7 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
         result.data.image_size = size
         if result.data.channels != stored.model.image_channels:
             raise UserError(f"data.channels={result.data.channels}: the model has {stored.model.image_channels}")
-        for line in faults(result, Train, {str(key): [] for key in result}):
-            raise UserError(line)
+    refuse_faults(result)
     return result
 
 

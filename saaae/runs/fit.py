@@ -25,7 +25,7 @@ from saaae.callbacks.throughput import Throughput
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import RunFailedError, UserError
 from saaae.models.base import ImageAutoencoder
-from saaae.runs.checkpoints import load_weights, read_checkpoint
+from saaae.runs.checkpoints import load_weights, start_of
 from saaae.runs.folder import RunFolder, config_hash, plain, quoted, write_json
 from saaae.runs.report import commit, table, versions
 
@@ -149,27 +149,23 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
     check_limits(cfg, data)
     model.run_config = plain(cfg)
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
-    resume = folder.last if folder.last.is_file() else None
-    if resume:
-        load_weights(model, resume)  # Lightning does it again; here a foreign checkpoint is named
-    step = int(read_checkpoint(resume)["global_step"]) if resume else 0
-    score = read_checkpoint(folder.best)["validation"].get(monitor) if resume and folder.best.is_file() else None
+    start = start_of(folder.last, folder.best, model, monitor)
 
     folder.write_record(cfg, overrides)
     folder.metrics.unlink(missing_ok=True)
     _log_to(folder.log)
-    _announce(model, data, shown, step)
-    best, throughput = BestCheckpoint(folder.best, monitor, mode, score), Throughput()
+    _announce(model, data, shown, start.step)
+    best, throughput = BestCheckpoint(folder.best, monitor, mode, start.score), Throughput()
     own = [throughput, RandomState(), best, LastCheckpoint(folder.last, cfg.checkpoint.every_n_steps)]
     trainer = make_trainer(
         cfg,
         folder,
         callbacks=[*_callbacks(cfg), *own],
-        logger=_loggers(cfg, folder, step),
+        logger=_loggers(cfg, folder, start.step),
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
     )
-    _train(trainer, model, data, resume, shown)
+    _train(trainer, model, data, start.checkpoint, shown)
     if not folder.best.is_file():  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
@@ -177,16 +173,11 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
     broken = [name for name, value in test.items() if not math.isfinite(value)]
     if broken:
         raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
-    training = {
-        "images_per_second": throughput.images_per_second,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "peak_memory_mb": peak_memory_mb(),
-    }
     for logger in trainer.loggers:
         logger.log_hyperparams(told, {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test})
     save_reconstructions(model, data, folder.path / "reconstructions.png", f"{shown}: test images, z = mean")
-    write_json(folder.metrics, {"test": test, "train": training, "run": run_record(cfg, data)})
+    results = {"test": test, "train": training_record(trainer, throughput), "run": run_record(cfg, data)}
+    write_json(folder.metrics, results)
     chosen = "before any validation" if best.score is None else f"{monitor} {best.score:.4f}"
     log.info(table(f"\ntest of best.ckpt ({chosen})", test))
     log.info("\n%.0f images per second in training", throughput.images_per_second)
@@ -218,6 +209,16 @@ def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule,
     load_weights(model, checkpoint)
     results = trainer.test(model, datamodule=data, verbose=False)[0]
     return {name.removeprefix("test/"): value for name, value in results.items()}
+
+
+def training_record(trainer: L.Trainer, throughput: Throughput) -> dict[str, float]:
+    """What training took."""
+    return {
+        "images_per_second": throughput.images_per_second,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "peak_memory_mb": peak_memory_mb(),
+    }
 
 
 def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:

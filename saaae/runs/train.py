@@ -12,7 +12,7 @@ from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
 from saaae.runs.folder import LENGTH, RunFolder
 from saaae.runs.schema import Train
-from saaae.runs.validate import combinations
+from saaae.runs.validate import combinations, refuse_faults
 
 WITH_RESUME = ("resume", "accelerator", "data_dir", "data.num_workers", *LENGTH)
 """What may be said together with `resume=`."""
@@ -71,6 +71,7 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
             )
         if key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+    refuse_faults(stored)
     return stored
 
 

@@ -9,8 +9,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from saaae.errors import nearest
-from saaae.runs.schema import NODES, OWNERS
+from saaae.errors import UserError, nearest
+from saaae.runs.schema import NODES, OWNERS, Train
 from saaae.runs.signature import Parameter, Signature, choices, mismatch, signature
 
 SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_"}
@@ -52,6 +52,16 @@ def faults(
             found.append(f"{key}: no such key{nearest(key, [*settings.parameters, *NODES, *groups])}")
     found += [f"{key}: missing" for key in settings.parameters if key not in cfg]
     return list(dict.fromkeys(found))
+
+
+def refuse_faults(stored: DictConfig) -> None:
+    """Checks the configuration of an earlier run: it may be of another version of this project, or edited.
+
+    Raises:
+        UserError: With the first fault.
+    """
+    for line in faults(stored, Train, {str(key): [] for key in stored}):
+        raise UserError(line)
 
 
 def combinations(cfg: DictConfig) -> list[str]:

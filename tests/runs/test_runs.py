@@ -160,7 +160,7 @@ def test_checkpoints_that_are_none_or_foreign_are_named(launch, tmp_path):
         checkpoints.load_weights(model, text)
     foreign = tmp_path / "foreign.ckpt"
     torch.save({"state_dict": {}}, foreign)
-    with pytest.raises(UserError, match="not a checkpoint of this project, it lacks config, global_step"):
+    with pytest.raises(UserError, match="not a checkpoint of this project, it lacks config, global_step, validation"):
         checkpoints.config_in(foreign)
     other = launch("b", "model=saaae")
     with pytest.raises(UserError, match="a checkpoint of another model"):
@@ -284,3 +284,12 @@ def test_only_the_typed_part_of_the_accelerator_changes_with_resume(launch, comp
     cfg = compose_config("accelerator.matmul_precision=high")
     assert resumed(folder, cfg, ["accelerator.matmul_precision=high"]).accelerator.memory_format == "contiguous"
     assert resumed(folder, cfg, ["accelerator=auto"]).accelerator.memory_format == "channels_last"
+
+
+def test_a_run_of_another_version_is_named(launch, compose_config):
+    folder = launch("a")
+    stored = folder.config()
+    del stored.data.corruption
+    stored.posterior.old_setting = 1
+    with pytest.raises(UserError, match=r"data.corruption: missing|posterior.old_setting: no such key"):
+        evaluate.configuration(compose_config(f"run={folder.path}", name="evaluate"), stored, [])
