@@ -39,7 +39,7 @@ OUTSIDE = {
     "data": TORCH | DATA,
     "models": TORCH | {"torchmetrics", "lightning"},
     "callbacks": TORCH | {"torchmetrics", "lightning", "matplotlib"},
-    "runs": TORCH | DATA | {"torchmetrics", "matplotlib", "hydra", "omegaconf", "pydantic", "annotated_types"},
+    "runs": TORCH | DATA | {"torchmetrics", "matplotlib", "hydra", "omegaconf", "yaml", "pydantic", "annotated_types"},
 }
 FILES = sorted((ROOT / "saaae").rglob("*.py"))
 

@@ -1,9 +1,12 @@
 """Progress where no terminal shows a bar."""
 
+import logging
 import time
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+
+log = logging.getLogger("saaae")
 
 SHOWN = {"val/elbo": "elbo {:.1f}", "val/ssim": "ssim {:.4f}", "val/psnr": "psnr {:.2f}"}
 
@@ -24,4 +27,4 @@ class EpochLines(Callback):
         )
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         seconds = time.perf_counter() - self._start
-        print(f"epoch {trainer.current_epoch + 1}/{total}  {values}  {seconds:.0f} s", flush=True)
+        log.info(f"epoch {trainer.current_epoch + 1}/{total}  {values}  {seconds:.0f} s")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from saaae.errors import UserError
 from saaae.layers.residual import ResidualBlock
 from saaae.ranges import Widths
 
@@ -52,6 +53,9 @@ class ResNetDecoder(nn.Module):
         latent_shape: (D,) for a latent vector or (C, H, W) for a latent map.
         image_shape: (C, H, W) of the images.
         widths: Channels of the encoder's stages; the decoder mirrors them.
+
+    Raises:
+        UserError: If the stages do not lead from the latent map to the image.
     """
 
     def __init__(self, *, latent_shape: Sequence[int], image_shape: tuple[int, int, int], widths: Widths) -> None:
@@ -59,6 +63,11 @@ class ResNetDecoder(nn.Module):
         channels, size, _ = image_shape
         widths = widths[: num_stages(size, len(widths))][::-1]
         side = size >> len(widths)
+        if len(latent_shape) == 3 and latent_shape[1] != side:
+            raise UserError(
+                f"model.decoder.widths: {len(widths)} stages need a latent map of side {side}, "
+                f"the encoder gives {latent_shape[1]}; expected as many widths as model.encoder.widths"
+            )
         self.start: nn.Module = (
             nn.Sequential(nn.Linear(latent_shape[0], widths[0] * side**2), nn.Unflatten(1, (widths[0], side, side)))
             if len(latent_shape) == 1

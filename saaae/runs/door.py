@@ -1,5 +1,6 @@
 """What stands between the command line and a run: checks every job first, answers mistakes in one line each."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -23,7 +24,7 @@ from saaae.errors import RunFailedError, UserError
 from saaae.runs.folder import plain, register_resolvers
 from saaae.runs.validate import explain, faults, keys_of
 
-FAILED, MISTAKE = 1, 2
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
 
 class Door(NamedTuple):
@@ -57,11 +58,15 @@ def open_door(door: Door, config_dir: Path) -> None:
             print("\n".join(f"error: {line}" for line in found), file=sys.stderr)
             sys.exit(MISTAKE)
         num_jobs = len(jobs)
-        if args.multirun:
+        if args.multirun and not args.cfg:
             sys.argv.append(_leave_out_of_job_names(args.overrides))
     outcomes: list[Outcome] = []
     task = _task(door, outcomes, num_jobs)
-    hydra.main(version_base="1.3", config_path=str(config_dir), config_name=door.config_name)(task)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir), config_name=door.config_name)(task)()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     if outcomes:
         _summarise(outcomes, args.overrides)
         sys.exit(max((o.status for o in outcomes), key=(0, MISTAKE, FAILED).index))
@@ -93,6 +98,8 @@ def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictC
             failed = isinstance(error, RunFailedError)
             status, why = MISTAKE if mistake else FAILED, str(mistake or error) or type(error).__name__
             print(f"error: {why}" if mistake or failed else traceback.format_exc(), file=sys.stderr)
+            with contextlib.suppress(OSError):  # the folder that Hydra made, if nothing came of it
+                Path(hydra_config.runtime.output_dir).rmdir()
         if not multirun and status:
             sys.exit(status)
         if multirun:

@@ -88,7 +88,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     from saaae.runs.fit import build, make_trainer, run_record, run_test, set_up
     from saaae.runs.report import table
 
-    folder = RunFolder(cfg.run if cfg.run else path.parent)
+    home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    folder = RunFolder(cfg.run or home)
     full = configuration(cfg, folder.config() if cfg.run else config_in(path), overrides)
     set_up(full)
     model, data = build(full)

@@ -26,13 +26,14 @@ from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import RunFailedError, UserError
 from saaae.models.base import ImageAutoencoder
 from saaae.runs.checkpoints import load_weights, start_of
+from saaae.runs.door import INTERRUPTED
 from saaae.runs.folder import RunFolder, config_hash, plain, quoted, write_json
 from saaae.runs.report import commit, table, versions
 
 log = logging.getLogger("saaae")
 
 HPARAM_METRICS = ("ssim", "psnr", "elbo", "nll", "kl_effective", "ssim_clean", "psnr_clean")
-INTERRUPTED, TERMINATED = 130, 143  # 128 + signal number
+TERMINATED = 143  # 128 + signal number
 
 
 def set_up(cfg: DictConfig) -> None:

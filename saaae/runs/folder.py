@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from yaml import YAMLError
 
 from saaae.errors import UserError, nearest
 from saaae.runs.validate import keys_of
@@ -150,7 +151,10 @@ class RunFolder:
             raise UserError(f"{self.path}: no such run folder{nearest(str(self.path), siblings)}")
         if not self.record.is_file():
             raise UserError(f"{self.path}: not a run folder, it has no .hydra/config.yaml")
-        cfg = OmegaConf.load(self.record)
+        try:
+            cfg = OmegaConf.load(self.record)
+        except (YAMLError, OSError) as error:
+            raise UserError(f"{self.record}: not a readable configuration ({str(error).splitlines()[0]})") from None
         assert isinstance(cfg, DictConfig)
         return cfg
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from saaae.ranges import PositiveFraction, PositiveInt
 
 BatchLimit = PositiveInt | PositiveFraction | None
-OrUnlimited = Annotated[int, Ge(-1)]
+OrUnlimited = Literal[-1] | PositiveInt
 
 
 class Train:
@@ -46,7 +46,7 @@ class Trainer:
     limit_test_batches: BatchLimit
     val_check_interval: PositiveInt | PositiveFraction | None
     check_val_every_n_epoch: PositiveInt | None
-    num_sanity_val_steps: OrUnlimited
+    num_sanity_val_steps: Annotated[int, Ge(-1)]
     log_every_n_steps: PositiveInt
     accumulate_grad_batches: PositiveInt
     enable_progress_bar: bool

@@ -81,6 +81,10 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     Raises:
         UserError: Naming the key or folder.
     """
+    if cfg.resume == "":
+        raise UserError("resume=: expected a run folder")
+    if cfg.name is not None and (not Path(cfg.name).parts or ".." in Path(cfg.name).parts):
+        raise UserError(f"name={cfg.name}: expected the name of a folder below outputs")
     if cfg.resume:
         cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
     for line in combinations(settle(cfg)):
@@ -100,7 +104,9 @@ def run(cfg: DictConfig) -> float | None:
         resuming = _says("resume", overrides)
         if not resuming:
             folder.refuse_other_config(cfg)
-        if folder.metrics.is_file() and not (resuming and any(_says(key, overrides) for key in LENGTH)):
+        stored = folder.config()
+        other_length = any(OmegaConf.select(cfg, key) != OmegaConf.select(stored, key) for key in LENGTH)
+        if folder.metrics.is_file() and not (resuming and other_length):
             print(f"{shown}: finished already, nothing to do")
             return None
     if cfg.keep_freed_memory:

@@ -122,7 +122,9 @@ def _check_arguments(node: DictConfig, expected: Signature, path: str, partial: 
         if key not in expected.parameters:
             if not expected.open:
                 known = [f"{path}.{name}" for name in expected.parameters]
-                found.append(f"{path}.{key}: no such key{nearest(f'{path}.{key}', known)}")
+                owner = OWNERS.get(f"{path}.{key}")
+                hint = nearest(f"{path}.{key}", known)
+                found.append(f"{path}.{key}: " + (f"belongs to {owner}" if owner else f"no such key{hint}"))
             continue
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
@@ -176,7 +178,8 @@ def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) ->
     """
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form key=value"
+        hint = "; quote a value that has = or , in it: key=\"'a=b'\"" if str(error.override).count("=") > 1 else ""
+        return f"{error.override}: not of the form key=value{hint}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.partition("/")
         if group not in groups:

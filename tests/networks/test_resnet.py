@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from saaae.errors import UserError
 from saaae.networks.resnet import ResNetDecoder, ResNetEncoder, num_stages
 
 WIDTHS = [8, 16, 16, 16]
@@ -21,6 +22,11 @@ def test_the_decoder_returns_to_the_shape_of_the_images(size, channels, map_chan
     latent = (7,) if map_channels is None else (map_channels, *encoder.output_shape[1:])
     decoder = ResNetDecoder(latent_shape=latent, image_shape=shape, widths=WIDTHS)
     assert decoder(torch.randn(2, *latent)).shape == (2, *shape)
+
+
+def test_a_decoder_of_other_depth_than_the_map_is_refused():
+    with pytest.raises(UserError, match=r"model.decoder.widths: 2 stages need a latent map of side 8"):
+        ResNetDecoder(latent_shape=(3, 4, 4), image_shape=(1, 32, 32), widths=[8, 8])
 
 
 def test_the_published_size_has_the_published_features():
