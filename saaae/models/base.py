@@ -192,9 +192,7 @@ class ImageAutoencoder(L.LightningModule):
         self.quality.update(x_hat, batch.target)
         if batch.clean is not None and batch.clean is not batch.target:
             self.quality_clean.update(x_hat, batch.clean)
-        # A deterministic code is its own sample.
-        z = posterior.rsample(batch.noise) if posterior.stochastic else posterior.mode
-        nll = self.likelihood.nll(self.decoder(z), batch.target)
+        nll = self.likelihood.nll(self.decoder(posterior.rsample(batch.noise)), batch.target)
         nll_mode = self.likelihood.nll(raw, batch.target)
         values = {"nll": nll, "nll_mode": nll_mode, "kl": posterior.kl, **posterior.diagnostics()}
         if posterior.stochastic:

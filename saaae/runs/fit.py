@@ -46,7 +46,6 @@ def set_up(cfg: DictConfig) -> None:
         ".*LeafSpec.*",
         ".*your dataloader is not resumable.*",  # the data module is
         ".*is smaller than the logging interval.*",
-        ".*Checkpoint directory.*exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message)
     accelerator = cfg.accelerator

@@ -99,9 +99,9 @@ def run(cfg: DictConfig) -> float | None:
     """
     folder, overrides = RunFolder(HydraConfig.get().runtime.output_dir), list(HydraConfig.get().overrides.task)
     shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
-    cfg = settle(resumed(folder, cfg, overrides) if cfg.resume else cfg)
+    resuming = bool(cfg.resume)
+    cfg = settle(resumed(folder, cfg, overrides) if resuming else cfg)
     if folder.record.is_file():
-        resuming = _says("resume", overrides)
         if not resuming:
             folder.refuse_other_config(cfg)
         stored = folder.config()
@@ -124,10 +124,6 @@ def told(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
         value = choices[key] if key in choices else OmegaConf.select(cfg, key)
         chosen[key] = value if isinstance(value, int | float | str | bool) else str(value)
     return chosen | {"seed": cfg.seed}
-
-
-def _says(key: str, overrides: list[str]) -> bool:
-    return any(override.startswith(f"{key}=") for override in overrides)
 
 
 TRAIN = Door("train", Train, check, run)
