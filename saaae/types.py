@@ -19,9 +19,13 @@ class Batch(NamedTuple):
         target: What the decoder should give back (B, C, H, W), float32 in [0, 1].
         indices: Position of each image in its split (B,), int64.
         noise: Where the model draws its random numbers for this batch from.
-        label: Class of each image (B,), int64, where the data set has classes.
+        label: Class of each image (B,), int64, where the data set has classes; of a fabric tile 1 with a defect in it,
+            0 without, -1 where nobody knows.
         clean: Noise-free reference (B, C, H, W) of a simulated corruption, where there is one; never trained on
             unless it is the target.
+        mask: Defective pixels (B, 1, H, W), uint8: 1 defect, 0 sound, 255 unknown; where the data set has masks.
+        fabric: Code of the fabric that each image shows (B,), int64.
+        defect: Code of the defect on the strip that each tile was cut from (B,), int64; 0 for a sound strip.
     """
 
     input: Tensor
@@ -30,6 +34,9 @@ class Batch(NamedTuple):
     noise: Noise
     label: Tensor | None = None
     clean: Tensor | None = None
+    mask: Tensor | None = None
+    fabric: Tensor | None = None
+    defect: Tensor | None = None
 
 
 class Loss(NamedTuple):

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from saaae.data.corruption import Identity
 from saaae.runs.folder import register_resolvers
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,9 @@ TINY = [
     "trainer.log_every_n_steps=1",
 ]
 """A run of seconds on generated 32-pixel images."""
+
+SERVING = {"batch_size": 4, "num_workers": 0, "resident": False, "seed": 0, "corruption": Identity()}
+"""How a data module under test serves its images."""
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "runs": BASE | {"layers", "networks", "posteriors", "objectives", "metrics", "data", "models", "callbacks"},
 }
 TORCH = {"torch", "numpy"}
-DATA = {"torchvision", "PIL", "tifffile", "lightning"}
+DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning"}
 OUTSIDE = {
     "ranges": {"annotated_types"},
     "errors": set(),

@@ -1,6 +1,7 @@
 """The configuration contract: every value has one home, all pairs of options go together, or are refused."""
 
 import itertools
+import typing
 
 import pytest
 import yaml
@@ -86,7 +87,16 @@ def test_every_value_of_our_classes_has_its_one_home_in_the_yaml(path):
         real = inspect.signature(
             get_object(target).__init__ if isinstance(get_object(target), type) else get_object(target)
         )
-        arguments = [name for name in real.parameters if name not in ("self", "args", "kwargs")]
+        arguments = [
+            name
+            for argument in real.parameters.values()
+            for name in (
+                typing.get_args(argument.annotation)[0].__annotations__
+                if typing.get_origin(argument.annotation) is typing.Unpack
+                else [argument.name]
+            )
+            if name not in ("self", "args", "kwargs")
+        ]
         assert arguments == list(found.parameters), "the signature read from source"
 
 

@@ -44,26 +44,54 @@ def draw_rows(images: dict[str, Tensor], maps: dict[str, Tensor], title: str) ->
     rows = [(name, row, "gray") for name, row in images.items()] + [
         (name, row, "viridis") for name, row in maps.items()
     ]
-    count = len(rows[0][1])
+    count = max(len(row) for _, row, _ in rows)
     figure = Figure(figsize=(1.1 * count + 1.2, 1.1 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, (name, row, colours) in zip(axes, rows, strict=True):
-        for axis, image in zip(line, row.float().cpu().numpy().transpose(0, 2, 3, 1), strict=True):
+        for axis, image in zip(line, row.float().cpu().numpy().transpose(0, 2, 3, 1), strict=False):
             axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, vmin=0, vmax=1, cmap=colours)
+        for axis in line:
             axis.set(xticks=[], yticks=[])
+        for axis in line[len(row) :]:
+            axis.axis("off")
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=10)
     return figure
 
 
+def spread(data: ImageSource, split: Split, count: int) -> Tensor:
+    """Indices of `count` fixed images, spread evenly over a split."""
+    size = data.num_images(split)
+    return torch.linspace(0, size - 1, min(count, size)).long()
+
+
+def fed_rows(data: ImageSource, count: int) -> dict[str, Tensor]:
+    """Rows (B, C, H, W) of what a model is fed: training images, and test images with their masks if there are any.
+
+    Training images come with evaluation noise here, so that looking changes nothing.
+
+    Args:
+        data: The images.
+        count: Images a row, at most.
+    """
+    batch = data.batch("train", spread(data, "train", count))
+    rows = {"input": batch.input} | ({} if batch.target is batch.input else {"target": batch.target})
+    if batch.clean is not None and batch.clean is not batch.target:
+        rows["clean reference"] = batch.clean
+    test = data.batch("test", spread(data, "test", 16 * count))
+    if test.mask is not None:
+        marked = (test.mask == 1).flatten(1).any(1).nonzero().flatten()[:count]
+        if len(marked):
+            rows |= {"test input": test.input[marked], "test mask": (test.mask[marked] == 1).float()}
+    return rows
+
+
 def figure_of(model: ImageModel, data: ImageSource, split: Split, count: int, title: str) -> "Figure":
     """The figure of `count` fixed images, spread evenly over a split; leaves the model in the mode that it was in."""
     assert isinstance(model, L.LightningModule)
-    size = data.num_images(split)
-    indices = torch.linspace(0, size - 1, min(count, size)).long()
     training = model.training
     model.eval()
-    images, maps = picture_rows(model, data.batch(split, indices, model.device))
+    images, maps = picture_rows(model, data.batch(split, spread(data, split, count), model.device))
     model.train(training)
     return draw_rows(images, maps, f"{title}\n{model.caveat}" if model.caveat else title)
 
@@ -74,7 +102,7 @@ def save_reconstructions(model: ImageModel, data: ImageSource, path: Path, title
 
 
 class ReconstructionPictures(Callback):
-    """Pictures of validation images in TensorBoard, after chosen epochs.
+    """Pictures in TensorBoard: what the model is fed, at the start, and validation images after chosen epochs.
 
     Args:
         every: Epochs between pictures.
@@ -89,13 +117,27 @@ class ReconstructionPictures(Callback):
         """Whether the epoch, counted from 1, gets a picture."""
         return epoch in self.epochs if self.epochs else (epoch - 1) % self.every == 0
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws what the model is fed, once in the life of a run."""
+        boards = self._boards(trainer)
+        if boards and trainer.global_step == 0:
+            data = cast(ImageSource, trainer.datamodule)  # type: ignore[attr-defined]
+            self._show(boards, "data", draw_rows(fed_rows(data, self.count), {}, "what the model is fed"), 0)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws on rank 0."""
-        epoch = trainer.current_epoch + 1
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not boards or not trainer.is_global_zero or not self.wants(epoch):
+        epoch, boards = trainer.current_epoch + 1, self._boards(trainer)
+        if not boards or not self.wants(epoch):
             return
         model, data = cast(ImageModel, pl_module), cast(ImageSource, trainer.datamodule)  # type: ignore[attr-defined]
         figure = figure_of(model, data, "val", self.count, f"epoch {epoch}, validation images, z = mean")
+        self._show(boards, "reconstructions", figure, trainer.global_step)
+
+    def _boards(self, trainer: L.Trainer) -> list[TensorBoardLogger]:
+        """Where to draw: nowhere but on rank 0."""
+        loggers = trainer.loggers if trainer.is_global_zero else []
+        return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+
+    def _show(self, boards: list[TensorBoardLogger], tag: str, figure: "Figure", step: int) -> None:
         for board in boards:
-            board.experiment.add_figure("reconstructions", figure, trainer.global_step, close=False)
+            board.experiment.add_figure(tag, figure, step, close=False)

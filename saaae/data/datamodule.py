@@ -1,39 +1,91 @@
 """The one path from images in memory to batches on the device: one indexed read a batch, no per-sample Python."""
 
 import hashlib
+import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saaae.data.corruption import Corruption, Identity
 from saaae.noise import IndexedNoise, Noise, TrainingNoise
+from saaae.ranges import NonNegativeInt, PositiveInt
 from saaae.types import Batch, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+UNKNOWN_LABEL, UNKNOWN_MASK = -1, 255
 
 
-class Images(NamedTuple):
-    """One split in memory.
+class Masks(NamedTuple):
+    """Pixel masks of images, of which most share the empty one.
 
     Attributes:
-        pixels: (N, C, H, W), uint8 with 255 for 1.0, or float32 in [0, 1].
-        labels: Classes (N,), int64, or None.
+        masks: (K, 1, H, W), uint8: 1 where there is a defect, UNKNOWN_MASK where nobody knows.
+        row: Which mask each image has (N,), int64.
     """
 
-    pixels: Tensor
-    labels: Tensor | None = None
+    masks: Tensor
+    row: Tensor
 
 
 class RawBatch(NamedTuple):
-    """What crosses from memory to the device: small, and converted there."""
+    """What crosses from memory to the device: small, and converted there. Fields as in `Images`, one row an image."""
 
     pixels: Tensor
     indices: Tensor
-    label: Tensor | None
+    label: Tensor | None = None
+    reference: Tensor | None = None
+    mask: Tensor | None = None
+    fabric: Tensor | None = None
+    defect: Tensor | None = None
+
+
+class Images(NamedTuple):
+    """One split in memory, or mapped from disk.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8 with 255 for 1.0, or float32 in [0, 1].
+        label: Classes (N,), int64, or None; UNKNOWN_LABEL where nobody knows.
+        reference: Cleaner images of the same scenes (N, C, H, W), or None.
+        masks: Pixel masks, or None.
+        fabric: Code of each image's fabric (N,), int64, or None.
+        defect: Code of the defect on the whole strip that an image is from (N,), int64, 0 for none; or None.
+        rows: Which of the N images are in the split (M,), int64; None for all. Splits share what they are rows of.
+    """
+
+    pixels: Tensor
+    label: Tensor | None = None
+    reference: Tensor | None = None
+    masks: Masks | None = None
+    fabric: Tensor | None = None
+    defect: Tensor | None = None
+    rows: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Images in the split."""
+        return len(self.pixels if self.rows is None else self.rows)
+
+    def take(self, indices: Tensor) -> RawBatch:
+        """The images at positions (B,) of the split."""
+        rows = indices if self.rows is None else self.rows[indices]
+        label, reference, fabric, defect = (
+            None if field is None else field.index_select(0, rows)
+            for field in (self.label, self.reference, self.fabric, self.defect)
+        )
+        mask = None if self.masks is None else self.masks.masks.index_select(0, self.masks.row[rows])
+        # Copies whole images: several times faster than pixels[rows].
+        return RawBatch(self.pixels.index_select(0, rows), indices, label, reference, mask, fabric, defect)
+
+    def to(self, device: torch.device) -> "Images":
+        """The split's own images on a device."""
+        own: RawBatch = move_data_to_device(self.take(torch.arange(self.size)), device)
+        masks = None if own.mask is None else Masks(own.mask, own.indices)
+        return Images(own.pixels, own.label, own.reference, masks, own.fabric, own.defect)
 
 
 class IndexedImages(Dataset[RawBatch]):
@@ -43,11 +95,23 @@ class IndexedImages(Dataset[RawBatch]):
         self.images = images
 
     def __len__(self) -> int:
-        return len(self.images.pixels)
+        return self.images.size
 
     def __getitem__(self, indices: Tensor) -> RawBatch:
-        labels = self.images.labels
-        return RawBatch(self.images.pixels[indices], indices, None if labels is None else labels[indices])
+        return self.images.take(indices)
+
+
+class Positions(Dataset[Tensor]):
+    """Serves index tensors as they are: the images wait on the device."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return indices
 
 
 class EpochBatches(Sampler[Tensor]):
@@ -80,9 +144,57 @@ class EpochBatches(Sampler[Tensor]):
         yield from order.split(self.batch_size)[start:]
 
 
+class BatchLoader(DataLoader):
+    """A DataLoader of whole batches that spares its own machinery, a quarter of the time, where it has no workers."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return super().__iter__() if self.num_workers else (self.dataset[indices] for indices in self.sampler)
+
+
 def to_unit_range(pixels: Tensor) -> Tensor:
     """Float32 images in [0, 1]: uint8 divided by 255, floats as they are."""
-    return pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels.float()
+    return pixels.float().div_(255.0) if pixels.dtype == torch.uint8 else pixels.float()
+
+
+class Serving(TypedDict):
+    """How a data module serves its images.
+
+    Attributes:
+        batch_size: Images a batch.
+        num_workers: Loader processes; 0 is fastest for images in memory.
+        resident: Whether the images stay on the device, and only their positions cross to it.
+        seed: Seed of the splits, the order and the evaluation noise.
+        corruption: What happens to the input on its way to the model; the target stays as it is.
+    """
+
+    batch_size: PositiveInt
+    num_workers: NonNegativeInt
+    resident: bool
+    seed: NonNegativeInt
+    corruption: Corruption
+
+
+class Manifest(TypedDict):
+    """What the splits are made of, and what is in none of them; plain values.
+
+    Attributes:
+        splits: For each split how many images or tiles it has of each source.
+        sources: Digest of the content of each source.
+        left_out: How many tiles are in no split, by reason.
+        skipped: Why files were not used, by name.
+    """
+
+    splits: dict[str, dict[str, int]]
+    sources: dict[str, str]
+    left_out: dict[str, int]
+    skipped: dict[str, str]
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Digest of a tensor's shape and content."""
+    digest = hashlib.blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=12)
+    digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -93,30 +205,30 @@ class ImageDataModule(L.LightningDataModule):
     Args:
         image_size: Side of the square images in pixels.
         channels: Channels of the images.
-        batch_size: Images a batch.
-        num_workers: Loader processes; 0 is fastest for images in memory.
-        seed: Seed of the splits, the order and the evaluation noise.
-        corruption: What happens to the input on its way to the model; the target stays as it is.
+        **serving: How the images are served.
     """
 
-    def __init__(
-        self, *, image_size: int, channels: int, batch_size: int, num_workers: int, seed: int, corruption: Corruption
-    ) -> None:
+    def __init__(self, *, image_size: int, channels: int, **serving: Unpack[Serving]) -> None:
         super().__init__()
-        self.corruption = corruption
         self.image_size, self.channels = image_size, channels
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.batch_size, self.num_workers, self.seed = serving["batch_size"], serving["num_workers"], serving["seed"]
+        self.resident, self.corruption = serving["resident"], serving["corruption"]
         self.splits: dict[Split, Images] = {}
+        self._on_device: dict[Split, Images] = {}
         self._position = (0, 0)
 
     def load(self) -> dict[Split, Images]:
         """Reads or generates all splits."""
         raise NotImplementedError
 
+    def manifest(self) -> Manifest:
+        """What the loaded splits are made of: the same on every machine for the same data and seed."""
+        raise NotImplementedError
+
     def present(self, raw: RawBatch, noise: Noise) -> Batch:
         """Turns a raw batch on the device into input and target, before any corruption; by default the same."""
         x = to_unit_range(raw.pixels)
-        return Batch(x, x, raw.indices, noise, raw.label)
+        return Batch(x, x, raw.indices, noise, raw.label, mask=raw.mask, fabric=raw.fabric, defect=raw.defect)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the splits, once."""
@@ -125,15 +237,13 @@ class ImageDataModule(L.LightningDataModule):
 
     def num_images(self, split: Split) -> int:
         """Size of a split."""
-        return len(self.splits[split].pixels)
+        return self.splits[split].size
 
     def split_hash(self) -> str:
-        """Digest of every split's pixels: equal hashes mean equal data and equal splits."""
-        digest = hashlib.sha256()
-        for name in SPLITS:
-            digest.update(f"{name} {tuple(self.splits[name].pixels.shape)}".encode())
-            digest.update(self.splits[name].pixels.contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        """Digest of the manifest: equal hashes mean equal data and equal splits."""
+        manifest = self.manifest()
+        content = {"splits": manifest["splits"], "sources": manifest["sources"]}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def noise(self, indices: Tensor, split: Split) -> Noise:
         """The noise of a batch: the run's own state in training, (seed, index) alone elsewhere."""
@@ -141,15 +251,17 @@ class ImageDataModule(L.LightningDataModule):
 
     def batch(self, split: Split, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
         """The batch of chosen images, with evaluation noise: for pictures and tests."""
-        raw = IndexedImages(self.splits[split])[indices]
-        label = None if raw.label is None else raw.label.to(device)
-        raw = RawBatch(raw.pixels.to(device), raw.indices.to(device), label)
+        raw = move_data_to_device(self.splits[split].take(indices), torch.device(device))
         return self._feed(raw, IndexedNoise(self.seed, raw.indices, SPLITS.index(split)))
 
-    def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: RawBatch | Tensor, dataloader_idx: int) -> Batch:
         """Conversion and corruption, on the device."""
         assert self.trainer is not None
         split: Split = "train" if self.trainer.training else "test" if self.trainer.testing else "val"
+        if isinstance(batch, Tensor):
+            if split not in self._on_device:
+                self._on_device[split] = self.splits[split].to(batch.device)
+            batch = self._on_device[split].take(batch)
         return self._feed(batch, self.noise(batch.indices, split))
 
     def _feed(self, raw: RawBatch, noise: Noise) -> Batch:
@@ -162,8 +274,8 @@ class ImageDataModule(L.LightningDataModule):
         batches = EpochBatches(self.num_images(split), self.batch_size, self.seed if shuffle else None)
         if shuffle:
             batches.epoch, batches.start = self._position
-        return DataLoader(
-            IndexedImages(self.splits[split]),
+        return BatchLoader(
+            Positions(self.num_images(split)) if self.resident else IndexedImages(self.splits[split]),
             sampler=batches,
             batch_size=None,
             num_workers=self.num_workers,

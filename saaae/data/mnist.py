@@ -3,19 +3,18 @@
 import gzip
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.corruption import Corruption
-from saaae.data.datamodule import ImageDataModule, Images
+from saaae.data.datamodule import SPLITS, ImageDataModule, Images, Manifest, Serving, tensor_digest
 from saaae.errors import UserError
-from saaae.ranges import NonNegativeInt, PositiveInt
+from saaae.ranges import PositiveInt
 from saaae.types import Split
 
-FILES = {
+FILES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
@@ -72,10 +71,7 @@ class MNISTData(ImageDataModule):
         num_val: How many of the 60,000 training images validate.
         image_size: 28.
         channels: 1.
-        batch_size: Images a batch.
-        num_workers: Loader processes.
-        seed: Seed of the order and the evaluation noise.
-        corruption: What happens to the input on its way to the model.
+        **serving: How the images are served.
     """
 
     def __init__(
@@ -85,19 +81,9 @@ class MNISTData(ImageDataModule):
         num_val: PositiveInt,
         image_size: Literal[28],
         channels: Literal[1],
-        batch_size: PositiveInt,
-        num_workers: NonNegativeInt,
-        seed: NonNegativeInt,
-        corruption: Corruption,
+        **serving: Unpack[Serving],
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            channels=channels,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            corruption=corruption,
-        )
+        super().__init__(image_size=image_size, channels=channels, **serving)
         self.root, self.num_val = Path(root), num_val
 
     def prepare_data(self) -> None:
@@ -107,18 +93,28 @@ class MNISTData(ImageDataModule):
 
     def load(self) -> dict[Split, Images]:
         """Reads the archives."""
-        train, test = (self._read(part) for part in ("train", "test"))
+        train, test = (self._read(part) for part in FILES)
         if self.num_val >= len(train.pixels):
             raise UserError(f"data.num_val={self.num_val}: the training archive has {len(train.pixels)} images only")
-        cut = len(train.pixels) - self.num_val
-        assert train.labels is not None
+        cut, rows = len(train.pixels) - self.num_val, torch.arange(len(train.pixels))
+        return {"train": train._replace(rows=rows[:cut]), "val": train._replace(rows=rows[cut:]), "test": test}
+
+    def manifest(self) -> Manifest:
+        """Ranges of the two archives."""
+        train, val, test = (self.splits[split] for split in SPLITS)
+        cut, end = train.size, train.size + val.size
         return {
-            "train": Images(train.pixels[:cut], train.labels[:cut]),
-            "val": Images(train.pixels[cut:], train.labels[cut:]),
-            "test": test,
+            "splits": {
+                "train": {f"{FILES['train'][0]}[0:{cut}]": cut},
+                "val": {f"{FILES['train'][0]}[{cut}:{end}]": val.size},
+                "test": {FILES["test"][0]: test.size},
+            },
+            "sources": {FILES[part][0]: tensor_digest(self.splits[part].pixels) for part in FILES},
+            "left_out": {},
+            "skipped": {},
         }
 
-    def _read(self, part: str) -> Images:
+    def _read(self, part: Split) -> Images:
         pixels, labels = (self._read_file(name) for name in FILES[part])
         return Images(pixels[:, None], labels.long())
 

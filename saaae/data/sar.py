@@ -1,141 +1,189 @@
-"""Real SAR images from a folder, cut into tiles and split by scene."""
+"""SAR images from a folder: one scale for every sensor, tiles split by scene, alone or with a cleaner reference."""
 
-import random
-import re
-from collections import defaultdict
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from saaae.data.corruption import Corruption
-from saaae.data.datamodule import SPLITS, ImageDataModule, Images
-from saaae.data.tiles import cut_tiles
+from saaae.data.datamodule import Images, RawBatch, Serving, to_unit_range
+from saaae.data.files import list_images, read_array
+from saaae.data.folder import FolderData, Pieces, compiled
 from saaae.errors import UserError
-from saaae.ranges import ExistingFolder, ImageSize, NonNegativeInt, OpenFraction, PositiveInt
-from saaae.types import Split
+from saaae.noise import Noise
+from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, OpenFraction
+from saaae.types import Batch
 
-Image.MAX_IMAGE_PIXELS = None  # a radar scene is larger than what Pillow takes for an attack
-EIGHT_BIT = ("1", "L", "LA", "P", "RGB", "RGBA")
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png")
+Scale = Literal["amplitude", "intensity", "decibel"]
 
 
-def list_images(root: Path) -> list[Path]:
-    """Image files in `root` and below, sorted.
+def to_amplitude(values: np.ndarray, scale: Scale, full_scale: float) -> np.ndarray:
+    """Amplitude on the scale of the models: 1.0 is the file's value `full_scale`, and what is above it is clipped.
+
+    The one place where a sensor's scale is converted: amplitude v / f, intensity sqrt(v / f), decibel
+    10^((v - f) / 20). Negative amplitudes and intensities (after noise subtraction) become 0; infinities but -inf dB
+    become no numbers, which stay.
+
+    Args:
+        values: Pixels as stored.
+        scale: What they are.
+        full_scale: The stored value that becomes 1.0.
+
+    Returns:
+        Amplitude in [0, 1], float32.
+    """
+    v = values.astype(np.float64)
+    v[np.isinf(v) & ((v > 0) | (scale != "decibel"))] = np.nan
+    if scale == "decibel":
+        amplitude = 10.0 ** ((v - full_scale) / 20.0)
+    else:
+        amplitude = np.maximum(v / full_scale, 0.0)
+        amplitude = np.sqrt(amplitude) if scale == "intensity" else amplitude
+    return np.minimum(amplitude, 1.0).astype(np.float32)
+
+
+def read_sar(path: Path, scale: Scale, full_scale: float | None) -> Tensor:
+    """Amplitude image (1, H, W): uint8 where the file holds 8-bit amplitudes up to 255, else float32 in [0, 1].
+
+    Args:
+        path: Image file; several channels must be equal.
+        scale: What its pixels are.
+        full_scale: The stored value that becomes 1.0; None is the largest value of an integer type.
 
     Raises:
-        UserError: If the folder is missing or holds no image.
+        UserError: If the file is no readable image, has colours, or leaves open what 1.0 is.
     """
-    if not root.is_dir():
-        raise UserError(f"data.root={root}: no such folder; point data.root, data_dir or SAAAE_DATA_DIR at the images")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    if not paths:
-        raise UserError(f"data.root={root}: no image in it; expected files ending in {', '.join(EXTENSIONS)}")
-    return paths
+    values = read_array(path)
+    if values.ndim == 3:
+        if not (values == values[..., :1]).all():
+            raise UserError(f"{path}: a colour image; expected one channel, or equal ones")
+        values = values[..., 0]
+    if full_scale is None:
+        if values.dtype.kind == "f" or scale == "decibel":
+            high = np.nanpercentile(values, 99) if np.isfinite(values).any() else math.nan
+            raise UserError(
+                f"data.full_scale=null: {path} holds {values.dtype} pixels ({scale}); expected the value that becomes "
+                f"1.0, brighter ones are clipped (99 % of this image are below {high:.3g})"
+            )
+        full_scale = float(np.iinfo(values.dtype).max)
+    if values.dtype == np.uint8 and scale == "amplitude" and full_scale == 255:
+        return torch.from_numpy(values)[None]
+    return torch.from_numpy(to_amplitude(values, scale, full_scale))[None]
 
 
-def read_gray(path: Path) -> Tensor:
-    """An 8-bit image (1, H, W), uint8; equal colour channels count as gray.
-
-    Raises:
-        UserError: If the file is no readable image.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in EIGHT_BIT:
-                raise UserError(f"{path}: an image of mode {image.mode}; expected 8 bits a pixel, gray or colour")
-            return torch.from_numpy(np.array(image.convert("L")))[None]
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"{path}: not a readable image ({reason}); replace or remove it") from None
-
-
-def split_scenes(scenes: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
-    """Which split each scene belongs to: a function of the names and the seed, at least one scene in each split.
-
-    Raises:
-        UserError: If there are fewer than three scenes, or the fractions leave nothing to train on.
-    """
-    order = sorted(scenes)
-    random.Random(seed).shuffle(order)
-    num_val, num_test = (max(1, round(fraction * len(order))) for fraction in (val_fraction, test_fraction))
-    if num_val + num_test >= len(order):
-        raise UserError(
-            f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: "
-            f"{len(order)} scenes cannot be split into three; expected more scenes or smaller fractions"
-        )
-    parts: dict[str, Split] = dict.fromkeys(order, "train")
-    parts |= dict.fromkeys(order[:num_val], "val")
-    return parts | dict.fromkeys(order[num_val : num_val + num_test], "test")
-
-
-class SARData(ImageDataModule):
-    """Tiles of 8-bit SAR magnitude images; 1.0 is the largest 8-bit value.
+class SARData(FolderData):
+    """Tiles of SAR amplitude images; 1.0 is `full_scale`.
 
     Tiles of one scene touch, so train, validation and test are split by scene.
 
     Args:
         root: Folder of images, searched with its subfolders; only read.
+        reference_root: Folder with a cleaner image of the same name and size for each image (multi-temporal mean, a
+            despeckled estimate); None for images alone.
+        target: `noisy`: an autoencoder of the images. `clean`: the reference is the target.
+        scale: What the pixels of the files are: `amplitude`, `intensity` or `decibel`.
+        full_scale: The stored value that becomes 1.0; None is the largest value of an integer type.
         scene_pattern: Regular expression; its first group in a file's name is the scene. A file that does not match is
             a scene of its own.
-        val_fraction: Share of the scenes that validates.
-        test_fraction: Share of the scenes that tests.
+        split_by: `file` splits whole scenes; `region` gives the right of each image to test, what is left of it to
+            validation: for a few large images.
+        val_fraction: Share of the scenes (or of each image's columns of tiles) that validates.
+        test_fraction: Share that tests.
+        on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
+        cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
         image_size: Side of a tile in pixels.
         channels: 1.
-        batch_size: Images a batch.
-        num_workers: Loader processes.
-        seed: Seed of the split, the order and the evaluation noise.
-        corruption: What happens to the input on its way to the model.
+        **serving: How the images are served.
     """
 
     def __init__(
         self,
         *,
         root: ExistingFolder,
-        scene_pattern: str,
+        reference_root: ExistingFolder | None,
+        target: Literal["noisy", "clean"],
+        scale: Literal["amplitude", "intensity", "decibel"],
+        full_scale: FiniteFloat | None,
+        scene_pattern: str | None,
+        split_by: Literal["file", "region"],
         val_fraction: OpenFraction,
         test_fraction: OpenFraction,
+        on_error: Literal["raise", "skip"],
+        cache_dir: str | None,
         image_size: ImageSize,
         channels: Literal[1],
-        batch_size: PositiveInt,
-        num_workers: NonNegativeInt,
-        seed: NonNegativeInt,
-        corruption: Corruption,
+        **serving: Unpack[Serving],
     ) -> None:
         super().__init__(
+            root=root,
+            test_root=None,
+            group_pattern=None,
+            split_by=split_by,
+            fit="tiles",
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            on_error=on_error,
+            cache_dir=cache_dir,
             image_size=image_size,
             channels=channels,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            corruption=corruption,
+            **serving,
         )
-        try:
-            self.root, self.pattern = Path(root), re.compile(scene_pattern)
-        except re.error as error:
-            raise UserError(f"data.scene_pattern={scene_pattern}: not a regular expression ({error})") from None
-        if not self.pattern.groups:
-            raise UserError(f"data.scene_pattern={scene_pattern}: expected a group, as in ^(scene\\d+)_")
-        self.fractions = (val_fraction, test_fraction)
+        if target == "clean" and not reference_root:
+            raise UserError("data.target=clean: needs the cleaner images of data.reference_root")
+        if full_scale is not None and full_scale <= 0 and scale != "decibel":
+            raise UserError(f"data.full_scale={full_scale}: expected greater than 0 for data.scale={scale}")
+        self.reference_root, self.target = Path(reference_root) if reference_root else None, target
+        self.scale, self.full_scale = scale, full_scale
+        self.pattern = compiled(scene_pattern, "data.scene_pattern")
 
-    def scene_of(self, path: Path) -> str:
-        """The scene that an image file belongs to."""
-        match = self.pattern.search(path.name)
-        return match.group(1) if match else path.stem
+    def files(self) -> dict[str, Path]:
+        """Names relative to the folder; references in a subfolder of it are not images of their own."""
+        found = {str(path.relative_to(self.root)): path for path in list_images(self.root)}
+        if self.reference_root:
+            found = {name: path for name, path in found.items() if not path.is_relative_to(self.reference_root)}
+        return found
 
-    def load(self) -> dict[Split, Images]:
-        """Reads and cuts all images."""
-        tiles: dict[str, list[Tensor]] = defaultdict(list)
-        for path in list_images(self.root):
-            tiles[self.scene_of(path)].append(cut_tiles(read_gray(path), self.image_size))
-        parts = split_scenes(list(tiles), *self.fractions, self.seed)
-        splits: dict[Split, Images] = {}
-        for split in SPLITS:
-            chosen = [tile for scene in sorted(tiles) if parts[scene] == split for tile in tiles[scene]]
-            splits[split] = Images(torch.cat(chosen))
-            if not len(splits[split].pixels):
-                raise UserError(f"data.image_size={self.image_size}: no image of the {split} split holds such a tile")
-        return splits
+    def companions(self, name: str) -> list[Path]:
+        """The reference of an image.
+
+        Raises:
+            UserError: If there is none.
+        """
+        if self.reference_root is None:
+            return []
+        path = self.reference_root / name
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; data.reference_root must hold a reference of each image by its name"
+            )
+        return [path]
+
+    def settings(self) -> dict[str, Any]:
+        """Also the scale."""
+        return super().settings() | {"scale": self.scale, "full_scale": self.full_scale}
+
+    def read(self, name: str, path: Path) -> Pieces:
+        """Tiles of an image and of its reference; those with pixels that are no numbers are left out."""
+        images = [read_sar(part, self.scale, self.full_scale) for part in (path, *self.companions(name))]
+        if len({image.shape for image in images}) > 1:
+            sizes = " and ".join(f"{image.shape[2]}x{image.shape[1]}" for image in images)
+            raise UserError(f"{path}: the image and its reference are {sizes} pixels; expected one size")
+        if len({image.dtype for image in images}) > 1:
+            images = [to_unit_range(image) for image in images]
+        pieces = self.pieces(torch.cat(images))
+        pairs = dict(zip(("pixels", "reference"), pieces.arrays["pixels"].split(1, dim=1), strict=False))
+        return pieces._replace(arrays=pieces.arrays | pairs)
+
+    def images(self, arrays: dict[str, Tensor]) -> Images:
+        """Tiles with their references, where there are any."""
+        return Images(arrays["pixels"], reference=arrays.get("reference"))
+
+    def present(self, raw: RawBatch, noise: Noise) -> Batch:
+        """The image as input; the image or the reference as target."""
+        x = to_unit_range(raw.pixels)
+        if raw.reference is None:
+            return Batch(x, x, raw.indices, noise)
+        clean = to_unit_range(raw.reference)
+        return Batch(x, clean if self.target == "clean" else x, raw.indices, noise, clean=clean)

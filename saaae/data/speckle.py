@@ -1,16 +1,15 @@
 """The default data set: synthetic scenes under simulated speckle."""
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 
-from saaae.data.corruption import Corruption
-from saaae.data.datamodule import ImageDataModule, Images, RawBatch, to_unit_range
+from saaae.data.datamodule import ImageDataModule, Images, Manifest, RawBatch, Serving, tensor_digest, to_unit_range
 from saaae.data.scenes import generate_scenes
 from saaae.data.speckle_law import speckle_amplitude
 from saaae.errors import UserError
 from saaae.noise import Noise
-from saaae.ranges import Correlation, ImageSize, NonNegativeInt, PositiveFloat, PositiveInt
+from saaae.ranges import Correlation, ImageSize, PositiveFloat, PositiveInt
 from saaae.types import Batch, Split
 
 
@@ -29,10 +28,7 @@ class SpeckleData(ImageDataModule):
         target: `noisy`: an autoencoder of the speckled image. `clean`: a despeckler.
         image_size: Side in pixels.
         channels: 1.
-        batch_size: Images a batch.
-        num_workers: Loader processes.
-        seed: Seed of scenes, order and evaluation noise.
-        corruption: What happens to the input on its way to the model.
+        **serving: How the images are served.
     """
 
     def __init__(
@@ -46,19 +42,9 @@ class SpeckleData(ImageDataModule):
         target: Literal["noisy", "clean"],
         image_size: ImageSize,
         channels: Literal[1],
-        batch_size: PositiveInt,
-        num_workers: NonNegativeInt,
-        seed: NonNegativeInt,
-        corruption: Corruption,
+        **serving: Unpack[Serving],
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            channels=channels,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            corruption=corruption,
-        )
+        super().__init__(image_size=image_size, channels=channels, **serving)
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         if correlation > 0 and looks != round(looks):
             raise UserError(
@@ -71,6 +57,15 @@ class SpeckleData(ImageDataModule):
         return {
             split: Images(torch.from_numpy(generate_scenes(count, self.image_size, (self.seed, number))))
             for number, (split, count) in enumerate(self.counts.items())
+        }
+
+    def manifest(self) -> Manifest:
+        """Generated scenes; their digest tells a change of the generator."""
+        return {
+            "splits": {split: {f"{split} scenes": images.size} for split, images in self.splits.items()},
+            "sources": {f"{split} scenes": tensor_digest(images.pixels) for split, images in self.splits.items()},
+            "left_out": {},
+            "skipped": {},
         }
 
     def present(self, raw: RawBatch, noise: Noise) -> Batch:

@@ -40,7 +40,7 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
         UserError: If the other data set cannot have the images that the model was built for.
     """
     result = stored.copy()
-    for key in ("data_dir", "threads"):
+    for key in ("data_dir", "cache_dir", "threads"):
         if cfg[key] is not None:
             result[key] = str(Path(cfg[key]).absolute()) if key == "data_dir" else cfg[key]
     if cfg.limit_batches is not None:

@@ -152,6 +152,7 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
     start = start_of(folder.last, folder.best, model, monitor)
 
     folder.write_record(cfg, overrides)
+    write_json(folder.splits, {"hash": data.split_hash(), "seed": cfg.seed, **data.manifest()})
     folder.metrics.unlink(missing_ok=True)
     _log_to(folder.log)
     _announce(model, data, shown, start.step)
@@ -223,10 +224,13 @@ def training_record(trainer: L.Trainer, throughput: Throughput) -> dict[str, flo
 
 def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
     """What is needed to repeat and to trust the numbers."""
+    manifest = data.manifest()
     return {
         "config_hash": config_hash(cfg),
         "split_hash": data.split_hash(),
         "images": {split: data.num_images(split) for split in SPLITS},
+        "left_out": manifest["left_out"],
+        "skipped_files": len(manifest["skipped"]),
         "seed": cfg.seed,
         "threads": torch.get_num_threads(),
         "precision": cfg.accelerator.precision,
@@ -254,6 +258,11 @@ def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, step:
     code = "x".join(map(str, model.latent_shape))
     log.info("run          %s%s", shown, f" (continued from step {step})" if step else "")
     log.info("data         %s images of %d pixels", counts, data.image_size)
+    manifest = data.manifest()
+    for reason, count in manifest["left_out"].items():
+        log.info("left out     %d times: %s", count, reason)
+    for name, why in manifest["skipped"].items():
+        log.info("skipped      %s (%s)", name, why)
     log.info("model        %s, %.2f M parameters, code %s", type(model).__name__, parameters, code)
     if model.caveat:
         log.info("caveat       %s", model.caveat)

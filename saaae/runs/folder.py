@@ -19,8 +19,8 @@ from saaae.errors import UserError, nearest
 from saaae.runs.validate import keys_of
 
 OUTPUTS = Path("outputs")
-FREE = ("name", "resume", "data_dir", "data.num_workers", "accelerator", "pictures", "keep_freed_memory",
-        "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
+FREE = ("name", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "accelerator",
+        "pictures", "keep_freed_memory", "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
 """Settings that say where a run computes and what it displays, not what it computes."""
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
@@ -138,6 +138,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.last, self.best = self.checkpoints / "last.ckpt", self.checkpoints / "best.ckpt"
         self.metrics = self.path / "metrics.json"
+        self.splits = self.path / "splits.json"
         self.log = self.path / "train.log"
 
     def config(self) -> DictConfig:

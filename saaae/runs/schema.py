@@ -17,6 +17,7 @@ class Train:
     name: str | None
     seed: Annotated[int, Ge(0), Lt(2**32)]
     data_dir: str
+    cache_dir: str | None
     resume: str | None
     threads: PositiveInt | None
     deterministic: bool
@@ -29,6 +30,7 @@ class Evaluate:
     run: str | None
     checkpoint: str
     data_dir: str | None
+    cache_dir: str | None
     threads: PositiveInt | None
     limit_batches: BatchLimit
 

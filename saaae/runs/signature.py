@@ -85,10 +85,10 @@ def signature(target: str) -> Signature | None:
     while found:
         module, cls = found
         if isinstance(cls, ast.FunctionDef):
-            return _of_function(cls, skip=0)
+            return _of_function(module, cls, skip=0)
         init = [node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
         if init:
-            return _of_function(init[-1], skip=1)
+            return _of_function(module, init[-1], skip=1)
         base = cls.bases[0] if cls.bases else None
         found = _find(module, base.id) if isinstance(base, ast.Name) else None
         if found is None:  # nothing to construct with, unless a foreign base says otherwise
@@ -96,7 +96,7 @@ def signature(target: str) -> Signature | None:
     return None
 
 
-def _of_function(node: ast.FunctionDef, skip: int) -> Signature:
+def _of_function(module: str, node: ast.FunctionDef, skip: int) -> Signature:
     args = node.args
     positional = [*args.posonlyargs, *args.args]
     no_default = len(positional) - len(args.defaults)
@@ -105,7 +105,22 @@ def _of_function(node: ast.FunctionDef, skip: int) -> Signature:
     }
     for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
         parameters[arg.arg] = Parameter(_annotation(arg.annotation), default is None)
-    return Signature(parameters, args.kwarg is not None)
+    shared = _unpacked(module, args.kwarg)
+    return Signature(parameters | shared, args.kwarg is not None and not shared)
+
+
+def _unpacked(module: str, kwarg: ast.arg | None) -> dict[str, Parameter]:
+    """The arguments that `**name: Unpack[SomeTypedDict]` stands for (PEP 692)."""
+    annotation = kwarg.annotation if kwarg else None
+    if not (isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Name)):
+        return {}
+    found = _find(module, annotation.slice.id)
+    fields = found[1].body if found and isinstance(found[1], ast.ClassDef) else []
+    return {
+        field.target.id: Parameter(_annotation(field.annotation), True)
+        for field in fields
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    }
 
 
 def choices(annotation: Any) -> list[str]:

@@ -14,7 +14,7 @@ from saaae.runs.folder import LENGTH, RunFolder
 from saaae.runs.schema import Train
 from saaae.runs.validate import combinations, refuse_faults
 
-WITH_RESUME = ("resume", "accelerator", "data_dir", "data.num_workers", *LENGTH)
+WITH_RESUME = ("resume", "accelerator", "data_dir", "cache_dir", "data.num_workers", "data.resident", *LENGTH)
 """What may be said together with `resume=`."""
 
 

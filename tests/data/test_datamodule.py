@@ -1,6 +1,10 @@
+import lightning as L
+import pytest
 import torch
 
-from saaae.data.datamodule import EpochBatches, to_unit_range
+from saaae.data.corruption import GaussianNoise
+from saaae.data.datamodule import EpochBatches, ImageDataModule, Images, Masks, to_unit_range
+from tests.conftest import SERVING
 
 
 def epoch(batches, number, start=0):
@@ -42,3 +46,80 @@ def test_bytes_become_the_unit_range():
     x = to_unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8))
     assert x.dtype == torch.float32
     torch.testing.assert_close(x, torch.tensor([0.0, 0.2, 1.0]))
+
+
+PIXELS = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 1, 4, 4).contiguous()
+
+
+def images(rows=None):
+    masks = torch.stack([torch.full((1, 4, 4), value, dtype=torch.uint8) for value in (0, 255, 1)])
+    return Images(
+        PIXELS,
+        label=torch.arange(10) * 10,
+        reference=PIXELS + 100,
+        masks=Masks(masks, torch.tensor([0] * 8 + [1, 2])),
+        fabric=torch.arange(10) + 50,
+        rows=rows,
+    )
+
+
+def test_a_split_is_rows_of_what_all_splits_share():
+    part = images(torch.tensor([9, 3, 8]))
+    assert part.size == 3
+    raw = part.take(torch.tensor([2, 0]))
+    assert raw.indices.tolist() == [2, 0]
+    assert raw.pixels[:, 0, 0, 0].tolist() == [8, 9]
+    assert raw.reference[:, 0, 0, 0].tolist() == [108, 109]
+    assert raw.label.tolist() == [80, 90]
+    assert raw.fabric.tolist() == [58, 59]
+    assert raw.mask[:, 0, 0, 0].tolist() == [255, 1]
+    assert raw.defect is None
+
+
+def test_a_split_on_a_device_holds_its_own_images_only():
+    part = images(torch.tensor([9, 3, 8]))
+    moved = part.to(torch.device("cpu"))
+    assert len(moved.pixels) == len(moved.masks.masks) == 3
+    for a, b in zip(part.take(torch.tensor([2, 1])), moved.take(torch.tensor([2, 1])), strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+class Ten(ImageDataModule):
+    def load(self):
+        return {"train": images(), "val": images(torch.arange(4)), "test": images(torch.arange(4, 10))}
+
+
+class Watch(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.seen = {"train": [], "val": []}
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, _):
+        self.seen["train"].append(batch)
+        return self.weight * batch.input.mean()
+
+    def validation_step(self, batch, _):
+        self.seen["val"].append(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore")
+def test_images_resident_on_the_device_make_the_very_batches_that_travelling_ones_do(tmp_path, workers):
+    seen = []
+    for resident in (False, True):
+        torch.manual_seed(0)
+        serving = SERVING | {"resident": resident, "num_workers": workers, "corruption": GaussianNoise(std=0.1)}
+        model = Watch()
+        L.Trainer(
+            max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
+        ).fit(model, Ten(image_size=4, channels=1, **serving))  # fmt: skip
+        seen.append([batch for split in ("train", "val") for batch in model.seen[split]])
+    assert len(seen[0]) == len(seen[1]) == 2 * 3 + 2
+    for a, b in zip(*seen, strict=True):
+        for field in ("input", "target", "indices", "label", "mask", "fabric"):
+            assert torch.equal(getattr(a, field), getattr(b, field)), field

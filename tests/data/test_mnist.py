@@ -4,10 +4,9 @@ import struct
 import pytest
 import torch
 
-from saaae.data.corruption import Identity
 from saaae.data.mnist import FILES, MNISTData, read_idx
 from saaae.errors import UserError
-from tests.conftest import real_data
+from tests.conftest import SERVING, real_data
 
 
 def idx(array):
@@ -27,16 +26,7 @@ def write_archives(folder, packed=True):
 
 
 def make(root, num_val=5):
-    return MNISTData(
-        root=str(root),
-        num_val=num_val,
-        image_size=28,
-        channels=1,
-        batch_size=4,
-        num_workers=0,
-        seed=0,
-        corruption=Identity(),
-    )
+    return MNISTData(root=str(root), num_val=num_val, image_size=28, channels=1, **SERVING)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -47,7 +37,7 @@ def test_archives_are_read_where_they_are_and_nothing_is_written(tmp_path, packe
     data = make(tmp_path / "mnist")
     data.prepare_data()
     data.setup()
-    assert {split: len(images.pixels) for split, images in data.splits.items()} == {"train": 15, "val": 5, "test": 6}
+    assert {split: images.size for split, images in data.splits.items()} == {"train": 15, "val": 5, "test": 6}
     assert data.batch("test", torch.tensor([3])).label.tolist() == [3]
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
@@ -84,11 +74,10 @@ def test_what_cannot_be_downloaded_gets_one_sentence_with_the_ways_out(tmp_path,
 def test_the_real_digits_have_their_published_statistics():
     data = make(real_data("mnist"), num_val=5000)
     data.setup()
-    pixels = torch.cat([data.splits["train"].pixels, data.splits["val"].pixels]).float() / 255
-    labels = torch.cat([data.splits["train"].labels, data.splits["val"].labels])
+    pixels, labels = data.splits["train"].pixels.float() / 255, data.splits["train"].label
     assert labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert abs(float(pixels.mean()) - 0.1307) < 1e-4
-    assert len(data.splits["test"].pixels) == 10_000
+    assert data.splits["test"].size == 10_000
 
 
 def test_read_idx_returns_the_array(tmp_path):

@@ -4,12 +4,12 @@ import math
 import pytest
 import torch
 
-from saaae.data.corruption import Identity
 from saaae.data.scenes import FAMILIES, generate_scenes
 from saaae.data.speckle import SpeckleData
 from saaae.data.speckle_law import correlated_speckle, gamma_speckle, speckle_amplitude
 from saaae.errors import UserError
 from saaae.noise import IndexedNoise, TrainingNoise
+from tests.conftest import SERVING
 
 ONES = torch.ones(64, 1, 64, 64)
 SOURCES = {"training": TrainingNoise(), "evaluation": IndexedNoise(0, torch.arange(64))}
@@ -78,7 +78,7 @@ def test_a_scene_depends_on_its_seed_and_index_alone():
     assert (many[:6] != many[6:]).any()
 
 
-def make(target="noisy", batch_size=4, looks=1, correlation=0.0):
+def make(target="noisy", looks=1, correlation=0.0):
     data = SpeckleData(
         num_train=8,
         num_val=6,
@@ -88,10 +88,7 @@ def make(target="noisy", batch_size=4, looks=1, correlation=0.0):
         target=target,
         image_size=32,
         channels=1,
-        batch_size=batch_size,
-        num_workers=0,
-        seed=0,
-        corruption=Identity(),
+        **SERVING,
     )
     data.setup()
     return data

@@ -47,7 +47,7 @@ def test_a_finished_run_holds_everything(launch):
         "metrics.csv",
         "metrics.json",
     }
-    expected |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt", "reconstructions.png"}
+    expected |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt", "reconstructions.png", "splits.json"}
     assert expected <= {str(p.relative_to(folder.path)) for p in folder.path.rglob("*")}
     assert "${" not in folder.resolved.read_text()
     results = json.loads(folder.metrics.read_text())
@@ -55,6 +55,9 @@ def test_a_finished_run_holds_everything(launch):
     assert {"images_per_second", "epochs", "steps", "peak_memory_mb"} == set(results["train"])
     assert results["train"]["steps"] == 3
     assert {"config_hash", "split_hash", "seed", "threads", "commit", "versions", "data_range"} <= set(results["run"])
+    splits = json.loads(folder.splits.read_text())
+    assert splits["hash"] == results["run"]["split_hash"]
+    assert splits["splits"] == {"train": {"train scenes": 12}, "val": {"val scenes": 6}, "test": {"test scenes": 6}}
     checkpoint = torch.load(folder.last, weights_only=True)
     assert checkpoint["config"]["seed"] == 0
     assert "optimizer_states" in checkpoint
@@ -67,7 +70,7 @@ def test_tensorboard_shows_scalars_and_pictures(launch):
     assert {"train/loss", "train/nll", "train/kl", "train/beta", "val/ssim", "val/psnr", "val/elbo"} <= set(
         board.Tags()["scalars"]
     )
-    assert board.Tags()["images"] == ["reconstructions"]
+    assert sorted(board.Tags()["images"]) == ["data", "reconstructions"]
     logged = {row[2] for row in rows(folder)}
     assert {"train/loss", "val/elbo", "test/ssim"} <= logged
 

@@ -1,0 +1,233 @@
+"""AITEX fabric images (Silvestre-Blanes et al. 2019) as they are: strips of woven fabric, sound and defective."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saaae.data.datamodule import SPLITS, UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks, Serving
+from saaae.data.files import list_images, read_image, split_groups
+from saaae.data.folder import CachedFiles, Pieces
+from saaae.data.tiles import cut_tiles, tile_starts
+from saaae.errors import UserError
+from saaae.ranges import ExistingFolder, ImageSize, OpenFraction, PositiveInt
+from saaae.types import Split
+
+SOUND, DEFECTIVE, MASKS = "NODefect_images", "Defect_images", "Mask_images"
+NAME = re.compile(r"^(?P<number>\d{4})_(?P<defect>\d{2,3})_(?P<fabric>\d{2})$")
+NO_FABRIC = "tile without fabric"
+WHITE = 255
+WINDOW = 32
+"""Columns over which the texture is averaged where the fabric's edge is looked for."""
+
+
+class Strip(NamedTuple):
+    """What the name of a strip tells.
+
+    Attributes:
+        fabric: Code of the fabric.
+        defect: Code of the defect; 0 for none.
+    """
+
+    fabric: int
+    defect: int
+
+
+def strip_of(path: Path) -> Strip:
+    """Fabric and defect of a file name `nnnn_ddd_ff.png`; one file has a defect code of two digits.
+
+    Raises:
+        UserError: If the name has another form.
+    """
+    match = NAME.match(path.stem)
+    if not match:
+        raise UserError(f"{path}: expected a name like 0001_000_05.png (number, defect code, fabric code)")
+    return Strip(int(match["fabric"]), int(match["defect"]))
+
+
+def fabric_start(strip: Tensor) -> int:
+    """First column of a strip that shows fabric: what is left of it is white padding or the machine's background.
+
+    Padding is pure white. The background is smooth along a row: its mean difference of horizontal neighbours, over
+    WINDOW columns, is below half of the fabric's (the median over the right half), or below three quarters of it
+    where the brightness is also a tenth off the fabric's. Checked by eye on the 160 public strips.
+
+    Args:
+        strip: Gray image (1, H, W), uint8.
+    """
+    pixels = strip[0].numpy()
+    white = (pixels == WHITE).mean(0)
+    if white[0] > 0.5:
+        fabric = white <= 0.05
+        return int(fabric.argmax()) if fabric.any() else pixels.shape[1]
+    if pixels.shape[1] < 4 * WINDOW:
+        return 0
+    average = np.ones(WINDOW) / WINDOW
+    texture = np.convolve(np.abs(np.diff(pixels.astype(np.float32), axis=1)).mean(0), average, "valid")
+    brightness = np.convolve(pixels.mean(0)[1:], average, "valid")
+    relative = texture / max(float(np.median(texture[len(texture) // 2 :])), 1e-6)
+    off = np.abs(brightness / max(float(np.median(brightness[len(brightness) // 2 :])), 1e-6) - 1)
+    background = (relative < 0.5) | ((relative < 0.75) & (off > 0.1))
+    if not background[:WINDOW].any():
+        return 0
+    first = int(background.argmax())
+    after = ~background[first:]
+    return first + int(after.argmax()) + WINDOW // 2 if after.any() else pixels.shape[1]
+
+
+def split_strips(strips: dict[str, Strip], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
+    """Which split each strip belongs to: sound ones are shared out within each fabric, defective ones test.
+
+    Raises:
+        UserError: If a fabric has too few sound strips to be on all sides.
+    """
+    by_fabric: dict[int, list[str]] = defaultdict(list)
+    parts: dict[str, Split] = {}
+    for name, strip in sorted(strips.items()):
+        if name.startswith(DEFECTIVE):
+            parts[name] = "test"
+        else:
+            by_fabric[strip.fabric].append(name)
+    for fabric, names in sorted(by_fabric.items()):
+        what = f"sound strips of fabric {fabric:02d}"
+        parts |= split_groups(names, val_fraction, test_fraction, f"{seed}-{fabric}", what)
+    return parts
+
+
+class AITEXData(CachedFiles):
+    """Tiles of AITEX fabric: sound ones train and validate, sound and defective ones test; 1.0 is white.
+
+    Strips are split whole, with every fabric on all sides. Test tiles have a mask and a label: 1 with a defect in the
+    tile, 0 without, -1 on a defective strip whose mask is missing or empty. Tiles begin where the fabric does.
+
+    Args:
+        root: Folder with the original layout: `NODefect_images/<fabric>`, `Defect_images`, `Mask_images`; only read.
+        val_fraction: Share of each fabric's sound strips that validates.
+        test_fraction: Share that tests.
+        test_steps: Test tiles begin every image_size / test_steps pixels, and one is flush with the right end;
+            training and validation tiles do not overlap.
+        on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
+        cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
+        image_size: Side of a tile in pixels, at most 256.
+        channels: 1.
+        **serving: How the images are served.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: ExistingFolder,
+        val_fraction: OpenFraction,
+        test_fraction: OpenFraction,
+        test_steps: PositiveInt,
+        on_error: Literal["raise", "skip"],
+        cache_dir: str | None,
+        image_size: ImageSize,
+        channels: Literal[1],
+        **serving: Unpack[Serving],
+    ) -> None:
+        super().__init__(
+            root=root, on_error=on_error, cache_dir=cache_dir, image_size=image_size, channels=channels, **serving
+        )
+        if image_size % test_steps:
+            raise UserError(f"data.test_steps={test_steps}: expected a divisor of data.image_size={image_size}")
+        self.fractions, self.stride = (val_fraction, test_fraction), image_size // test_steps
+
+    def load(self) -> dict[Split, Images]:
+        """Masks are for the test tiles: the others are sound."""
+        splits = super().load()
+        return {split: part if split == "test" else part._replace(masks=None) for split, part in splits.items()}
+
+    def files(self) -> dict[str, Path]:
+        """Sound strips, then defective ones, by their path below the root.
+
+        Raises:
+            UserError: If the folder has another layout.
+        """
+        for folder in (SOUND, DEFECTIVE, MASKS):
+            if not (self.root / folder).is_dir():
+                raise UserError(
+                    f"data.root={self.root}: no folder {folder} in it; expected the original layout of AITEX, with "
+                    f"{SOUND}/<fabric>, {DEFECTIVE} and {MASKS}"
+                )
+        paths = [path for folder in (SOUND, DEFECTIVE) for path in list_images(self.root / folder)]
+        return {str(path.relative_to(self.root)): path for path in paths}
+
+    def companions(self, name: str) -> list[Path]:
+        """The masks of a defective strip: none, one or several."""
+        if name.startswith(SOUND):
+            return []
+        return sorted((self.root / MASKS).glob(f"{Path(name).stem}_mask*.png"))
+
+    def settings(self) -> dict[str, Any]:
+        """The tiling."""
+        return {"image_size": self.image_size, "stride": self.stride}
+
+    def read(self, name: str, path: Path) -> Pieces:
+        """Overlapping tiles of a strip from where its fabric begins, with labels, masks and codes."""
+        strip, image = strip_of(path), read_image(path, 1)
+        defective = name.startswith(DEFECTIVE)
+        mask = self.mask(image, self.companions(name)) if defective else torch.zeros_like(image)
+        start = fabric_start(image)
+        tiles, starts = cut_tiles(image[..., start:], self.image_size, self.stride, cover=True)
+        masks, _ = cut_tiles(mask[..., start:], self.image_size, self.stride, cover=True)
+        codes = masks.flatten(1).amax(1).long() if len(masks) else torch.zeros(0, dtype=torch.int64)
+        alone = (starts % self.image_size == 0).all(1)
+        order = (~alone).int().argsort(stable=True)  # training reads the ones without overlap only: keep them together
+        whole = len(tile_starts(image.shape[2], self.image_size, self.image_size))
+        kept = len(tile_starts(image.shape[2] - start, self.image_size, self.image_size))
+        rows = len(tile_starts(image.shape[1], self.image_size, self.image_size))
+        arrays = {
+            "pixels": tiles[order],
+            "start": starts[order] + torch.tensor([0, start]),
+            "label": torch.where(codes == UNKNOWN_MASK, UNKNOWN_LABEL, codes)[order],
+            "marked": masks[order][codes[order] == 1],
+            "alone": alone[order],
+            "fabric": torch.full((len(tiles),), strip.fabric),
+            "defect": torch.full((len(tiles),), strip.defect),
+        }
+        return Pieces(arrays, {NO_FABRIC: (whole - kept) * rows})
+
+    def mask(self, image: Tensor, paths: list[Path]) -> Tensor:
+        """Defective pixels (1, H, W), uint8, 0 or 1: what any of the masks marks; UNKNOWN_MASK where none marks any.
+
+        Raises:
+            UserError: If a mask is of another size.
+        """
+        marked = torch.zeros_like(image)
+        for path in paths:
+            mask = read_image(path, 1)
+            if mask.shape != image.shape:
+                sizes = (f"{shape[2]}x{shape[1]}" for shape in (mask.shape, image.shape))
+                raise UserError(f"{path}: the mask is {' pixels, its image '.join(sizes)}; expected one size")
+            marked |= (mask > WHITE // 2).to(torch.uint8)  # masks are smoothed at their edges
+        return marked if marked.any() else torch.full_like(image, UNKNOWN_MASK)
+
+    def split_rows(self, arrays: dict[str, Tensor], names: list[str]) -> dict[Split, Tensor]:
+        """Whole strips, from left to right; without overlap outside the test split."""
+        parts = split_strips({name: strip_of(Path(name)) for name in names}, *self.fractions, self.seed)
+        code = torch.tensor([SPLITS.index(parts[name]) for name in names])[arrays["file"]]
+        top, left = arrays["start"].unbind(1)
+        order = torch.from_numpy(np.lexsort((left, top, arrays["file"])))
+        chosen = {split: code == number for number, split in enumerate(SPLITS)}
+        return {
+            split: order[(mine if split == "test" else mine & arrays["alone"])[order]] for split, mine in chosen.items()
+        }
+
+    def images(self, arrays: dict[str, Tensor]) -> Images:
+        """Tiles with labels, masks and codes; tiles without a mark share one mask, unknown ones another."""
+        size, label = (1, 1, self.image_size, self.image_size), arrays["label"]
+        shared = torch.zeros(size, dtype=torch.uint8), torch.full(size, UNKNOWN_MASK, dtype=torch.uint8)
+        row = torch.where(label == UNKNOWN_LABEL, 1, 0)
+        row[label == 1] = torch.arange(int((label == 1).sum())) + len(shared)
+        return Images(
+            arrays["pixels"],
+            label=label,
+            masks=Masks(torch.cat([*shared, arrays["marked"]]), row),
+            fabric=arrays["fabric"],
+            defect=arrays["defect"],
+        )

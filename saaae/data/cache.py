@@ -1,0 +1,141 @@
+"""Decoded images on disk: written once, then mapped into memory by every run that reads the same files alike."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from saaae.errors import UserError
+
+FORMAT = 1
+"""Counts up when what the caches hold changes: older ones are then left alone."""
+
+
+class Cached(NamedTuple):
+    """Content of a cache.
+
+    Attributes:
+        arrays: By name, mapped from disk; writing to one changes this process's copy only.
+        notes: What was written down while it was built, plain values.
+    """
+
+    arrays: dict[str, Tensor]
+    notes: dict[str, Any]
+
+
+class ArrayWriter:
+    """Appends to named arrays, one flat file each, so that memory holds no more than a piece at a time.
+
+    Args:
+        folder: Where the files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, Any] = {}
+        self._layout: dict[str, dict[str, Any]] = {}
+
+    def append(self, name: str, rows: Tensor) -> None:
+        """Adds rows (n, ...) to an array; all rows of an array have one shape and type.
+
+        Raises:
+            UserError: If the rows differ from the earlier ones in type.
+        """
+        layout = {"dtype": str(rows.numpy().dtype), "shape": list(rows.shape[1:])}
+        known = self._layout.setdefault(name, layout | {"rows": 0})
+        if known["dtype"] != layout["dtype"]:
+            raise UserError(f"{layout['dtype']} pixels, but {known['dtype']} in the files before; expected one kind")
+        assert known["shape"] == layout["shape"], f"{name}: rows of {layout['shape']} after {known['shape']}"
+        if name not in self._files:
+            self._files[name] = (self.folder / f"{name}.bin").open("wb")
+        self._files[name].write(rows.contiguous().numpy().data)
+        known["rows"] += len(rows)
+
+    def finish(self, notes: dict[str, Any]) -> None:
+        """Closes the files and writes their index; from here on the folder can be read."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        with (self.folder / "index.json").open("w") as file:
+            json.dump({"arrays": self._layout, "notes": notes}, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def cached(
+    cache_dir: str | None, name: str, key: Mapping[str, Any], build: Callable[[ArrayWriter], dict[str, Any]]
+) -> Cached:
+    """What `build` writes, from the cache if it was written before.
+
+    A cache appears under its name all at once, so a kill leaves none or a whole one; of two processes that want the
+    same one, the second waits for the first.
+
+    Args:
+        cache_dir: Folder of all caches; None is the user's cache folder.
+        name: First part of the cache's own name, for people.
+        key: Everything that decides the content, plain values.
+        build: Appends arrays to the writer and returns plain notes.
+
+    Raises:
+        UserError: If the folder cannot be written, or by `build`.
+    """
+    base = Path(cache_dir).expanduser() if cache_dir else user_cache_path("saaae")
+    digest = hashlib.sha256(json.dumps({"format": FORMAT, **key}, sort_keys=True).encode()).hexdigest()[:20]
+    folder = base / f"{name}-{digest}"
+    try:
+        if not (folder / "index.json").is_file():
+            base.mkdir(parents=True, exist_ok=True)
+            with FileLock(base / f"{folder.name}.lock"):
+                if not (folder / "index.json").is_file():
+                    _build(folder, build)
+        return _read(folder)
+    except OSError as error:
+        raise UserError(
+            f"cache_dir={base}: cannot be used ({error.strerror or error}); expected a folder to write decoded images "
+            "to, such as cache_dir=/tmp/saaae"
+        ) from None
+
+
+def _build(folder: Path, build: Callable[[ArrayWriter], dict[str, Any]]) -> None:
+    """Builds beside the folder's place and moves there: the lock's holder is the only one that touches either."""
+    part = folder.with_name(folder.name + ".part")
+    for leftover in (part, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir()
+    try:
+        writer = ArrayWriter(part)
+        writer.finish(build(writer))
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _read(folder: Path) -> Cached:
+    index = json.loads((folder / "index.json").read_text())
+    return Cached(
+        {name: _map(folder / f"{name}.bin", layout) for name, layout in index["arrays"].items()}, index["notes"]
+    )
+
+
+def _map(path: Path, layout: Mapping[str, Any]) -> Tensor:
+    """An array on disk; copy-on-write, because torch knows no read-only tensors."""
+    shape = (layout["rows"], *layout["shape"])
+    if not layout["rows"]:
+        return torch.from_numpy(np.empty(shape, layout["dtype"]))
+    return torch.from_numpy(np.memmap(path, layout["dtype"], mode="c", shape=shape))
+
+
+def content_digest(data: bytes) -> str:
+    """Short digest of a file's content."""
+    return hashlib.blake2b(data, digest_size=12).hexdigest()

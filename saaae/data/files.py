@@ -1,0 +1,179 @@
+"""Image files: finding, reading and sharing them out between the splits."""
+
+import logging
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import tifffile
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from saaae.data.cache import content_digest
+from saaae.errors import UserError
+from saaae.types import Split
+
+Image.MAX_IMAGE_PIXELS = None  # a radar scene is larger than what Pillow takes for an attack
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds amiss is raised here
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff")
+
+T = TypeVar("T")
+
+
+class BrokenFiles:
+    """What becomes of files that cannot be used: the run stops at the first, or goes on and keeps a list.
+
+    Args:
+        skip: Whether to go on.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self.skip = skip
+        self.reasons: dict[str, str] = {}
+
+    def attempt(self, name: str, read: Callable[[], T]) -> T | None:
+        """Result of `read`, or None where it failed and broken files are skipped.
+
+        Raises:
+            UserError: By `read`, where they are not.
+        """
+        try:
+            return read()
+        except UserError as error:
+            if not self.skip:
+                raise UserError(f"{error}; or leave such files out with data.on_error=skip") from None
+            self.reasons[name] = str(error)
+            return None
+
+
+def list_images(root: Path) -> list[Path]:
+    """Image files in `root` and below, sorted.
+
+    Raises:
+        UserError: If the folder is missing, cannot be read or holds no image.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: no such folder; point data.root, data_dir or SAAAE_DATA_DIR at the images")
+    try:
+        next(root.iterdir(), None)
+    except OSError as error:
+        raise UserError(f"data.root={root}: cannot be read ({error.strerror}); expected a readable folder") from None
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    if not paths:
+        raise UserError(f"data.root={root}: no image in it; expected files ending in {', '.join(EXTENSIONS)}")
+    return paths
+
+
+def digest_of(path: Path) -> str:
+    """Digest of a file's content.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    try:
+        return content_digest(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Pixels of an image file as they are stored: (H, W) or (H, W, C), integers or floats.
+
+    Transparency is left out, palettes become colours, and NPY files may have their channels first or last.
+
+    Raises:
+        UserError: If the file is no readable image.
+    """
+    try:
+        pixels = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _decode(path)
+        if not pixels.size:
+            raise ValueError("no pixels in it")
+    except Exception as error:  # decoders of foreign bytes raise anything
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{path}: not a readable image ({reason}); replace or remove it") from None
+    if pixels.ndim == 3 and pixels.shape[-1] > 4 and pixels.shape[0] <= 4:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3:
+        pixels = {1: pixels[..., 0], 4: pixels[..., :3]}.get(pixels.shape[-1], pixels)
+    if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[-1] == 3):
+        raise UserError(f"{path}: an array of shape {pixels.shape}; expected one image, gray or with three channels")
+    if pixels.dtype.kind not in "uif":
+        raise UserError(f"{path}: {pixels.dtype} pixels; expected integers or floats")
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _decode(path: Path) -> np.ndarray:
+    """Pixels of an image file by Pillow, or by tifffile where Pillow knows a TIFF not at all or by half its bits."""
+    is_tiff = path.suffix.lower() in (".tif", ".tiff")
+    try:
+        with Image.open(path) as image:
+            halved = ";16" in str(image.tile) and image.mode in ("RGB", "RGBA", "LA")
+            if halved and not is_tiff:
+                raise ValueError("16 bits in several channels, of which Pillow keeps 8; expected one channel or TIFF")
+            if not halved:
+                as_stored = image.mode in ("L", "RGB", "F") or image.mode.startswith("I")
+                gray = image.mode in ("1", "LA", "La")
+                return np.array(image if as_stored else image.convert("L" if gray else "RGB"))
+    except UnidentifiedImageError:
+        if not is_tiff:
+            raise
+    return tifffile.imread(path)
+
+
+def to_bytes(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """8-bit pixels of integers of 8 or 16 bits, the higher byte of the latter.
+
+    Raises:
+        UserError: If the pixels are of another kind: only a sensor's scale can tell what they mean.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return (pixels >> 8).astype(np.uint8)
+    raise UserError(f"{path}: {pixels.dtype} pixels; expected 8 or 16 bits, or data=sar with data.full_scale")
+
+
+def read_image(path: Path, channels: int) -> Tensor:
+    """An image (C, H, W), uint8: gray, colours weighted by their luminance (ITU-R 601), or RGB.
+
+    Raises:
+        UserError: If the file is no readable image of 8 or 16 bits.
+    """
+    image = Image.fromarray(to_bytes(path, read_array(path))).convert("L" if channels == 1 else "RGB")
+    return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1).contiguous()
+
+
+def num_of(fraction: float, total: int) -> int:
+    """A share of `total` things, at least one unless the share is 0."""
+    return max(1, round(fraction * total)) if fraction else 0
+
+
+def split_groups(
+    groups: Iterable[str], val_fraction: float, test_fraction: float, seed: int | str, what: str = "images or scenes"
+) -> dict[str, Split]:
+    """Which split each group of images belongs to: a function of names and seed, at least one group in each split.
+
+    Args:
+        groups: Names of the groups.
+        val_fraction: Share of the groups that validates.
+        test_fraction: Share that tests; 0 for no test split.
+        seed: Seed of the run.
+        what: What a group is, for the message.
+
+    Raises:
+        UserError: If there are fewer than three groups, or the fractions leave nothing to train on.
+    """
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    num_val, num_test = (num_of(fraction, len(order)) for fraction in (val_fraction, test_fraction))
+    if num_val + num_test >= len(order):
+        raise UserError(
+            f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction}: {len(order)} {what} "
+            "cannot be split so; expected more of them, or smaller fractions"
+        )
+    parts: dict[str, Split] = dict.fromkeys(order, "train")
+    parts |= dict.fromkeys(order[:num_val], "val")
+    return parts | dict.fromkeys(order[num_val : num_val + num_test], "test")

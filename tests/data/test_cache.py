@@ -1,0 +1,111 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from saaae.data.cache import cached
+from saaae.errors import UserError
+
+
+def build(writer):
+    for i in range(3):
+        writer.append("pixels", torch.full((2, 1, 4, 4), i, dtype=torch.uint8))
+    writer.append("none", torch.zeros(0, 3))
+    return {"why": "a test"}
+
+
+def never(writer):
+    raise AssertionError("built again")
+
+
+def test_what_was_built_is_mapped_and_not_built_again(tmp_path):
+    for builder in (build, never):
+        cache = cached(str(tmp_path), "x", {"a": 1}, builder)
+        assert cache.arrays["pixels"][:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+        assert cache.arrays["none"].shape == (0, 3)
+        assert cache.notes == {"why": "a test"}
+
+
+def test_another_key_gets_a_cache_of_its_own(tmp_path):
+    cached(str(tmp_path), "x", {"a": 1}, build)
+    with pytest.raises(AssertionError, match="built again"):
+        cached(str(tmp_path), "x", {"a": 2}, never)
+
+
+def test_writing_to_a_mapped_array_changes_no_file(tmp_path):
+    cached(str(tmp_path), "x", {}, build).arrays["pixels"].fill_(9)
+    assert cached(str(tmp_path), "x", {}, never).arrays["pixels"].max() == 2
+
+
+def test_a_builder_that_fails_leaves_nothing(tmp_path):
+    def fails(writer):
+        build(writer)
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        cached(str(tmp_path), "x", {}, fails)
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+    cached(str(tmp_path), "x", {}, build)
+
+
+def slow_build(writer, log, started=None):
+    writer.append("pixels", torch.ones(4, 2))
+    with open(log, "a") as file:
+        file.write("built\n")
+    if started is not None:
+        started.set()
+    time.sleep(0.5 if started is None else 60)
+    return {}
+
+
+def use(folder, log, started=None):
+    cached(folder, "x", {}, lambda writer: slow_build(writer, log, started))
+
+
+def test_of_two_processes_one_builds_and_both_read(tmp_path):
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=use, args=(str(tmp_path / "c"), str(log))) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(30)
+        assert process.exitcode == 0
+    assert log.read_text() == "built\n"
+
+
+def test_a_kill_while_the_cache_is_written_leaves_none(tmp_path):
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    process = context.Process(target=use, args=(str(tmp_path), str(tmp_path / "log"), started))
+    process.start()
+    assert started.wait(30)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert [path.suffix for path in tmp_path.iterdir() if path.is_dir()] == [".part"]
+    assert len(cached(str(tmp_path), "x", {}, build).arrays["pixels"]) == 6
+    assert [path.suffix for path in tmp_path.iterdir() if path.is_dir()] == [""]
+
+
+def test_a_cache_without_its_index_is_built_again(tmp_path):
+    cached(str(tmp_path), "x", {}, build)
+    (index,) = tmp_path.glob("x-*/index.json")
+    index.unlink()
+    cached(str(tmp_path), "x", {}, build)
+    assert json.loads(index.read_text())["notes"] == {"why": "a test"}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cache_dir=.*file.*: cannot be used"):
+        cached(str(tmp_path / "file"), "x", {}, build)
+
+
+def test_the_default_is_the_users_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cached(None, "x", {}, build)
+    assert list((tmp_path / "saaae").glob("x-*/index.json"))

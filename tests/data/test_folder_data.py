@@ -1,0 +1,193 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from saaae.data.corruption import Speckle
+from saaae.data.folder import NOT_FINITE, TOO_SMALL, FolderData
+from saaae.errors import UserError
+from tests.conftest import SERVING, real_data
+
+
+@pytest.fixture
+def make(tmp_path):
+    def made(root, setup=True, **options):
+        defaults = {
+            "test_root": None, "group_pattern": None, "split_by": "file", "fit": "tiles", "val_fraction": 0.2,
+            "test_fraction": 0.2, "on_error": "raise", "cache_dir": str(tmp_path / "cache"), "image_size": 16,
+            "channels": 1, **SERVING,
+        }  # fmt: skip
+        data = FolderData(root=str(root), **{**defaults, **options})
+        if setup:
+            data.setup()
+        return data
+
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten images of 40x33 pixels, 2x2 tiles each, in two subfolders; the gray level of an image is its number."""
+    root = tmp_path / "images"
+    for i in range(10):
+        path = root / "ab"[i % 2] / f"{i:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((33, 40), 10 * i, np.uint8)).save(path)
+    return root
+
+
+def levels(data, split):
+    images = data.splits[split]
+    return set(images.take(torch.arange(images.size)).pixels.unique().tolist())
+
+
+def sizes(data):
+    return {split: images.size for split, images in data.splits.items()}
+
+
+def test_every_image_is_in_one_split_and_nothing_is_written_beside_it(make, folder):
+    before = sorted(folder.rglob("*"))
+    data = make(folder)
+    assert sizes(data) == {"train": 24, "val": 8, "test": 8}
+    parts = [levels(data, split) for split in ("train", "val", "test")]
+    assert set.union(*parts) == {10 * i for i in range(10)}
+    assert sum(map(len, parts)) == 10
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_second_run_reads_the_cache_and_a_changed_file_is_decoded_anew(make, folder, monkeypatch):
+    first = make(folder)
+    opened = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or real(path))
+    assert make(folder, seed=1).split_hash() != first.split_hash()
+    assert opened == []
+    Image.fromarray(np.full((33, 40), 200, np.uint8)).save(folder / "a" / "00.png")
+    changed = make(folder)
+    assert len(opened) == 10
+    assert changed.split_hash() != first.split_hash()
+    assert 200 in set.union(*(levels(changed, split) for split in changed.splits))
+
+
+def test_the_split_hash_depends_on_names_content_and_seed_alone(make, folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "moved")
+    assert make(folder).split_hash() == make(tmp_path / "moved").split_hash()
+    assert make(folder).split_hash() == make(folder, batch_size=7).split_hash()
+
+
+def test_groups_stay_together(make, folder):
+    data = make(folder, group_pattern="^(..)0?", val_fraction=0.1, test_fraction=0.1)
+    assert sizes(data) == {"train": 32, "val": 4, "test": 4}
+    for i in range(10):  # now two images a group
+        (folder / "ab"[i % 2] / f"{i:02d}.png").rename(folder / f"{i // 2}_{i}.png")
+    data = make(folder, group_pattern=r"^(\d)_")
+    for split in data.splits:
+        assert {level // 20 for level in levels(data, split)} <= {
+            level // 20 for level in levels(data, split) if level % 20
+        }
+
+
+def test_regions_share_every_image_out_without_an_overlap(make, tmp_path):
+    (tmp_path / "one").mkdir()
+    ramp = np.repeat(np.arange(160, dtype=np.uint8)[None], 32, 0)
+    Image.fromarray(ramp).save(tmp_path / "one" / "scene.png")
+    data = make(tmp_path / "one", split_by="region")
+    assert levels(data, "train") == set(range(96))
+    assert levels(data, "val") == set(range(96, 128))
+    assert levels(data, "test") == set(range(128, 160))
+    assert data.manifest()["splits"] == {
+        split: {"scene.png": n} for split, n in (("train", 12), ("val", 4), ("test", 4))
+    }
+
+
+def test_test_images_may_have_a_folder_of_their_own(make, folder):
+    data = make(folder, test_root=str(folder / "b"))
+    assert levels(data, "test") == {10, 30, 50, 70, 90}
+    assert sizes(data) == {"train": 16, "val": 4, "test": 20}
+
+
+def test_images_of_any_size_become_their_middle_square(make, tmp_path):
+    root = tmp_path / "sizes"
+    root.mkdir()
+    for i, (height, width) in enumerate([(20, 40), (64, 64), (9, 7), (100, 33), (16, 16)]):
+        Image.fromarray(np.full((height, width, 3), (10 * i, 100, 200), np.uint8)).save(root / f"{i}.png")
+    data = make(root, fit="resize", channels=3)
+    batch = data.batch("train", torch.arange(3))
+    assert batch.input.shape == (3, 3, 16, 16)
+    assert torch.allclose(batch.input[:, 2], torch.tensor(200 / 255))
+
+
+def test_images_smaller_than_a_tile_are_left_out_and_counted(make, folder):
+    Image.fromarray(np.zeros((15, 90), np.uint8)).save(folder / "small.png")
+    data = make(folder)
+    assert sum(sizes(data).values()) == 40
+    assert data.manifest()["left_out"] == {TOO_SMALL: 1}
+    with pytest.raises(
+        UserError, match=f"data.image_size=64: nothing is left for the train split; 11 times {TOO_SMALL}"
+    ):
+        make(folder, image_size=64)
+
+
+def test_a_broken_file_stops_the_run_or_is_skipped_and_named(make, folder):
+    (folder / "a" / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"a/text.png: not a readable image .*; or leave .* data.on_error=skip"):
+        make(folder)
+    for _ in range(2):  # once more from the cache
+        data = make(folder, on_error="skip")
+        assert sum(sizes(data).values()) == 40
+        assert list(data.manifest()["skipped"]) == ["a/text.png"]
+        assert "not a readable image" in data.manifest()["skipped"]["a/text.png"]
+
+
+def test_a_file_without_permission_is_named(make, folder, monkeypatch):
+    real = Path.read_bytes
+
+    def read_bytes(path):
+        if path.name == "00.png":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(UserError, match=r"a/00.png: cannot be read \(Permission denied\)"):
+        make(folder)
+    assert list(make(folder, on_error="skip").manifest()["skipped"]) == ["a/00.png"]
+
+
+def test_a_folder_of_broken_files_is_refused_even_where_they_are_skipped(make, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_text("no image")
+    with pytest.raises(UserError, match="no file of 1 can be used.*not a readable image"):
+        make(tmp_path / "broken", on_error="skip")
+
+
+def test_mistakes_in_the_settings_are_named(make, folder):
+    with pytest.raises(UserError, match="cannot be split so; expected more of them"):
+        make(folder, val_fraction=0.5, test_fraction=0.5)
+    with pytest.raises(UserError, match="group_pattern.*not a regular expression"):
+        make(folder, setup=False, group_pattern="(")
+    with pytest.raises(UserError, match="group_pattern.*expected a group"):
+        make(folder, setup=False, group_pattern="scene")
+
+
+def test_simulated_speckle_goes_on_top_of_clean_images(make, folder):
+    data = make(folder, corruption=Speckle(looks=1, correlation=0.0))
+    batch = data.batch("test", torch.arange(8))
+    assert not torch.equal(batch.input, batch.target)
+    assert batch.target.flatten(1).std(1).max() < 1e-6
+
+
+def test_tiles_with_pixels_that_are_no_numbers_are_left_out(make, folder):
+    image = torch.zeros(1, 32, 32)
+    image[0, 3, 20] = torch.nan
+    pieces = make(folder).pieces(image)
+    assert len(pieces.arrays["pixels"]) == 3
+    assert pieces.left_out[NOT_FINITE] == 1
+
+
+@pytest.mark.parametrize(("name", "tiles"), [("set12", 7 * 16 + 5 * 64), ("bsd68", 68 * 35), ("bsd400", 400 * 4)])
+def test_the_real_clean_sets_become_tiles(make, name, tiles):
+    assert sum(sizes(make(real_data("clean", name), image_size=64)).values()) == tiles
