@@ -162,7 +162,7 @@ def counts():
             if found is None:
                 continue
             data, manifest = found[0], found[0].manifest()
-            left_out = ", ".join(f"{count} times {reason}" for reason, count in manifest["left_out"].items())
+            left_out = ", ".join(f"{count} {reason}" for reason, count in manifest["left_out"].items())
             for split, images in data.splits.items():
                 labels = "-"
                 if name == "aitex":

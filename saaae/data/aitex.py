@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saaae.data.datamodule import SPLITS, UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks, Serving
-from saaae.data.files import list_images, read_image, split_groups
+from saaae.data.files import BrokenFileError, list_images, read_image, split_groups
 from saaae.data.folder import CachedFiles, Pieces
 from saaae.data.tiles import cut_tiles, tile_starts
 from saaae.errors import UserError
@@ -19,7 +19,7 @@ from saaae.types import Split
 
 SOUND, DEFECTIVE, MASKS = "NODefect_images", "Defect_images", "Mask_images"
 NAME = re.compile(r"^(?P<number>\d{4})_(?P<defect>\d{2,3})_(?P<fabric>\d{2})$")
-NO_FABRIC = "tile without fabric"
+NO_FABRIC = "tiles without fabric"
 WHITE = 255
 WINDOW = 32
 """Columns over which the texture is averaged where the fabric's edge is looked for."""
@@ -41,11 +41,11 @@ def strip_of(path: Path) -> Strip:
     """Fabric and defect of a file name `nnnn_ddd_ff.png`; one file has a defect code of two digits.
 
     Raises:
-        UserError: If the name has another form.
+        BrokenFileError: If the name has another form.
     """
     match = NAME.match(path.stem)
     if not match:
-        raise UserError(f"{path}: expected a name like 0001_000_05.png (number, defect code, fabric code)")
+        raise BrokenFileError(f"{path}: expected a name like 0001_000_05.png (number, defect code, fabric code)")
     return Strip(int(match["fabric"]), int(match["defect"]))
 
 
@@ -155,7 +155,7 @@ class AITEXData(CachedFiles):
                     f"{SOUND}/<fabric>, {DEFECTIVE} and {MASKS}"
                 )
         paths = [path for folder in (SOUND, DEFECTIVE) for path in list_images(self.root / folder)]
-        return {str(path.relative_to(self.root)): path for path in paths}
+        return {path.relative_to(self.root).as_posix(): path for path in paths}
 
     def companions(self, name: str) -> list[Path]:
         """The masks of a defective strip: none, one or several."""
@@ -196,14 +196,14 @@ class AITEXData(CachedFiles):
         """Defective pixels (1, H, W), uint8, 0 or 1: what any of the masks marks; UNKNOWN_MASK where none marks any.
 
         Raises:
-            UserError: If a mask is of another size.
+            BrokenFileError: If a mask is of another size.
         """
         marked = torch.zeros_like(image)
         for path in paths:
             mask = read_image(path, 1)
             if mask.shape != image.shape:
                 sizes = (f"{shape[2]}x{shape[1]}" for shape in (mask.shape, image.shape))
-                raise UserError(f"{path}: the mask is {' pixels, its image '.join(sizes)}; expected one size")
+                raise BrokenFileError(f"{path}: the mask is {' pixels, its image '.join(sizes)}; expected one size")
             marked |= (mask > WHITE // 2).to(torch.uint8)  # masks are smoothed at their edges
         return marked if marked.any() else torch.full_like(image, UNKNOWN_MASK)
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,16 @@ from torch import Tensor
 
 from saaae.errors import UserError
 
-FORMAT = 1
-"""Counts up when what the caches hold changes: older ones are then left alone."""
+
+@cache
+def code_digest() -> str:
+    """Digest of the code that reads images: what another version of it has written is left alone."""
+    return content_digest(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
+def content_digest(data: bytes) -> str:
+    """Short digest of a file's content."""
+    return hashlib.blake2b(data, digest_size=12).hexdigest()
 
 
 class Cached(NamedTuple):
@@ -90,7 +99,7 @@ def cached(
         UserError: If the folder cannot be written, or by `build`.
     """
     base = Path(cache_dir).expanduser() if cache_dir else user_cache_path("saaae")
-    digest = hashlib.sha256(json.dumps({"format": FORMAT, **key}, sort_keys=True).encode()).hexdigest()[:20]
+    digest = hashlib.sha256(json.dumps({"code": code_digest(), **key}, sort_keys=True).encode()).hexdigest()[:20]
     folder = base / f"{name}-{digest}"
     try:
         if not (folder / "index.json").is_file():
@@ -102,7 +111,7 @@ def cached(
     except OSError as error:
         raise UserError(
             f"cache_dir={base}: cannot be used ({error.strerror or error}); expected a folder to write decoded images "
-            "to, such as cache_dir=/tmp/saaae"
+            "to, such as cache_dir=cache"
         ) from None
 
 
@@ -134,8 +143,3 @@ def _map(path: Path, layout: Mapping[str, Any]) -> Tensor:
     if not layout["rows"]:
         return torch.from_numpy(np.empty(shape, layout["dtype"]))
     return torch.from_numpy(np.memmap(path, layout["dtype"], mode="c", shape=shape))
-
-
-def content_digest(data: bytes) -> str:
-    """Short digest of a file's content."""
-    return hashlib.blake2b(data, digest_size=12).hexdigest()

@@ -140,7 +140,7 @@ class Speckle(Corruption):
     """Multiplicative speckle on amplitude images.
 
     Args:
-        looks: Number of looks, fractional for white speckle.
+        looks: Number of looks; a multiple of 0.5 where the speckle is correlated.
         correlation: Correlation of neighbouring pixels' intensities; 0 is white.
     """
 

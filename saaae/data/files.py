@@ -23,6 +23,10 @@ EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff")
 T = TypeVar("T")
 
 
+class BrokenFileError(UserError):
+    """One file of many cannot be used."""
+
+
 class BrokenFiles:
     """What becomes of files that cannot be used: the run stops at the first, or goes on and keeps a list.
 
@@ -35,14 +39,14 @@ class BrokenFiles:
         self.reasons: dict[str, str] = {}
 
     def attempt(self, name: str, read: Callable[[], T]) -> T | None:
-        """Result of `read`, or None where it failed and broken files are skipped.
+        """Result of `read`, or None where the file is broken and such files are skipped.
 
         Raises:
-            UserError: By `read`, where they are not.
+            UserError: If they are not.
         """
         try:
             return read()
-        except UserError as error:
+        except BrokenFileError as error:
             if not self.skip:
                 raise UserError(f"{error}; or leave such files out with data.on_error=skip") from None
             self.reasons[name] = str(error)
@@ -71,12 +75,12 @@ def digest_of(path: Path) -> str:
     """Digest of a file's content.
 
     Raises:
-        UserError: If the file cannot be read.
+        BrokenFileError: If the file cannot be read.
     """
     try:
         return content_digest(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
+        raise BrokenFileError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -85,7 +89,7 @@ def read_array(path: Path) -> np.ndarray:
     Transparency is left out, palettes become colours, and NPY files may have their channels first or last.
 
     Raises:
-        UserError: If the file is no readable image.
+        BrokenFileError: If the file is no readable image.
     """
     try:
         pixels = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _decode(path)
@@ -93,15 +97,17 @@ def read_array(path: Path) -> np.ndarray:
             raise ValueError("no pixels in it")
     except Exception as error:  # decoders of foreign bytes raise anything
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"{path}: not a readable image ({reason}); replace or remove it") from None
+        raise BrokenFileError(f"{path}: not a readable image ({reason}); replace or remove it") from None
     if pixels.ndim == 3 and pixels.shape[-1] > 4 and pixels.shape[0] <= 4:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 3:
         pixels = {1: pixels[..., 0], 4: pixels[..., :3]}.get(pixels.shape[-1], pixels)
     if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[-1] == 3):
-        raise UserError(f"{path}: an array of shape {pixels.shape}; expected one image, gray or with three channels")
+        raise BrokenFileError(
+            f"{path}: an array of shape {pixels.shape}; expected one image, gray or with three channels"
+        )
     if pixels.dtype.kind not in "uif":
-        raise UserError(f"{path}: {pixels.dtype} pixels; expected integers or floats")
+        raise BrokenFileError(f"{path}: {pixels.dtype} pixels; expected integers or floats")
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
@@ -127,20 +133,20 @@ def to_bytes(path: Path, pixels: np.ndarray) -> np.ndarray:
     """8-bit pixels of integers of 8 or 16 bits, the higher byte of the latter.
 
     Raises:
-        UserError: If the pixels are of another kind: only a sensor's scale can tell what they mean.
+        BrokenFileError: If the pixels are of another kind: only a sensor's scale can tell what they mean.
     """
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.uint16:
         return (pixels >> 8).astype(np.uint8)
-    raise UserError(f"{path}: {pixels.dtype} pixels; expected 8 or 16 bits, or data=sar with data.full_scale")
+    raise BrokenFileError(f"{path}: {pixels.dtype} pixels; expected 8 or 16 bits, or data=sar with data.full_scale")
 
 
 def read_image(path: Path, channels: int) -> Tensor:
     """An image (C, H, W), uint8: gray, colours weighted by their luminance (ITU-R 601), or RGB.
 
     Raises:
-        UserError: If the file is no readable image of 8 or 16 bits.
+        BrokenFileError: If the file is no readable image of 8 or 16 bits.
     """
     image = Image.fromarray(to_bytes(path, read_array(path))).convert("L" if channels == 1 else "RGB")
     return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1).contiguous()

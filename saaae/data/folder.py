@@ -12,13 +12,13 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from saaae.data.cache import ArrayWriter, Cached, cached
 from saaae.data.datamodule import SPLITS, ImageDataModule, Images, Manifest, Serving
-from saaae.data.files import BrokenFiles, digest_of, list_images, num_of, read_image, split_groups
+from saaae.data.files import BrokenFileError, BrokenFiles, digest_of, list_images, num_of, read_image, split_groups
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
 from saaae.ranges import ExistingFolder, ImageSize, OpenFraction
 from saaae.types import Split
 
-TOO_SMALL, NOT_FINITE = "image smaller than a tile", "pixels that are no numbers"
+TOO_SMALL, NOT_FINITE = "images smaller than a tile", "tiles with pixels that are no numbers"
 
 
 class Pieces(NamedTuple):
@@ -75,7 +75,7 @@ class CachedFiles(ImageDataModule):
         """What a file becomes.
 
         Raises:
-            UserError: If it cannot be used.
+            BrokenFileError: If it cannot be used.
         """
         raise NotImplementedError
 
@@ -121,7 +121,7 @@ class CachedFiles(ImageDataModule):
         try:
             writer.append("pixels", pieces.arrays["pixels"])
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise BrokenFileError(f"{path}: {error}") from None
         writer.append("file", torch.full((count,), position))
         for key in pieces.arrays.keys() - {"pixels"}:
             writer.append(key, pieces.arrays[key])
@@ -132,7 +132,7 @@ class CachedFiles(ImageDataModule):
         rows = self.split_rows(cache.arrays, cache.notes["names"])
         for split in SPLITS:
             if not len(rows[split]):
-                reasons = "".join(f"; {count} times {reason}" for reason, count in cache.notes["left_out"].items())
+                reasons = "".join(f"; {count} {reason}" for reason, count in cache.notes["left_out"].items())
                 raise UserError(f"data.image_size={self.image_size}: nothing is left for the {split} split{reasons}")
         self._files = cache.arrays["file"]
         return {split: whole._replace(rows=rows[split]) for split in SPLITS}
@@ -197,11 +197,11 @@ class FolderData(CachedFiles):
 
     def files(self) -> dict[str, Path]:
         """Names relative to their folder, those of `test_root` with `test/` before them."""
-        found = {str(path.relative_to(self.root)): path for path in list_images(self.root)}
+        found = {path.relative_to(self.root).as_posix(): path for path in list_images(self.root)}
         if self.test_root:
             paths = list_images(self.test_root)
             found = {name: path for name, path in found.items() if not path.is_relative_to(self.test_root)}
-            found |= {f"test/{path.relative_to(self.test_root)}": path for path in paths}
+            found |= {f"test/{path.relative_to(self.test_root).as_posix()}": path for path in paths}
         return found
 
     def settings(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saaae.data.datamodule import Images, RawBatch, Serving, to_unit_range
-from saaae.data.files import list_images, read_array
+from saaae.data.files import BrokenFileError, list_images, read_array
 from saaae.data.folder import FolderData, Pieces, compiled
 from saaae.errors import UserError
 from saaae.noise import Noise
@@ -53,12 +53,13 @@ def read_sar(path: Path, scale: Scale, full_scale: float | None) -> Tensor:
         full_scale: The stored value that becomes 1.0; None is the largest value of an integer type.
 
     Raises:
-        UserError: If the file is no readable image, has colours, or leaves open what 1.0 is.
+        BrokenFileError: If the file is no readable image or has colours.
+        UserError: If it is open what 1.0 is.
     """
     values = read_array(path)
     if values.ndim == 3:
         if not (values == values[..., :1]).all():
-            raise UserError(f"{path}: a colour image; expected one channel, or equal ones")
+            raise BrokenFileError(f"{path}: a colour image; expected one channel, or equal ones")
         values = values[..., 0]
     if full_scale is None:
         if values.dtype.kind == "f" or scale == "decibel":
@@ -140,7 +141,7 @@ class SARData(FolderData):
 
     def files(self) -> dict[str, Path]:
         """Names relative to the folder; references in a subfolder of it are not images of their own."""
-        found = {str(path.relative_to(self.root)): path for path in list_images(self.root)}
+        found = {path.relative_to(self.root).as_posix(): path for path in list_images(self.root)}
         if self.reference_root:
             found = {name: path for name, path in found.items() if not path.is_relative_to(self.reference_root)}
         return found
@@ -149,13 +150,13 @@ class SARData(FolderData):
         """The reference of an image.
 
         Raises:
-            UserError: If there is none.
+            BrokenFileError: If there is none.
         """
         if self.reference_root is None:
             return []
         path = self.reference_root / name
         if not path.is_file():
-            raise UserError(
+            raise BrokenFileError(
                 f"{path}: no such file; data.reference_root must hold a reference of each image by its name"
             )
         return [path]
@@ -169,7 +170,7 @@ class SARData(FolderData):
         images = [read_sar(part, self.scale, self.full_scale) for part in (path, *self.companions(name))]
         if len({image.shape for image in images}) > 1:
             sizes = " and ".join(f"{image.shape[2]}x{image.shape[1]}" for image in images)
-            raise UserError(f"{path}: the image and its reference are {sizes} pixels; expected one size")
+            raise BrokenFileError(f"{path}: the image and its reference are {sizes} pixels; expected one size")
         if len({image.dtype for image in images}) > 1:
             images = [to_unit_range(image) for image in images]
         pieces = self.pieces(torch.cat(images))

@@ -22,8 +22,8 @@ class SpeckleData(ImageDataModule):
         num_train: Training scenes.
         num_val: Validation scenes.
         num_test: Test scenes.
-        looks: Number of looks L; speckle has a coefficient of variation of 1/sqrt(L) in intensity. A fraction for white
-            speckle only.
+        looks: Number of looks L; speckle has a coefficient of variation of 1/sqrt(L) in intensity. Any fraction for
+            white speckle, a multiple of 0.5 for a correlated one.
         correlation: Correlation of neighbouring pixels' intensities; 0 is white.
         target: `noisy`: an autoencoder of the speckled image. `clean`: a despeckler.
         image_size: Side in pixels.
@@ -46,9 +46,9 @@ class SpeckleData(ImageDataModule):
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
-        if correlation > 0 and looks != round(looks):
+        if correlation > 0 and looks % 0.5:
             raise UserError(
-                f"data.looks={looks}: correlated speckle (data.correlation={correlation}) needs whole looks"
+                f"data.looks={looks}: correlated speckle (data.correlation={correlation}) needs a multiple of 0.5"
             )
         self.looks, self.correlation, self.target = looks, correlation, target
 

@@ -40,7 +40,7 @@ def _small_gamma(like: Tensor, shape: float, noise: Noise) -> Tensor:
     return result * noise.uniform(like) ** (1.0 / shape)
 
 
-def correlated_speckle(like: Tensor, looks: int, correlation: float, noise: Noise) -> Tensor:
+def correlated_speckle(like: Tensor, looks: float, correlation: float, noise: Noise) -> Tensor:
     """Intensity speckle whose neighbours correlate: the mean of L |z|^2, z a band-limited complex Gaussian field.
 
     The field's autocorrelation is Gaussian in the distance, so the intensity's falls as correlation**(distance**2)
@@ -48,16 +48,17 @@ def correlated_speckle(like: Tensor, looks: int, correlation: float, noise: Nois
 
     Args:
         like: Template (B, C, H, W).
-        looks: Number of looks.
+        looks: Number of looks, a multiple of 0.5: half a look is the square of the real part alone.
         correlation: Correlation of the intensities of horizontal and vertical neighbours, in [0, 1).
         noise: Source of random numbers.
     """
     height, width = like.shape[-2:]
     amplitude = torch.sqrt(_power(height, correlation, like.device)[:, None] * _power(width, correlation, like.device))
     total = torch.zeros_like(like, dtype=torch.float32)
-    for _ in range(looks):
+    for left in torch.arange(looks, 0, -1).tolist():
         field = torch.complex(noise.normal(like), noise.normal(like)) * math.sqrt(0.5)
-        total += torch.fft.ifft2(torch.fft.fft2(field) * amplitude).abs() ** 2
+        field = torch.fft.ifft2(torch.fft.fft2(field) * amplitude)
+        total += field.abs() ** 2 if left >= 1 else field.real**2
     return total / looks
 
 
@@ -73,10 +74,10 @@ def speckle_amplitude(amplitude: Tensor, looks: float, correlation: float, noise
 
     Args:
         amplitude: Clean images (B, C, H, W).
-        looks: Number of looks, a whole one where the speckle is correlated.
+        looks: Number of looks, a multiple of 0.5 where the speckle is correlated.
         correlation: Correlation of neighbouring intensities; 0 is white.
         noise: Source of random numbers.
     """
     if correlation == 0:
         return amplitude * torch.sqrt(gamma_speckle(amplitude, looks, noise))
-    return amplitude * torch.sqrt(correlated_speckle(amplitude, round(looks), correlation, noise))
+    return amplitude * torch.sqrt(correlated_speckle(amplitude, looks, correlation, noise))

@@ -38,6 +38,7 @@ TERMINATED = 143  # 128 + signal number
 
 def set_up(cfg: DictConfig) -> None:
     """Process-wide settings: quiet libraries, seed, threads, float32 products; refuses an absent device."""
+    logging.raiseExceptions = False  # a reader that goes away (`| head`) must not disturb the run
     logging.getLogger("lightning").setLevel(logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -260,7 +261,7 @@ def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, step:
     log.info("data         %s images of %d pixels", counts, data.image_size)
     manifest = data.manifest()
     for reason, count in manifest["left_out"].items():
-        log.info("left out     %d times: %s", count, reason)
+        log.info("left out     %d %s", count, reason)
     for name, why in manifest["skipped"].items():
         log.info("skipped      %s (%s)", name, why)
     log.info("model        %s, %.2f M parameters, code %s", type(model).__name__, parameters, code)

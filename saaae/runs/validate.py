@@ -79,6 +79,15 @@ def combinations(cfg: DictConfig) -> list[str]:
             found.append("posterior.factor=null: posterior.map=uniform needs a number in (0, 1] or a run folder")
         if posterior.kl == "budget":
             found.append("posterior.kl=budget: has nothing to redistribute where posterior.map=uniform")
+    for name in ("data", "corruption"):
+        node = cfg.get(name)
+        if node is not None and node.get("correlation", 0) > 0 and node.looks % 0.5:
+            found.append(
+                f"{name}.looks={node.looks}: correlated speckle ({name}.correlation={node.correlation}) "
+                "needs a multiple of 0.5"
+            )
+        if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
+            found.append("data.target=clean: needs the cleaner images of data.reference_root")
     accelerator = cfg.get("accelerator")
     if accelerator is not None and accelerator.precision == "16-mixed" and accelerator.accelerator == "cpu":
         found.append("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
