@@ -18,7 +18,7 @@ FiniteFloat = Annotated[float, Gt(-math.inf), Lt(math.inf)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
 OpenFraction = Annotated[float, Gt(0), Lt(1)]
-ImageSize = Annotated[int, Ge(8), MultipleOf(4)]
+ImageSize = Annotated[int, Ge(8), Le(4096), MultipleOf(4)]
 """Side of a square image in pixels: the networks halve it at least twice."""
 Widths = Annotated[list[PositiveInt], Len(1)]
 """Channels of each stage, at least one stage."""

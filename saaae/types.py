@@ -21,8 +21,8 @@ class Batch(NamedTuple):
         noise: Where the model draws its random numbers for this batch from.
         label: Class of each image (B,), int64, where the data set has classes; of a fabric tile 1 with a defect in it,
             0 without, -1 where nobody knows.
-        clean: Noise-free reference (B, C, H, W) of a simulated corruption, where there is one; never trained on
-            unless it is the target.
+        clean: Cleaner reference (B, C, H, W) of the same scenes where there is one: exact under simulated speckle, the
+            user's own (another estimate, say) beside real images; never trained on unless it is the target.
         mask: Defective pixels (B, 1, H, W), uint8: 1 defect, 0 sound, 255 unknown; where the data set has masks.
         fabric: Code of the fabric that each image shows (B,), int64.
         defect: Code of the defect on the strip that each tile was cut from (B,), int64; 0 for a sound strip.

@@ -78,11 +78,13 @@ def fed_rows(data: ImageSource, count: int) -> dict[str, Tensor]:
     rows = {"input": batch.input} | ({} if batch.target is batch.input else {"target": batch.target})
     if batch.clean is not None and batch.clean is not batch.target:
         rows["clean reference"] = batch.clean
+    if data.batch("test", spread(data, "test", 1)).mask is None:
+        return rows
     test = data.batch("test", spread(data, "test", 16 * count))
-    if test.mask is not None:
-        marked = (test.mask == 1).flatten(1).any(1).nonzero().flatten()[:count]
-        if len(marked):
-            rows |= {"test input": test.input[marked], "test mask": (test.mask[marked] == 1).float()}
+    assert test.mask is not None
+    marked = (test.mask == 1).flatten(1).any(1).nonzero().flatten()[:count]
+    if len(marked):
+        rows |= {"test input": test.input[marked], "test mask": (test.mask[marked] == 1).float()}
     return rows
 
 

@@ -13,12 +13,13 @@ from saaae.data.datamodule import SPLITS, UNKNOWN_LABEL, UNKNOWN_MASK, Images, M
 from saaae.data.files import BrokenFileError, list_images, read_image, split_groups
 from saaae.data.folder import CachedFiles, Pieces
 from saaae.data.tiles import cut_tiles, tile_starts
-from saaae.errors import UserError
+from saaae.errors import UserError, nearest
 from saaae.ranges import ExistingFolder, ImageSize, OpenFraction, PositiveInt
 from saaae.types import Split
 
 SOUND, DEFECTIVE, MASKS = "NODefect_images", "Defect_images", "Mask_images"
 NAME = re.compile(r"^(?P<number>\d{4})_(?P<defect>\d{2,3})_(?P<fabric>\d{2})$")
+MASK_NAME = re.compile(r"_mask\d*$")
 NO_FABRIC = "tiles without fabric"
 WHITE = 255
 WINDOW = 32
@@ -67,7 +68,8 @@ def fabric_start(strip: Tensor) -> int:
     if pixels.shape[1] < 4 * WINDOW:
         return 0
     average = np.ones(WINDOW) / WINDOW
-    texture = np.convolve(np.abs(np.diff(pixels.astype(np.float32), axis=1)).mean(0), average, "valid")
+    gradient = np.abs(np.diff(pixels.astype(np.float32), axis=1)).mean(0)
+    texture = np.convolve(gradient, average, "valid")
     brightness = np.convolve(pixels.mean(0)[1:], average, "valid")
     relative = texture / max(float(np.median(texture[len(texture) // 2 :])), 1e-6)
     off = np.abs(brightness / max(float(np.median(brightness[len(brightness) // 2 :])), 1e-6) - 1)
@@ -76,7 +78,12 @@ def fabric_start(strip: Tensor) -> int:
         return 0
     first = int(background.argmax())
     after = ~background[first:]
-    return first + int(after.argmax()) + WINDOW // 2 if after.any() else pixels.shape[1]
+    if not after.any():
+        return pixels.shape[1]
+    edge = first + int(after.argmax())  # the first window with enough fabric in it: where in it does the fabric begin?
+    halfway = (np.median(texture[: edge + 1]) + np.median(texture[len(texture) // 2 :])) / 2
+    smooth = np.convolve(gradient, np.ones(5) / 5, "same")[edge : edge + WINDOW] < halfway
+    return edge + int(smooth.nonzero()[0].max(initial=-1)) + 1
 
 
 def split_strips(strips: dict[str, Strip], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
@@ -135,6 +142,7 @@ class AITEXData(CachedFiles):
         )
         if image_size % test_steps:
             raise UserError(f"data.test_steps={test_steps}: expected a divisor of data.image_size={image_size}")
+        self._masks: dict[str, list[Path]] = {}
         self.fractions, self.stride = (val_fraction, test_fraction), image_size // test_steps
 
     def load(self) -> dict[Split, Images]:
@@ -150,18 +158,35 @@ class AITEXData(CachedFiles):
         """
         for folder in (SOUND, DEFECTIVE, MASKS):
             if not (self.root / folder).is_dir():
+                hint = nearest(folder, (path.name for path in self.root.iterdir()))
                 raise UserError(
                     f"data.root={self.root}: no folder {folder} in it; expected the original layout of AITEX, with "
-                    f"{SOUND}/<fabric>, {DEFECTIVE} and {MASKS}"
+                    f"{SOUND}/<fabric>, {DEFECTIVE} and {MASKS}{hint}"
                 )
         paths = [path for folder in (SOUND, DEFECTIVE) for path in list_images(self.root / folder)]
-        return {path.relative_to(self.root).as_posix(): path for path in paths}
+        found = {path.relative_to(self.root).as_posix(): path for path in paths}
+        self._masks = self._find_masks({path.stem for name, path in found.items() if name.startswith(DEFECTIVE)})
+        return found
+
+    def _find_masks(self, strips: set[str]) -> dict[str, list[Path]]:
+        """The masks of each strip.
+
+        Raises:
+            UserError: If a mask belongs to none: its strip would silently count as unknown.
+        """
+        masks: dict[str, list[Path]] = defaultdict(list)
+        for path in list_images(self.root / MASKS):
+            strip = MASK_NAME.sub("", path.stem)
+            if strip not in strips or strip == path.stem:
+                raise UserError(
+                    f"{path}: a mask of no strip in {DEFECTIVE}; expected the strip's name and _mask, _mask1 or _mask2"
+                )
+            masks[strip].append(path)
+        return masks
 
     def companions(self, name: str) -> list[Path]:
         """The masks of a defective strip: none, one or several."""
-        if name.startswith(SOUND):
-            return []
-        return sorted((self.root / MASKS).glob(f"{Path(name).stem}_mask*.png"))
+        return [] if name.startswith(SOUND) else self._masks.get(Path(name).stem, [])
 
     def settings(self) -> dict[str, Any]:
         """The tiling."""
@@ -178,8 +203,6 @@ class AITEXData(CachedFiles):
         codes = masks.flatten(1).amax(1).long() if len(masks) else torch.zeros(0, dtype=torch.int64)
         alone = (starts % self.image_size == 0).all(1)
         order = (~alone).int().argsort(stable=True)  # training reads the ones without overlap only: keep them together
-        whole = len(tile_starts(image.shape[2], self.image_size, self.image_size))
-        kept = len(tile_starts(image.shape[2] - start, self.image_size, self.image_size))
         rows = len(tile_starts(image.shape[1], self.image_size, self.image_size))
         arrays = {
             "pixels": tiles[order],
@@ -190,7 +213,7 @@ class AITEXData(CachedFiles):
             "fabric": torch.full((len(tiles),), strip.fabric),
             "defect": torch.full((len(tiles),), strip.defect),
         }
-        return Pieces(arrays, {NO_FABRIC: (whole - kept) * rows})
+        return Pieces(arrays, {NO_FABRIC: start // self.image_size * rows}, min(image.shape[1:]))
 
     def mask(self, image: Tensor, paths: list[Path]) -> Tensor:
         """Defective pixels (1, H, W), uint8, 0 or 1: what any of the masks marks; UNKNOWN_MASK where none marks any.

@@ -1,5 +1,6 @@
 """Decoded images on disk: written once, then mapped into memory by every run that reads the same files alike."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from torch import Tensor
 
@@ -54,16 +55,10 @@ class ArrayWriter:
         self._layout: dict[str, dict[str, Any]] = {}
 
     def append(self, name: str, rows: Tensor) -> None:
-        """Adds rows (n, ...) to an array; all rows of an array have one shape and type.
-
-        Raises:
-            UserError: If the rows differ from the earlier ones in type.
-        """
+        """Adds rows (n, ...) to an array; all rows of an array have one shape and type."""
         layout = {"dtype": str(rows.numpy().dtype), "shape": list(rows.shape[1:])}
         known = self._layout.setdefault(name, layout | {"rows": 0})
-        if known["dtype"] != layout["dtype"]:
-            raise UserError(f"{layout['dtype']} pixels, but {known['dtype']} in the files before; expected one kind")
-        assert known["shape"] == layout["shape"], f"{name}: rows of {layout['shape']} after {known['shape']}"
+        assert {**layout, "rows": known["rows"]} == known, f"{name}: rows of {layout} after {known}"
         if name not in self._files:
             self._files[name] = (self.folder / f"{name}.bin").open("wb")
         self._files[name].write(rows.contiguous().numpy().data)
@@ -102,12 +97,16 @@ def cached(
     digest = hashlib.sha256(json.dumps({"code": code_digest(), **key}, sort_keys=True).encode()).hexdigest()[:20]
     folder = base / f"{name}-{digest}"
     try:
-        if not (folder / "index.json").is_file():
+        found = _read(folder)
+        if found is None:
             base.mkdir(parents=True, exist_ok=True)
             with FileLock(base / f"{folder.name}.lock"):
-                if not (folder / "index.json").is_file():
+                if _read(folder) is None:
                     _build(folder, build)
-        return _read(folder)
+            _remove_leftovers(base)
+            found = _read(folder)
+            assert found is not None
+        return found
     except OSError as error:
         raise UserError(
             f"cache_dir={base}: cannot be used ({error.strerror or error}); expected a folder to write decoded images "
@@ -130,11 +129,21 @@ def _build(folder: Path, build: Callable[[ArrayWriter], dict[str, Any]]) -> None
         raise
 
 
-def _read(folder: Path) -> Cached:
-    index = json.loads((folder / "index.json").read_text())
-    return Cached(
-        {name: _map(folder / f"{name}.bin", layout) for name, layout in index["arrays"].items()}, index["notes"]
-    )
+def _remove_leftovers(base: Path) -> None:
+    """Deletes what killed builds have left: nobody holds their lock."""
+    for part in base.glob("*.part"):
+        with contextlib.suppress(Timeout), FileLock(part.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _read(folder: Path) -> Cached | None:
+    """Content of a cache; None where there is none or it is damaged."""
+    try:
+        index = json.loads((folder / "index.json").read_text())
+        arrays = {name: _map(folder / f"{name}.bin", layout) for name, layout in index["arrays"].items()}
+        return Cached(arrays, index["notes"])
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return None
 
 
 def _map(path: Path, layout: Mapping[str, Any]) -> Tensor:

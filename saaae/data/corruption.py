@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
-from saaae.data.speckle_law import speckle_amplitude
+from saaae.data.speckle_law import check_looks, speckle_amplitude
 from saaae.noise import Noise
 from saaae.ranges import Correlation, Fraction, NonNegativeFloat, Percent, PositiveFloat, PositiveInt
 
@@ -146,6 +146,7 @@ class Speckle(Corruption):
 
     def __init__(self, *, looks: PositiveFloat, correlation: Correlation) -> None:
         super().__init__()
+        check_looks("corruption", looks, correlation)
         self.looks, self.correlation = looks, correlation
 
     def corrupt(self, x: Tensor, noise: Noise) -> Tensor:

@@ -81,11 +81,15 @@ class Images(NamedTuple):
         # Copies whole images: several times faster than pixels[rows].
         return RawBatch(self.pixels.index_select(0, rows), indices, label, reference, mask, fabric, defect)
 
-    def to(self, device: torch.device) -> "Images":
+    def on(self, device: torch.device) -> "Images":
         """The split's own images on a device."""
-        own: RawBatch = move_data_to_device(self.take(torch.arange(self.size)), device)
-        masks = None if own.mask is None else Masks(own.mask, own.indices)
-        return Images(own.pixels, own.label, own.reference, masks, own.fabric, own.defect)
+        everything, masks = torch.arange(self.size), self.masks
+        own = self._replace(masks=None).take(everything)
+        if masks is not None:
+            used, row = masks.row[everything if self.rows is None else self.rows].unique(return_inverse=True)
+            masks = Masks(masks.masks[used], row)
+        images = Images(own.pixels, own.label, own.reference, masks, own.fabric, own.defect)
+        return move_data_to_device(images, device)
 
 
 class IndexedImages(Dataset[RawBatch]):
@@ -180,12 +184,14 @@ class Manifest(TypedDict):
     Attributes:
         splits: For each split how many images or tiles it has of each source.
         sources: Digest of the content of each source.
+        settings: What decides, beside the sources, what the images are.
         left_out: How many tiles are in no split, by reason.
         skipped: Why files were not used, by name.
     """
 
     splits: dict[str, dict[str, int]]
     sources: dict[str, str]
+    settings: dict[str, Any]
     left_out: dict[str, int]
     skipped: dict[str, str]
 
@@ -240,9 +246,9 @@ class ImageDataModule(L.LightningDataModule):
         return self.splits[split].size
 
     def split_hash(self) -> str:
-        """Digest of the manifest: equal hashes mean equal data and equal splits."""
+        """Digest of the manifest: equal hashes mean equal images in equal splits, before any noise."""
         manifest = self.manifest()
-        content = {"splits": manifest["splits"], "sources": manifest["sources"]}
+        content = {key: manifest[key] for key in ("splits", "sources", "settings")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def noise(self, indices: Tensor, split: Split) -> Noise:
@@ -260,7 +266,7 @@ class ImageDataModule(L.LightningDataModule):
         split: Split = "train" if self.trainer.training else "test" if self.trainer.testing else "val"
         if isinstance(batch, Tensor):
             if split not in self._on_device:
-                self._on_device[split] = self.splits[split].to(batch.device)
+                self._on_device[split] = self.splits[split].on(batch.device)
             batch = self._on_device[split].take(batch)
         return self._feed(batch, self.noise(batch.indices, split))
 

@@ -1,7 +1,9 @@
 """Image files: finding, reading and sharing them out between the splits."""
 
 import logging
+import os
 import random
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -53,22 +55,36 @@ class BrokenFiles:
             return None
 
 
-def list_images(root: Path) -> list[Path]:
-    """Image files in `root` and below, sorted.
+def list_images(root: Path, key: str = "data.root") -> list[Path]:
+    """Image files in `root` and below, sorted; links to folders are not followed.
+
+    Args:
+        root: The folder.
+        key: The setting that named it.
 
     Raises:
-        UserError: If the folder is missing, cannot be read or holds no image.
+        UserError: If the folder is missing or holds no image, or one below it cannot be read.
     """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); expected a readable folder")
+
     if not root.is_dir():
-        raise UserError(f"data.root={root}: no such folder; point data.root, data_dir or SAAAE_DATA_DIR at the images")
+        raise UserError(f"{key}={root}: no such folder; point data.root, data_dir or SAAAE_DATA_DIR at the images")
+    walk = os.walk(root, onerror=refuse)
+    paths = (Path(folder, name) for folder, _, names in walk for name in names)
+    found = sorted(path for path in paths if path.suffix.lower() in EXTENSIONS and _may_be_file(path))
+    if not found:
+        raise UserError(f"{key}={root}: no image in it; expected files ending in {', '.join(EXTENSIONS)}")
+    return found
+
+
+def _may_be_file(path: Path) -> bool:
+    """Not a pipe, say. What cannot be looked at is read later, and named."""
     try:
-        next(root.iterdir(), None)
-    except OSError as error:
-        raise UserError(f"data.root={root}: cannot be read ({error.strerror}); expected a readable folder") from None
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    if not paths:
-        raise UserError(f"data.root={root}: no image in it; expected files ending in {', '.join(EXTENSIONS)}")
-    return paths
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def digest_of(path: Path) -> str:
@@ -84,24 +100,29 @@ def digest_of(path: Path) -> str:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Pixels of an image file as they are stored: (H, W) or (H, W, C), integers or floats.
+    """Pixels of an image file as they are stored: (H, W) or (H, W, 3), integers or floats.
 
     Transparency is left out, palettes become colours, and NPY files may have their channels first or last.
 
     Raises:
-        BrokenFileError: If the file is no readable image.
+        BrokenFileError: If the file is no readable image, or several.
+        UserError: If the file system fails.
     """
     try:
         pixels = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _decode(path)
         if not pixels.size:
             raise ValueError("no pixels in it")
+    except MemoryError:
+        raise UserError(f"{path}: too large for this machine's memory; cut it into smaller images") from None
     except Exception as error:  # decoders of foreign bytes raise anything
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise BrokenFileError(f"{path}: not a readable image ({reason}); replace or remove it") from None
-    if pixels.ndim == 3 and pixels.shape[-1] > 4 and pixels.shape[0] <= 4:
+    if pixels.ndim == 3 and pixels.shape[-1] > 3 and pixels.shape[0] in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim == 3:
-        pixels = {1: pixels[..., 0], 4: pixels[..., :3]}.get(pixels.shape[-1], pixels)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
     if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[-1] == 3):
         raise BrokenFileError(
             f"{path}: an array of shape {pixels.shape}; expected one image, gray or with three channels"
@@ -112,21 +133,40 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def _decode(path: Path) -> np.ndarray:
-    """Pixels of an image file by Pillow, or by tifffile where Pillow knows a TIFF not at all or by half its bits."""
-    is_tiff = path.suffix.lower() in (".tif", ".tiff")
-    try:
-        with Image.open(path) as image:
-            halved = ";16" in str(image.tile) and image.mode in ("RGB", "RGBA", "LA")
-            if halved and not is_tiff:
-                raise ValueError("16 bits in several channels, of which Pillow keeps 8; expected one channel or TIFF")
-            if not halved:
-                as_stored = image.mode in ("L", "RGB", "F") or image.mode.startswith("I")
-                gray = image.mode in ("1", "LA", "La")
-                return np.array(image if as_stored else image.convert("L" if gray else "RGB"))
-    except UnidentifiedImageError:
-        if not is_tiff:
-            raise
-    return tifffile.imread(path)
+    """Pixels of an image file: TIFF by tifffile, which keeps their type, the others by Pillow."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return _decode_tiff(path)
+    with Image.open(path) as image:
+        if ";16" in str(image.tile) and image.mode in ("RGB", "RGBA", "LA"):
+            raise ValueError("16 bits in several channels, of which Pillow keeps 8; expected one channel or TIFF")
+        pixels = _pillow_pixels(image)
+        return pixels.astype(np.uint16) if image.format == "PNG" and image.mode == "I" else pixels
+
+
+def _decode_tiff(path: Path) -> np.ndarray:
+    with tifffile.TiffFile(path) as file:
+        pages = [page for page in (page.aspage() for page in file.pages) if not page.is_reduced]  # no smaller copies
+        if len(pages) != 1:
+            raise ValueError(f"{len(pages)} pages; expected one image")
+        page = pages[0]
+        plain = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+        try:
+            pixels = page.asarray() if plain else None
+        except ValueError:  # a compression that tifffile leaves to others
+            pixels = None
+        bits, is_unsigned = page.bitspersample, page.sampleformat == tifffile.SAMPLEFORMAT.UINT
+        if pixels is not None:
+            return pixels[..., :-1] if page.extrasamples and page.planarconfig == 1 else pixels
+    with Image.open(path) as image:
+        held = {"L": 8, "P": 8, "RGB": 8, "RGBA": 8, "LA": 8, "1": 1, "I;16": 16, "F": 32}.get(image.mode)
+        if held != bits or is_unsigned == (image.mode == "F"):
+            raise ValueError(f"compression {page.compression} of {page.dtype}; expected it uncompressed")
+        return _pillow_pixels(image)
+
+
+def _pillow_pixels(image: Image.Image) -> np.ndarray:
+    as_stored = image.mode in ("L", "RGB", "F") or image.mode.startswith("I")
+    return np.array(image if as_stored else image.convert("L" if image.mode in ("1", "LA", "La") else "RGB"))
 
 
 def to_bytes(path: Path, pixels: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, NoReturn, Unpack
 
 import torch
 from torch import Tensor
@@ -12,12 +12,14 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from saaae.data.cache import ArrayWriter, Cached, cached
 from saaae.data.datamodule import SPLITS, ImageDataModule, Images, Manifest, Serving
-from saaae.data.files import BrokenFileError, BrokenFiles, digest_of, list_images, num_of, read_image, split_groups
+from saaae.data.files import BrokenFiles, digest_of, list_images, num_of, read_image, split_groups
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
 from saaae.ranges import ExistingFolder, ImageSize, OpenFraction
 from saaae.types import Split
 
+TEST = "test_root:"
+"""Before the names of files from `test_root`."""
 TOO_SMALL, NOT_FINITE = "images smaller than a tile", "tiles with pixels that are no numbers"
 
 
@@ -27,10 +29,14 @@ class Pieces(NamedTuple):
     Attributes:
         arrays: Rows for every array of the cache, by name: `pixels` (n, C, H, W) and whatever else the set has.
         left_out: How many pieces were not kept, by reason.
+        side: The shorter side of the image.
+        kind: Type of the stored pixels, of which a folder may have one only; empty where any will do.
     """
 
     arrays: dict[str, Tensor]
     left_out: dict[str, int]
+    side: int
+    kind: str = ""
 
 
 class CachedFiles(ImageDataModule):
@@ -89,64 +95,76 @@ class CachedFiles(ImageDataModule):
 
     def load(self) -> dict[Split, Images]:
         """Maps the cache, after writing it if need be, and shares its rows out."""
-        files, broken = self.files(), BrokenFiles(self.on_error == "skip")
-        digests = {name: broken.attempt(name, partial(self._digest, name, files[name])) for name in files}
+        files, unread = self.files(), BrokenFiles(self.on_error == "skip")
+        digests = {name: unread.attempt(name, partial(self._digest, name, files[name])) for name in files}
         sources = {name: digest for name, digest in digests.items() if digest is not None}
         key = {"sources": sources, "settings": self.settings(), "on_error": self.on_error}
-        cache = cached(
-            self.cache_dir, type(self).__name__, key, lambda writer: self._write(writer, files, list(sources), broken)
-        )
+        cache = cached(self.cache_dir, type(self).__name__, key, partial(self._write, files, sources))
+        skipped = unread.reasons | cache.notes["skipped"]
         if not cache.notes["names"]:
-            raise UserError(f"data.root={self.root}: no file of {len(files)} can be used; {cache.notes['why_none']}")
-        self._notes = {"sources": sources, **cache.notes, "skipped": broken.reasons | cache.notes["skipped"]}
+            raise UserError(
+                f"data.root={self.root}: no file of {len(files)} can be used; {next(iter(skipped.values()))}"
+            )
+        self._notes = {"sources": sources, **cache.notes, "skipped": skipped}
         return self._share_out(cache)
 
     def _digest(self, name: str, path: Path) -> str:
         return "-".join(digest_of(part) for part in (path, *self.companions(name)))
 
-    def _write(self, writer: ArrayWriter, files: dict[str, Path], names: list[str], broken: BrokenFiles) -> Any:
+    def _write(self, files: dict[str, Path], sources: dict[str, str], writer: ArrayWriter) -> dict[str, Any]:
+        broken = BrokenFiles(self.on_error == "skip")
         used: list[str] = []
         left_out: Counter[str] = Counter()
-        for name in names:
-            pieces = broken.attempt(name, partial(self._append, writer, len(used), name, files[name]))
-            if pieces is not None:
-                used.append(name)
-                left_out += Counter(pieces.left_out)
-        why_none = next(iter(broken.reasons.values()), "")
-        return {"names": used, "left_out": dict(left_out), "skipped": broken.reasons, "why_none": why_none}
-
-    def _append(self, writer: ArrayWriter, position: int, name: str, path: Path) -> Pieces:
-        pieces = self.read(name, path)
-        count = len(pieces.arrays["pixels"])
-        try:
-            writer.append("pixels", pieces.arrays["pixels"])
-        except UserError as error:
-            raise BrokenFileError(f"{path}: {error}") from None
-        writer.append("file", torch.full((count,), position))
-        for key in pieces.arrays.keys() - {"pixels"}:
-            writer.append(key, pieces.arrays[key])
-        return pieces
+        side, kind = 0, None
+        for name in sources:
+            pieces = broken.attempt(name, partial(self.read, name, files[name]))
+            if pieces is None:
+                continue
+            if kind not in (None, pieces.kind):
+                raise UserError(
+                    f"{files[name]}: {pieces.kind} pixels, those of the files before {kind}; expected one kind"
+                )
+            writer.append("file", torch.full((len(pieces.arrays["pixels"]),), len(used)))
+            for key, rows in pieces.arrays.items():
+                writer.append(key, rows)
+            used.append(name)
+            left_out += Counter(pieces.left_out)
+            side, kind = max(side, pieces.side), pieces.kind
+        for name in sources:
+            if self._digest(name, files[name]) != sources[name]:
+                raise UserError(f"{files[name]}: changed while it was being read; start again")
+        reasons = {name: why.replace(f"{self.root}/", "") for name, why in broken.reasons.items()}
+        return {"names": used, "left_out": dict(left_out), "side": side, "skipped": reasons}
 
     def _share_out(self, cache: Cached) -> dict[Split, Images]:
         whole = self.images(cache.arrays)
         rows = self.split_rows(cache.arrays, cache.notes["names"])
         for split in SPLITS:
             if not len(rows[split]):
-                reasons = "".join(f"; {count} {reason}" for reason, count in cache.notes["left_out"].items())
-                raise UserError(f"data.image_size={self.image_size}: nothing is left for the {split} split{reasons}")
+                self._refuse(split, cache.notes)
         self._files = cache.arrays["file"]
         return {split: whole._replace(rows=rows[split]) for split in SPLITS}
 
+    def _refuse(self, split: Split, notes: dict[str, Any]) -> NoReturn:
+        reasons = "".join(f"; {count} {reason}" for reason, count in notes["left_out"].items())
+        if notes["side"] < self.image_size:
+            fitting = notes["side"] // 4 * 4
+            raise UserError(
+                f"data.image_size={self.image_size}: no image has so many rows and columns{reasons}; expected at most "
+                f"{fitting}"
+            )
+        raise UserError(f"data.root={self.root}: nothing is left for the {split} split{reasons}; expected more images")
+
     def manifest(self) -> Manifest:
         """Tiles of each file, and why others are missing."""
-        names = self._notes["names"]
-        splits = {}
+        names, splits = self._notes["names"], {}
         for split, images in self.splits.items():
             positions, counts = self._files[images.rows].unique(return_counts=True)
-            splits[split] = {names[i]: n for i, n in zip(positions.tolist(), counts.tolist(), strict=True)}
+            splits[str(split)] = {names[i]: n for i, n in zip(positions.tolist(), counts.tolist(), strict=True)}
         return {
-            "splits": {str(split): counts for split, counts in splits.items()},
+            "splits": splits,
             "sources": self._notes["sources"],
+            "settings": self.settings(),
             "left_out": self._notes["left_out"],
             "skipped": self._notes["skipped"],
         }
@@ -172,6 +190,8 @@ class FolderData(CachedFiles):
         **serving: How the images are served.
     """
 
+    pattern_key = "group_pattern"
+
     def __init__(
         self,
         *,
@@ -192,16 +212,15 @@ class FolderData(CachedFiles):
             root=root, on_error=on_error, cache_dir=cache_dir, image_size=image_size, channels=channels, **serving
         )
         self.test_root = Path(test_root) if test_root else None
-        self.pattern, self.split_by, self.fit = compiled(group_pattern), split_by, fit
+        self.pattern, self.split_by, self.fit = compiled(group_pattern, self.pattern_key), split_by, fit
         self.fractions = (val_fraction, test_fraction)
 
     def files(self) -> dict[str, Path]:
-        """Names relative to their folder, those of `test_root` with `test/` before them."""
-        found = {path.relative_to(self.root).as_posix(): path for path in list_images(self.root)}
+        """Names relative to their folder; those of `test_root` have a prefix, and a folder inside `root` is not its."""
+        found = images_below(self.root, self.test_root)
         if self.test_root:
-            paths = list_images(self.test_root)
-            found = {name: path for name, path in found.items() if not path.is_relative_to(self.test_root)}
-            found |= {f"test/{path.relative_to(self.test_root).as_posix()}": path for path in paths}
+            apart = images_below(self.test_root, None, "data.test_root")
+            found |= {TEST + name: path for name, path in apart.items()}
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -216,24 +235,29 @@ class FolderData(CachedFiles):
         """What an image (C, H, W) becomes; tiles with pixels that are no numbers are left out."""
         if self.fit == "resize":
             square = center_crop(resize(image, [self.image_size], antialias=True), [self.image_size] * 2)[None]
-            return Pieces({"pixels": square, "start": torch.zeros(1, 2, dtype=torch.int64)}, {})
+            return Pieces({"pixels": square, "start": torch.zeros(1, 2, dtype=torch.int64)}, {}, self.image_size)
         tiles, starts = cut_tiles(image, self.image_size)
         finite = tiles.isfinite().flatten(1).all(1)
         left_out = {TOO_SMALL: int(not len(tiles)), NOT_FINITE: int((~finite).sum())}
-        return Pieces({"pixels": tiles[finite], "start": starts[finite]}, left_out)
+        return Pieces({"pixels": tiles[finite], "start": starts[finite]}, left_out, min(image.shape[1:]))
 
     def group_of(self, name: str) -> str:
         """The group that a file belongs to."""
         match = self.pattern.search(Path(name).name) if self.pattern else None
-        return match.group(1) if match else name
+        return (match and match.group(1)) or name
 
     def split_rows(self, arrays: dict[str, Tensor], names: list[str]) -> dict[Split, Tensor]:
         """Rows by group or by region."""
         val, test = self.fractions
-        of_file: dict[str, Split] = {name: "test" for name in names if self.test_root and name.startswith("test/")}
+        of_file: dict[str, Split] = {name: "test" for name in names if name.startswith(TEST)}
         others = [name for name in names if name not in of_file]
         if self.split_by == "file":
             groups = {name: self.group_of(name) for name in others}
+            if self.pattern and all(group == name for name, group in groups.items()):
+                raise UserError(
+                    f"data.{self.pattern_key}={self.pattern.pattern}: its group matches in none of {len(others)} file "
+                    "names; expected another pattern, or null to split file by file"
+                )
             parts = split_groups(set(groups.values()), val, 0 if self.test_root else test, self.seed)
             of_file |= {name: parts[groups[name]] for name in others}
         file, column = arrays["file"], arrays["start"][:, 1]
@@ -259,7 +283,21 @@ def _regions(column: Tensor, val_fraction: float, test_fraction: float) -> Tenso
     return torch.where(from_right < num_test, SPLITS.index("test"), code)
 
 
-def compiled(pattern: str | None, key: str = "data.group_pattern") -> re.Pattern[str] | None:
+def images_below(root: Path, without: Path | None, key: str = "data.root") -> dict[str, Path]:
+    """Image files by their names relative to `root`, but for those in another folder.
+
+    Raises:
+        UserError: If nothing is left, naming `key`.
+    """
+    paths = list_images(root, key)
+    if without is not None:
+        paths = [path for path in paths if not path.resolve().is_relative_to(without.resolve())]
+        if not paths:
+            raise UserError(f"data.root={root}: no image in it but those in {without}; expected others")
+    return {path.relative_to(root).as_posix(): path for path in paths}
+
+
+def compiled(pattern: str | None, key: str) -> re.Pattern[str] | None:
     """A regular expression with a group.
 
     Raises:
@@ -270,7 +308,7 @@ def compiled(pattern: str | None, key: str = "data.group_pattern") -> re.Pattern
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{key}={pattern}: not a regular expression ({error})") from None
+        raise UserError(f"data.{key}={pattern}: not a regular expression ({error})") from None
     if not compiled.groups:
-        raise UserError(f"{key}={pattern}: expected a group, as in ^(scene\\d+)_")
+        raise UserError(f"data.{key}={pattern}: expected a group, as in ^(scene\\d+)_")
     return compiled

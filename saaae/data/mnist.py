@@ -85,6 +85,7 @@ class MNISTData(ImageDataModule):
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)
         self.root, self.num_val = Path(root), num_val
+        self._digests: dict[str, str] = {}
 
     def prepare_data(self) -> None:
         """Downloads what is missing, on one process only."""
@@ -109,13 +110,20 @@ class MNISTData(ImageDataModule):
                 "val": {f"{FILES['train'][0]}[{cut}:{end}]": val.size},
                 "test": {FILES["test"][0]: test.size},
             },
-            "sources": {FILES[part][0]: tensor_digest(self.splits[part].pixels) for part in FILES},
+            "sources": self._digests,
+            "settings": {},
             "left_out": {},
             "skipped": {},
         }
 
     def _read(self, part: Split) -> Images:
         pixels, labels = (self._read_file(name) for name in FILES[part])
+        if pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1]:
+            raise UserError(
+                f"data.root={self.root}: {FILES[part][0]} holds {tuple(pixels.shape)} pixels, {FILES[part][1]} "
+                f"{tuple(labels.shape)} labels; expected (N, 28, 28) and (N,)"
+            )
+        self._digests |= {FILES[part][0]: tensor_digest(pixels), FILES[part][1]: tensor_digest(labels)}
         return Images(pixels[:, None], labels.long())
 
     def _read_file(self, name: str) -> Tensor:

@@ -1,6 +1,7 @@
 """SAR images from a folder: one scale for every sensor, tiles split by scene, alone or with a cleaner reference."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from saaae.data.datamodule import Images, RawBatch, Serving, to_unit_range
-from saaae.data.files import BrokenFileError, list_images, read_array
-from saaae.data.folder import FolderData, Pieces, compiled
+from saaae.data.files import BrokenFileError, read_array
+from saaae.data.folder import FolderData, Pieces, images_below
 from saaae.errors import UserError
 from saaae.noise import Noise
 from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, OpenFraction
@@ -44,25 +45,27 @@ def to_amplitude(values: np.ndarray, scale: Scale, full_scale: float) -> np.ndar
     return np.minimum(amplitude, 1.0).astype(np.float32)
 
 
-def read_sar(path: Path, scale: Scale, full_scale: float | None) -> Tensor:
+def sar_image(path: Path, values: np.ndarray, scale: Scale, full_scale: float | None) -> Tensor:
     """Amplitude image (1, H, W): uint8 where the file holds 8-bit amplitudes up to 255, else float32 in [0, 1].
 
     Args:
-        path: Image file; several channels must be equal.
-        scale: What its pixels are.
-        full_scale: The stored value that becomes 1.0; None is the largest value of an integer type.
+        path: The file, for messages.
+        values: Its pixels; several channels must be equal.
+        scale: What they are.
+        full_scale: The stored value that becomes 1.0; None is the largest value of 8 or 16 unsigned bits.
 
     Raises:
-        BrokenFileError: If the file is no readable image or has colours.
-        UserError: If it is open what 1.0 is.
+        BrokenFileError: If the image has colours.
+        UserError: If the settings leave open what 1.0 is, or cannot be meant.
     """
-    values = read_array(path)
     if values.ndim == 3:
-        if not (values == values[..., :1]).all():
+        if not np.array_equal(values, np.repeat(values[..., :1], 3, -1), equal_nan=values.dtype.kind == "f"):
             raise BrokenFileError(f"{path}: a colour image; expected one channel, or equal ones")
         values = values[..., 0]
+    if scale != "decibel" and (values < 0).mean() > 0.5:
+        raise UserError(f"data.scale={scale}: most pixels of {path} are negative; did you mean data.scale=decibel?")
     if full_scale is None:
-        if values.dtype.kind == "f" or scale == "decibel":
+        if values.dtype not in (np.uint8, np.uint16) or scale == "decibel":
             high = np.nanpercentile(values, 99) if np.isfinite(values).any() else math.nan
             raise UserError(
                 f"data.full_scale=null: {path} holds {values.dtype} pixels ({scale}); expected the value that becomes "
@@ -70,7 +73,7 @@ def read_sar(path: Path, scale: Scale, full_scale: float | None) -> Tensor:
             )
         full_scale = float(np.iinfo(values.dtype).max)
     if values.dtype == np.uint8 and scale == "amplitude" and full_scale == 255:
-        return torch.from_numpy(values)[None]
+        return torch.from_numpy(values.copy())[None]
     return torch.from_numpy(to_amplitude(values, scale, full_scale))[None]
 
 
@@ -85,7 +88,7 @@ class SARData(FolderData):
             despeckled estimate); None for images alone.
         target: `noisy`: an autoencoder of the images. `clean`: the reference is the target.
         scale: What the pixels of the files are: `amplitude`, `intensity` or `decibel`.
-        full_scale: The stored value that becomes 1.0; None is the largest value of an integer type.
+        full_scale: The stored value that becomes 1.0; None is the largest value of 8 or 16 unsigned bits.
         scene_pattern: Regular expression; its first group in a file's name is the scene. A file that does not match is
             a scene of its own.
         split_by: `file` splits whole scenes; `region` gives the right of each image to test, what is left of it to
@@ -98,6 +101,8 @@ class SARData(FolderData):
         channels: 1.
         **serving: How the images are served.
     """
+
+    pattern_key = "scene_pattern"
 
     def __init__(
         self,
@@ -120,7 +125,7 @@ class SARData(FolderData):
         super().__init__(
             root=root,
             test_root=None,
-            group_pattern=None,
+            group_pattern=scene_pattern,
             split_by=split_by,
             fit="tiles",
             val_fraction=val_fraction,
@@ -137,14 +142,10 @@ class SARData(FolderData):
             raise UserError(f"data.full_scale={full_scale}: expected greater than 0 for data.scale={scale}")
         self.reference_root, self.target = Path(reference_root) if reference_root else None, target
         self.scale, self.full_scale = scale, full_scale
-        self.pattern = compiled(scene_pattern, "data.scene_pattern")
 
     def files(self) -> dict[str, Path]:
         """Names relative to the folder; references in a subfolder of it are not images of their own."""
-        found = {path.relative_to(self.root).as_posix(): path for path in list_images(self.root)}
-        if self.reference_root:
-            found = {name: path for name, path in found.items() if not path.is_relative_to(self.reference_root)}
-        return found
+        return images_below(self.root, self.reference_root)
 
     def companions(self, name: str) -> list[Path]:
         """The reference of an image.
@@ -155,7 +156,7 @@ class SARData(FolderData):
         if self.reference_root is None:
             return []
         path = self.reference_root / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise BrokenFileError(
                 f"{path}: no such file; data.reference_root must hold a reference of each image by its name"
             )
@@ -167,7 +168,8 @@ class SARData(FolderData):
 
     def read(self, name: str, path: Path) -> Pieces:
         """Tiles of an image and of its reference; those with pixels that are no numbers are left out."""
-        images = [read_sar(part, self.scale, self.full_scale) for part in (path, *self.companions(name))]
+        stored = {part: read_array(part) for part in (path, *self.companions(name))}
+        images = [sar_image(part, values, self.scale, self.full_scale) for part, values in stored.items()]
         if len({image.shape for image in images}) > 1:
             sizes = " and ".join(f"{image.shape[2]}x{image.shape[1]}" for image in images)
             raise BrokenFileError(f"{path}: the image and its reference are {sizes} pixels; expected one size")
@@ -175,7 +177,7 @@ class SARData(FolderData):
             images = [to_unit_range(image) for image in images]
         pieces = self.pieces(torch.cat(images))
         pairs = dict(zip(("pixels", "reference"), pieces.arrays["pixels"].split(1, dim=1), strict=False))
-        return pieces._replace(arrays=pieces.arrays | pairs)
+        return pieces._replace(arrays=pieces.arrays | pairs, kind=" with ".join(str(v.dtype) for v in stored.values()))
 
     def images(self, arrays: dict[str, Tensor]) -> Images:
         """Tiles with their references, where there are any."""

@@ -6,8 +6,7 @@ import torch
 
 from saaae.data.datamodule import ImageDataModule, Images, Manifest, RawBatch, Serving, tensor_digest, to_unit_range
 from saaae.data.scenes import generate_scenes
-from saaae.data.speckle_law import speckle_amplitude
-from saaae.errors import UserError
+from saaae.data.speckle_law import check_looks, speckle_amplitude
 from saaae.noise import Noise
 from saaae.ranges import Correlation, ImageSize, PositiveFloat, PositiveInt
 from saaae.types import Batch, Split
@@ -46,10 +45,7 @@ class SpeckleData(ImageDataModule):
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
-        if correlation > 0 and looks % 0.5:
-            raise UserError(
-                f"data.looks={looks}: correlated speckle (data.correlation={correlation}) needs a multiple of 0.5"
-            )
+        check_looks("data", looks, correlation)
         self.looks, self.correlation, self.target = looks, correlation, target
 
     def load(self) -> dict[Split, Images]:
@@ -64,6 +60,7 @@ class SpeckleData(ImageDataModule):
         return {
             "splits": {split: {f"{split} scenes": images.size} for split, images in self.splits.items()},
             "sources": {f"{split} scenes": tensor_digest(images.pixels) for split, images in self.splits.items()},
+            "settings": {},
             "left_out": {},
             "skipped": {},
         }

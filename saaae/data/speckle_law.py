@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from saaae.errors import UserError
 from saaae.noise import Noise
 
 
@@ -66,7 +67,20 @@ def _power(size: int, correlation: float, device: torch.device) -> Tensor:
     """Power spectrum (size,) of a periodic field with the autocorrelation sqrt(correlation)**(distance**2)."""
     distance = torch.arange(size, device=device)
     distance = torch.minimum(distance, size - distance)
-    return torch.fft.fft(math.sqrt(correlation) ** (distance.double() ** 2)).real.clamp_min(0.0).float()
+    power = torch.fft.fft(math.sqrt(correlation) ** (distance.double() ** 2)).real.clamp_min(0.0)
+    return (power / power.mean()).float()  # a long correlation on a small field has lost some to the clamp
+
+
+def check_looks(owner: str, looks: float, correlation: float) -> None:
+    """Refuses looks that correlated speckle cannot have.
+
+    Raises:
+        UserError: Naming `owner`.looks.
+    """
+    if correlation > 0 and looks % 0.5:
+        raise UserError(
+            f"{owner}.looks={looks}: correlated speckle ({owner}.correlation={correlation}) needs a multiple of 0.5"
+        )
 
 
 def speckle_amplitude(amplitude: Tensor, looks: float, correlation: float, noise: Noise) -> Tensor:

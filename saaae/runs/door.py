@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from saaae.errors import RunFailedError, UserError
-from saaae.runs.folder import plain, register_resolvers
+from saaae.runs.folder import OUTPUTS, plain, register_resolvers
 from saaae.runs.validate import explain, faults, keys_of
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
@@ -99,7 +99,10 @@ def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictC
             status, why = MISTAKE if mistake else FAILED, str(mistake or error) or type(error).__name__
             print(f"error: {why}" if mistake or failed else traceback.format_exc(), file=sys.stderr)
             with contextlib.suppress(OSError):  # the folder that Hydra made, if nothing came of it
-                Path(hydra_config.runtime.output_dir).rmdir()
+                made = Path(hydra_config.runtime.output_dir)
+                made.rmdir()
+                if made.parent.parent.name == OUTPUTS.name:
+                    made.parent.rmdir()
         if not multirun and status:
             sys.exit(status)
         if multirun:

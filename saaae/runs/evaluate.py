@@ -93,6 +93,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     full = configuration(cfg, folder.config() if cfg.run else config_in(path), overrides)
     set_up(full)
     model, data = build(full)
+    if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **data.manifest()})):
+        print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
     trainer = make_trainer(full, folder, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                            enable_model_summary=False, limit_test_batches=full.trainer.limit_test_batches)  # fmt: skip
     results = {"test": run_test(trainer, model, data, path), "run": run_record(full, data)}

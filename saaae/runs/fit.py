@@ -152,8 +152,14 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
     start = start_of(folder.last, folder.best, model, monitor)
 
+    splits = {"hash": data.split_hash(), "seed": cfg.seed, **data.manifest()}
+    if start.step and (differing := folder.other_data(splits)):
+        raise UserError(
+            f"{shown}: its data have changed since it began ({differing}); put them back, or choose another name"
+        )
+
     folder.write_record(cfg, overrides)
-    write_json(folder.splits, {"hash": data.split_hash(), "seed": cfg.seed, **data.manifest()})
+    write_json(folder.splits, splits)
     folder.metrics.unlink(missing_ok=True)
     _log_to(folder.log)
     _announce(model, data, shown, start.step)

@@ -176,6 +176,22 @@ class RunFolder:
             raise UserError(f"{self.path}: the run has not finished, it has no metrics.json")
         return json.loads(self.metrics.read_text())
 
+    def other_data(self, splits: dict[str, Any]) -> str:
+        """How the data differ from those that the run was started with; empty where they do not, or it is unknown.
+
+        Args:
+            splits: What splits.json would hold now.
+        """
+        if not self.splits.is_file():
+            return ""
+        stored = json.loads(self.splits.read_text())
+        if stored["hash"] == splits["hash"]:
+            return ""
+        for key, now in ((key, splits["sources"].get(key)) for key in {**stored["sources"], **splits["sources"]}):
+            if stored["sources"].get(key) != now:
+                return f"{key} is {'gone' if now is None else 'new' if key not in stored['sources'] else 'another'}"
+        return "the splits are others"
+
     def refuse_other_config(self, cfg: DictConfig) -> None:
         """Keeps a folder from being continued with other settings.
 

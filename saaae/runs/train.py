@@ -34,8 +34,9 @@ def settle(cfg: DictConfig) -> DictConfig:
     if len(typed) == 1:
         cfg.model["latent_channels" if typed == ["latent_dim"] else "latent_dim"] = None
     cfg.data_dir = str(Path(cfg.data_dir).absolute())
-    if "root" in cfg.data and not OmegaConf.is_interpolation(cfg.data, "root"):
-        cfg.data.root = str(Path(cfg.data.root).absolute())
+    for node, key in [(cfg, "cache_dir"), *((cfg.data, key) for key in ("root", "test_root", "reference_root"))]:
+        if node.get(key) is not None and not OmegaConf.is_interpolation(node, key):
+            node[key] = str(Path(node[key]).expanduser().absolute())
     if isinstance(OmegaConf.select(cfg, "posterior.factor"), str):
         cfg.posterior.factor = factor_of_run(cfg.posterior.factor, cfg.posterior.match)
     return cfg

@@ -187,7 +187,8 @@ def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) ->
     """
     text = str(error)
     if isinstance(error, OverrideParseException):
-        hint = "; quote a value that has = or , in it: key=\"'a=b'\"" if str(error.override).count("=") > 1 else ""
+        key, equals, value = str(error.override).partition("=")
+        hint = f"; a value with signs of its own needs quotes: \"{key}='{value}'\"" if equals else ""
         return f"{error.override}: not of the form key=value{hint}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.partition("/")

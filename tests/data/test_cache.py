@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 import os
 import signal
@@ -91,12 +90,24 @@ def test_a_kill_while_the_cache_is_written_leaves_none(tmp_path):
     assert [path.suffix for path in tmp_path.iterdir() if path.is_dir()] == [""]
 
 
-def test_a_cache_without_its_index_is_built_again(tmp_path):
+@pytest.mark.parametrize("damage", ["no index", "half an index", "no array", "half an array"])
+def test_a_damaged_cache_is_built_again(tmp_path, damage):
     cached(str(tmp_path), "x", {}, build)
-    (index,) = tmp_path.glob("x-*/index.json")
-    index.unlink()
-    cached(str(tmp_path), "x", {}, build)
-    assert json.loads(index.read_text())["notes"] == {"why": "a test"}
+    (path,) = tmp_path.glob("x-*/" + ("index.json" if "index" in damage else "pixels.bin"))
+    content = path.read_bytes()
+    path.unlink() if damage.startswith("no") else path.write_bytes(content[: len(content) // 2])
+    assert len(cached(str(tmp_path), "x", {}, build).arrays["pixels"]) == 6
+    assert path.read_bytes() == content
+
+
+def test_what_another_kill_has_left_is_swept_away_but_not_what_is_being_built(tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "old-1.part").mkdir()
+    (tmp_path / "busy-2.part").mkdir()
+    with FileLock(tmp_path / "busy-2.lock"):
+        cached(str(tmp_path), "x", {}, build)
+    assert [path.name for path in tmp_path.glob("*.part")] == ["busy-2.part"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -13,7 +13,9 @@ from saaae.data.corruption import (
     Occlusion,
     PoissonNoise,
     SaltAndPepper,
+    Speckle,
 )
+from saaae.errors import UserError
 from saaae.noise import IndexedNoise, TrainingNoise
 from tests.conftest import CONF, TINY
 
@@ -114,6 +116,11 @@ def test_a_composition_applies_each_part_to_its_share_of_images():
     tolerance = 4 * math.sqrt(0.25 / 400)
     assert abs(occluded.float().mean() - 0.5) < tolerance
     assert abs(noisy.float().mean() - 0.75) < tolerance
+
+
+def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
+    with pytest.raises(UserError, match=r"corruption.looks=2.3.*needs a multiple of 0.5"):
+        Speckle(looks=2.3, correlation=0.3)
 
 
 def test_the_target_stays_clean(compose_config):

@@ -78,7 +78,7 @@ def test_a_split_is_rows_of_what_all_splits_share():
 
 def test_a_split_on_a_device_holds_its_own_images_only():
     part = images(torch.tensor([9, 3, 8]))
-    moved = part.to(torch.device("cpu"))
+    moved = part.on(torch.device("cpu"))
     assert len(moved.pixels) == len(moved.masks.masks) == 3
     for a, b in zip(part.take(torch.tensor([2, 1])), moved.take(torch.tensor([2, 1])), strict=True):
         assert (a is None and b is None) or torch.equal(a, b)

@@ -63,15 +63,36 @@ def test_big_endian_samples_are_turned(tmp_path):
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
-@pytest.mark.parametrize("channels", [None, 3])
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
-def test_every_kind_of_tiff_is_read(tmp_path, kind, channels, compression):
-    pixels = RAMP.astype(kind) if channels is None else np.repeat(RAMP.astype(kind)[..., None], 3, -1)
-    photometric = "minisblack" if channels is None else "rgb"
-    path = save(tmp_path / "a.tif", pixels, tifffile=True, compression=compression, photometric=photometric)
+@pytest.mark.parametrize("layout", ["gray", "contig", "separate"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.uint32, np.float16, np.float32, np.float64])
+def test_every_kind_of_tiff_is_read(tmp_path, kind, layout, compression):
+    pixels = (RAMP.astype(np.float64) * 11 + (0.5 if np.dtype(kind).kind == "f" else 0)) % np.minimum(
+        np.float64(250 if kind is np.uint8 else 2000), 2000
+    )
+    pixels = pixels.astype(kind)
+    options = {"photometric": "minisblack"}
+    if layout != "gray":
+        options = {"photometric": "rgb", "planarconfig": layout}
+        pixels = np.stack([pixels, pixels, pixels], -1 if layout == "contig" else 0)
+    path = save(tmp_path / "a.tif", pixels, tifffile=True, compression=compression, **options)
     found = read_array(path)
     assert found.dtype == kind
-    assert (found == pixels).all()
+    assert (found == (pixels.transpose(1, 2, 0) if layout == "separate" else pixels)).all()
+
+
+def test_several_pages_are_refused_but_smaller_copies_are_not_pages(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(RAMP)
+        file.write(RAMP[::2, ::2], subfiletype=1)
+    assert (read_array(tmp_path / "a.tif") == RAMP).all()
+    save(tmp_path / "b.tif", np.stack([RAMP] * 5), tifffile=True, photometric="minisblack")
+    with pytest.raises(UserError, match="5 pages; expected one image"):
+        read_array(tmp_path / "b.tif")
+
+
+def test_white_is_zero_in_some_tiffs(tmp_path):
+    path = save(tmp_path / "a.tif", RAMP, tifffile=True, photometric="miniswhite")
+    assert (read_array(path) == 255 - RAMP).all()
 
 
 def test_channels_may_come_first(tmp_path):
@@ -130,6 +151,7 @@ def test_arrays_that_are_no_image_are_refused(tmp_path):
         (np.zeros(5), "shape"),
         (np.zeros((2, 3, 4, 5)), "shape"),
         (np.zeros((9, 9, 2)), "shape"),
+        (np.zeros((4, 9, 9)), "shape"),
         (np.zeros((9, 9), complex), "complex"),
     ]:
         with pytest.raises(UserError, match=why):

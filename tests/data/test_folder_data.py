@@ -110,6 +110,26 @@ def test_test_images_may_have_a_folder_of_their_own(make, folder):
     assert sizes(data) == {"train": 16, "val": 4, "test": 20}
 
 
+@pytest.mark.parametrize("kind", ["inside", "link", "apart"])
+def test_no_image_of_the_test_folder_is_trained_on(make, folder, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    test_root = {"inside": "images/b", "link": "link", "apart": "apart"}[kind]
+    if kind == "link":
+        (tmp_path / "link").symlink_to(folder / "b")
+    if kind == "apart":
+        (folder / "b").rename(tmp_path / "apart")
+        (folder / "test").mkdir()  # a name that is not special
+        (folder / "a" / "00.png").rename(folder / "test" / "01.png")
+    data = make("images", test_root=test_root)
+    assert levels(data, "test") == {10, 30, 50, 70, 90}
+    assert levels(data, "train") | levels(data, "val") == {0, 20, 40, 60, 80}
+
+
+def test_a_folder_inside_its_test_folder_is_refused(make, folder):
+    with pytest.raises(UserError, match="no image in it but those in"):
+        make(folder / "a", test_root=str(folder))
+
+
 def test_images_of_any_size_become_their_middle_square(make, tmp_path):
     root = tmp_path / "sizes"
     root.mkdir()
@@ -126,7 +146,9 @@ def test_images_smaller_than_a_tile_are_left_out_and_counted(make, folder):
     data = make(folder)
     assert sum(sizes(data).values()) == 40
     assert data.manifest()["left_out"] == {TOO_SMALL: 1}
-    with pytest.raises(UserError, match=f"data.image_size=64: nothing is left for the train split; 11 {TOO_SMALL}"):
+    with pytest.raises(
+        UserError, match=f"data.image_size=64: no image has so many .* 11 {TOO_SMALL}; expected at most 32"
+    ):
         make(folder, image_size=64)
 
 
@@ -160,6 +182,58 @@ def test_a_folder_of_broken_files_is_refused_even_where_they_are_skipped(make, t
     (tmp_path / "broken" / "a.png").write_text("no image")
     with pytest.raises(UserError, match="no file of 1 can be used.*not a readable image"):
         make(tmp_path / "broken", on_error="skip")
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_cached(make, folder, monkeypatch):
+    from saaae.data import folder as module
+
+    real = module.read_image
+
+    def read_image(path, channels):
+        image = real(path, channels)
+        Image.fromarray(np.full((33, 40), 77, np.uint8)).save(path)
+        return image
+
+    monkeypatch.setattr(module, "read_image", read_image)
+    with pytest.raises(UserError, match="changed while it was being read; start again"):
+        make(folder)
+    monkeypatch.setattr(module, "read_image", real)
+    assert set.union(*(levels(make(folder), split) for split in ("train", "val", "test"))) == {77}
+
+
+def test_an_optional_group_that_matches_nothing_is_no_group(make, folder):
+    assert sizes(make(folder, group_pattern="^(00)?")) == {"train": 24, "val": 8, "test": 8}
+    with pytest.raises(UserError, match=r"data.group_pattern=\^\(x\)\?: its group matches in none of 10 file names"):
+        make(folder, group_pattern="^(x)?")
+
+
+def test_no_pipe_is_waited_for_and_a_dangling_link_is_named(make, folder):
+    import os
+
+    os.mkfifo(folder / "pipe.png")
+    assert sizes(make(folder)) == {"train": 24, "val": 8, "test": 8}
+    (folder / "link.png").symlink_to("nowhere.png")
+    with pytest.raises(UserError, match="link.png: cannot be read"):
+        make(folder)
+
+
+def test_an_empty_test_folder_is_named_by_its_key(make, folder, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"data.test_root=.*none: no image in it"):
+        make(folder, test_root=str(tmp_path / "none"))
+
+
+def test_what_was_skipped_is_named_as_it_is_now(make, folder, tmp_path):
+    (folder / "a" / "text.png").write_text("no image")
+    make(folder, on_error="skip")
+    folder.rename(tmp_path / "moved")
+    reason = make(tmp_path / "moved", on_error="skip").manifest()["skipped"]["a/text.png"]
+    assert reason.startswith("a/text.png: not a readable image")
+
+
+def test_settings_and_content_are_in_the_split_hash(make, folder):
+    hashes = {make(folder, fit=fit, image_size=size).split_hash() for fit in ("tiles", "resize") for size in (8, 16)}
+    assert len(hashes) == 4
 
 
 def test_mistakes_in_the_settings_are_named(make, folder):

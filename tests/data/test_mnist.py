@@ -53,6 +53,25 @@ def test_a_damaged_archive_is_named(tmp_path):
             make(tmp_path).setup()
 
 
+def test_labels_and_images_that_do_not_agree_are_refused(tmp_path):
+    write_archives(tmp_path / "raw")
+    (tmp_path / "raw" / f"{FILES['train'][1]}.gz").write_bytes(gzip.compress(idx(torch.zeros(8, dtype=torch.uint8))))
+    with pytest.raises(UserError, match=r"holds \(20, 28, 28\) pixels.*\(8,\) labels; expected"):
+        make(tmp_path).setup()
+
+
+def test_labels_are_in_the_split_hash(tmp_path):
+    hashes = set()
+    for shift in (0, 1):
+        write_archives(tmp_path / str(shift) / "raw")
+        labels = (torch.arange(20, dtype=torch.uint8) + shift) % 10
+        (tmp_path / str(shift) / "raw" / f"{FILES['train'][1]}.gz").write_bytes(gzip.compress(idx(labels)))
+        data = make(tmp_path / str(shift))
+        data.setup()
+        hashes.add(data.split_hash())
+    assert len(hashes) == 2
+
+
 def test_too_many_validation_images_are_refused(tmp_path):
     write_archives(tmp_path / "raw")
     with pytest.raises(UserError, match=r"data.num_val=20.*20 images only"):

@@ -6,10 +6,15 @@ import tifffile
 import torch
 from PIL import Image
 
+from saaae.data.files import read_array
 from saaae.data.folder import NOT_FINITE
-from saaae.data.sar import SARData, read_sar, to_amplitude
+from saaae.data.sar import SARData, sar_image, to_amplitude
 from saaae.errors import UserError
 from tests.conftest import SERVING, real_data
+
+
+def read_sar(path, scale, full_scale):
+    return sar_image(path, read_array(path), scale, full_scale)
 
 
 @pytest.fixture
@@ -98,6 +103,28 @@ def test_floats_need_to_be_told_what_one_is(tmp_path):
         read_sar(tmp_path / "a.tif", "decibel", None)
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.uint32])
+def test_other_integers_need_to_be_told_what_one_is(tmp_path, kind):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((4, 4), 20_000, kind))
+    with pytest.raises(UserError, match=f"data.full_scale=null: .*{np.dtype(kind)} pixels"):
+        read_sar(tmp_path / "a.tif", "amplitude", None)
+    torch.testing.assert_close(read_sar(tmp_path / "a.tif", "amplitude", 40_000.0), torch.full((1, 4, 4), 0.5))
+
+
+def test_equal_channels_with_missing_pixels_are_one(tmp_path):
+    pixels = np.full((4, 4, 3), 0.5, np.float32)
+    pixels[0, 0] = np.nan
+    np.save(tmp_path / "a.npy", pixels)
+    assert read_sar(tmp_path / "a.npy", "amplitude", 1.0).isnan().sum() == 1
+
+
+@pytest.mark.parametrize("scale", ["amplitude", "intensity"])
+def test_negative_pixels_are_taken_for_forgotten_decibels(tmp_path, scale):
+    np.save(tmp_path / "a.npy", np.full((4, 4), -20.0, np.float32))
+    with pytest.raises(UserError, match=f"data.scale={scale}: most pixels .* did you mean data.scale=decibel"):
+        read_sar(tmp_path / "a.npy", scale, 1.0)
+
+
 def test_colours_are_refused(tmp_path):
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[0, 0, 1] = 1
@@ -119,9 +146,10 @@ def test_tiles_with_missing_pixels_are_left_out_and_counted(make, tmp_path):
     assert data.batch("train", torch.arange(4)).input.unique().tolist() == [0.5]
 
 
-def test_a_folder_of_two_kinds_of_pixels_is_refused(make, scenes):
+@pytest.mark.parametrize("full_scale", [255.0, 5.0])
+def test_a_folder_of_two_kinds_of_pixels_is_refused(make, scenes, full_scale):
     np.save(scenes / "scene09_tile0.npy", np.full((32, 32), 0.5, np.float32))
-    with pytest.raises(UserError, match="scene09_tile0.npy: float32 pixels, but uint8 in the files before"):
+    with pytest.raises(UserError, match="scene09_tile0.npy: float32 pixels, those of the files before uint8; expected"):
         make(scenes, scale="amplitude", full_scale=255.0)
 
 
@@ -137,7 +165,9 @@ def pairs(tmp_path):
 
 def test_a_reference_is_kept_beside_the_noisy_image_or_is_the_target(make, pairs):
     noisy, clean = (
-        make(pairs / "noisy", reference_root=str(pairs / "clean"), target=target).batch("train", torch.arange(8))
+        make(pairs / "noisy", reference_root=str(pairs / "clean"), target=target, scene_pattern=None).batch(
+            "train", torch.arange(8)
+        )
         for target in ("noisy", "clean")
     )
     for batch in (noisy, clean):
@@ -148,7 +178,7 @@ def test_a_reference_is_kept_beside_the_noisy_image_or_is_the_target(make, pairs
 
 def test_references_may_lie_in_a_subfolder_of_their_images(make, pairs):
     (pairs / "clean").rename(pairs / "noisy" / "clean")
-    data = make(pairs / "noisy", reference_root=str(pairs / "noisy" / "clean"))
+    data = make(pairs / "noisy", reference_root=str(pairs / "noisy" / "clean"), scene_pattern=None)
     assert sum(images.size for images in data.splits.values()) == 5 * 4
 
 
@@ -161,13 +191,15 @@ def test_mistakes_about_references_are_named(make, pairs):
     (pairs / "clean" / "3.png").unlink()
     with pytest.raises(UserError, match=r"clean/3.png: no such file; data.reference_root must hold"):
         make(pairs / "noisy", reference_root=str(pairs / "clean"))
-    data = make(pairs / "noisy", reference_root=str(pairs / "clean"), on_error="skip")
+    data = make(pairs / "noisy", reference_root=str(pairs / "clean"), on_error="skip", scene_pattern=None)
     assert list(data.manifest()["skipped"]) == ["3.png"]
 
 
 def test_mistakes_in_the_settings_are_named(make, scenes):
-    with pytest.raises(UserError, match=r"data.image_size=64: nothing is left"):
+    with pytest.raises(UserError, match=r"data.image_size=64: no image has so many .* expected at most 32"):
         make(scenes, image_size=64)
+    with pytest.raises(UserError, match=r"data.scene_pattern=\^\(x\): its group matches in none of 12 file names"):
+        make(scenes, scene_pattern="^(x)")
     with pytest.raises(UserError, match="cannot be split so"):
         make(scenes, val_fraction=0.5, test_fraction=0.5)
     with pytest.raises(UserError, match=r"data.scene_pattern=\(: not a regular expression"):
@@ -200,6 +232,8 @@ def test_the_real_sentinel_intensities_are_split_by_region(make):
 
 def test_the_real_pairs_are_read_with_their_references(make):
     root = real_data("sar", "despeckling_pairs")
-    data = make(root / "noisy", reference_root=str(root / "denoised"), target="clean", image_size=64)
+    data = make(
+        root / "noisy", reference_root=str(root / "denoised"), target="clean", image_size=64, scene_pattern=None
+    )
     batch = data.batch("train", torch.arange(16))
     assert batch.target.flatten(1).std() < batch.input.flatten(1).std()

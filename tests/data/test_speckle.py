@@ -57,6 +57,13 @@ def test_neighbours_of_correlated_speckle_correlate_as_asked(looks, correlation)
         assert abs((s * s.roll(2, dim)).mean() - correlation**4) < 0.02
 
 
+@pytest.mark.parametrize("correlation", [0.6, 0.95, 0.99])
+def test_a_long_correlation_on_a_small_field_keeps_the_mean(correlation):
+    noise = IndexedNoise(0, torch.arange(20_000))
+    s = correlated_speckle(torch.ones(20_000, 1, 16, 16), 1, correlation, noise)
+    assert abs(s.double().mean() - 1) < 0.03
+
+
 def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
     with pytest.raises(UserError, match=r"data.looks=2.3.*needs a multiple of 0.5"):
         make(looks=2.3, correlation=0.3)

@@ -24,7 +24,12 @@ MISTAKES = [
     ("resume=", "resume=: expected a run folder"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: expected"),
     ("+trainer.num_nodes=2", "trainer.num_nodes: belongs to accelerator="),
-    ("name=a=b,c=d", "name=a=b,c=d: not of the form key=value; quote"),
+    (
+        "name=a=b,c=d",
+        "name=a=b,c=d: not of the form key=value; a value with signs of its own needs quotes: \"name='a=b,",
+    ),
+    ("cache_dir=~/x", "cache_dir=~/x: not of the form key=value; a value with signs of its own needs quotes"),
+    ("data.image_size=65536", "data.image_size=65536: expected less than or equal to 4096"),
     ("beta=linear beta.warmup=2.5", "beta.warmup=2.5: expected"),
     ("callbacks=null", "callbacks=null: expected one of default, none"),
     ("trainer.max_time=abc", "trainer.max_time=abc: expected"),

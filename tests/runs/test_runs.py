@@ -296,3 +296,65 @@ def test_a_run_of_another_version_is_named(launch, compose_config):
     stored.posterior.old_setting = 1
     with pytest.raises(UserError, match=r"data.corruption: missing|posterior.old_setting: no such key"):
         evaluate.configuration(compose_config(f"run={folder.path}", name="evaluate"), stored, [])
+
+
+def write_images(root, count, level=0):
+    import numpy as np
+    from PIL import Image
+
+    root.mkdir(exist_ok=True)
+    for i in range(count):
+        Image.fromarray(np.full((32, 32), level + i, np.uint8)).save(root / f"{i}.png")
+
+
+@pytest.fixture
+def on_a_folder(tmp_path):
+    """Overrides for a run on a folder of eight images."""
+    write_images(tmp_path / "images", 8)
+    return ["data=folder", f"data.root={tmp_path / 'images'}", "data.image_size=32", f"cache_dir={tmp_path / 'cache'}"]
+
+
+def folder_run(compose_config, tmp_path, overrides, *more):
+    tiny = [o for o in TINY if not o.startswith("data")]
+    cfg = settle(compose_config(*tiny, *overrides, *more))
+    folder = RunFolder(tmp_path / "run")
+    fit.fit(cfg, folder, folder.path, [], {"seed": 0})
+    return folder
+
+
+def test_a_run_is_not_continued_on_other_data(compose_config, tmp_path, on_a_folder):
+    folder_run(compose_config, tmp_path, on_a_folder)
+    write_images(tmp_path / "images", 8, level=1)
+    with pytest.raises(UserError, match=r"its data have changed since it began \(0.png is another\); put them back"):
+        folder_run(compose_config, tmp_path, on_a_folder, "trainer.max_epochs=2")
+    write_images(tmp_path / "images", 8)
+    folder_run(compose_config, tmp_path, on_a_folder, "trainer.max_epochs=2")
+    write_images(tmp_path / "images", 9)
+    with pytest.raises(UserError, match="8.png is new"):
+        folder_run(compose_config, tmp_path, on_a_folder, "trainer.max_epochs=3")
+
+
+def test_a_skipped_file_is_counted_and_named(compose_config, tmp_path, on_a_folder):
+    (tmp_path / "images" / "bad.png").write_text("no image")
+    folder = folder_run(compose_config, tmp_path, on_a_folder, "data.on_error=skip")
+    assert json.loads(folder.metrics.read_text())["run"]["skipped_files"] == 1
+    assert "skipped      bad.png (bad.png: not a readable image" in folder.log.read_text()
+
+
+def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
+    from saaae.callbacks.pictures import fed_rows
+    from saaae.types import Batch
+
+    class Source:
+        def num_images(self, split):
+            return 10
+
+        def batch(self, split, indices, device="cpu"):
+            x = torch.zeros(len(indices), 1, 8, 8)
+            mask = None if split == "train" else (indices % 3 == 0).to(torch.uint8)[:, None, None, None].expand_as(x)
+            return Batch(x, x + 1, indices, None, clean=x + 2, mask=mask)
+
+    rows = fed_rows(Source(), 2)
+    assert list(rows) == ["input", "target", "clean reference", "test input", "test mask"]
+    assert rows["test mask"].min() == 1
+    assert len(rows["input"]) == len(rows["test mask"]) == 2
