@@ -45,7 +45,7 @@ class Loss(NamedTuple):
     loss: Tensor
     nll: Tensor
     kl: Tensor
-    beta: float
+    beta: float | Tensor
 
 
 class Posterior(Protocol):
@@ -77,6 +77,16 @@ class Posterior(Protocol):
         """The KL divergence to N(0, I) of the distribution that `rsample` draws from."""
         ...
 
+    @property
+    def kl_per_dimension(self) -> Tensor | None:
+        """The charged KL of each latent dimension (B, D), or None where it is no sum over them."""
+        ...
+
+    @property
+    def variance(self) -> Tensor:
+        """Marginal variance of each latent dimension (B, D)."""
+        ...
+
     def diagnostics(self) -> Mapping[str, Tensor]:
         """Further per-image numbers (B,) worth a curve, by logged name."""
         ...
@@ -98,23 +108,30 @@ class ImageSource(Protocol):
 class ImageModel(Protocol):
     """What callbacks may ask of a model."""
 
+    latent_shape: tuple[int, ...]
+    num_classes: int | None
+
     @property
     def caveat(self) -> str:
         """What a reader of this model's loss must know; empty where the loss is what it seems."""
         ...
 
-    def encode(self, x: Tensor, noise: Noise) -> Posterior:
-        """Posterior of images (B, C, H, W)."""
+    def encode(self, batch: Batch) -> Posterior:
+        """Posterior of the inputs of a batch."""
         ...
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] of codes."""
+    def decode(self, z: Tensor, batch: Batch) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] of codes for the images of a batch."""
+        ...
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of codes and, where the model has them, classes (N,)."""
         ...
 
     def sample(self, count: int, noise: Noise) -> Tensor:
         """Images (count, C, H, W) decoded from the prior."""
         ...
 
-    def maps(self, posterior: Posterior) -> Mapping[str, Tensor]:
+    def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
         """Pictures of the model's inner state (B, 1, h, w) in [0, 1], by title; empty where it has none."""
         ...

@@ -1,12 +1,19 @@
-"""Beta schedules: pure functions of the optimizer step.
+"""Beta schedules: what the KL costs at each optimizer step.
 
-Stretches may be given as fractions of the run. They become absolute steps when the run first starts (`bind`) and stay
-so in its checkpoints: raising `trainer.max_epochs` later moves nothing.
+All but the controller are pure functions of the step. Stretches may be given as fractions of the run. They become
+absolute steps when the run first starts (`bind`) and stay so in its checkpoints: raising `trainer.max_epochs` later
+moves nothing.
 """
 
+import math
 from typing import Any
 
-from saaae.ranges import NonNegativeFloat, PositiveFraction, PositiveInt, Span
+import torch
+from torch import Tensor
+
+from saaae.errors import UserError
+from saaae.ranges import NonNegativeFloat, PositiveFloat, PositiveFraction, PositiveInt, Span
+from saaae.types import Posterior
 
 
 def absolute_steps(span: int | float, total_steps: int) -> int:
@@ -27,9 +34,13 @@ class ConstantBeta:
     def bind(self, total_steps: int) -> None:
         """Turns stretches of the run into steps; a second call changes nothing."""
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: int) -> float | Tensor:
         """Beta at optimizer step `step`, counted from 0."""
         return self.value
+
+    def charge(self, posterior: Posterior, step: int) -> Tensor:
+        """What is added to the nll, in nats per image: beta times the mean KL of the batch."""
+        return self(step) * posterior.kl.mean()
 
     def state_dict(self) -> dict[str, Any]:
         """The bound steps, plain integers."""
@@ -52,15 +63,23 @@ class LinearBeta(ConstantBeta):
         self.warmup = warmup
         self.warmup_steps: int | None = None
 
+    def shape(self, progress: float) -> float:
+        """Share of the ceiling, 0 to 1, at a share of the warm-up."""
+        return progress
+
     def bind(self, total_steps: int) -> None:
         """Fixes the warm-up in steps, once."""
         if self.warmup_steps is None:
             self.warmup_steps = absolute_steps(self.warmup, total_steps)
 
+    def progress(self, step: int) -> float:
+        """Share of the warm-up that has passed, 0 to 1."""
+        assert self.warmup_steps is not None, "bind() comes first"
+        return min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+
     def __call__(self, step: int) -> float:
         """Beta at optimizer step `step`, counted from 0."""
-        assert self.warmup_steps is not None, "bind() comes first"
-        return self.value * (min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0)
+        return self.value * self.shape(self.progress(step))
 
     def state_dict(self) -> dict[str, Any]:
         """The bound steps."""
@@ -69,6 +88,126 @@ class LinearBeta(ConstantBeta):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over the bound steps."""
         self.warmup_steps = state["warmup_steps"]
+
+
+class CosineBeta(LinearBeta):
+    """Warm-up along half a cosine from 0.
+
+    Args:
+        value: Beta after the warm-up.
+        warmup: Its length: steps (integer) or a fraction of the run (float).
+    """
+
+    def shape(self, progress: float) -> float:
+        """Slow at both ends."""
+        return 0.5 * (1.0 - math.cos(math.pi * progress))
+
+
+class SigmoidBeta(LinearBeta):
+    """Warm-up along a logistic curve (Bowman et al. 2016), stretched to run from exactly 0 to exactly 1.
+
+    Args:
+        value: Beta after the warm-up.
+        warmup: Its length: steps (integer) or a fraction of the run (float).
+        steepness: Width of the curve that is used, in units of its argument; the larger, the closer to a step.
+    """
+
+    def __init__(self, *, value: NonNegativeFloat, warmup: Span, steepness: PositiveFloat) -> None:
+        super().__init__(value=value, warmup=warmup)
+        self.steepness = steepness
+
+    def shape(self, progress: float) -> float:
+        """The hyperbolic tangent is the logistic curve, centred and scaled."""
+        half = self.steepness / 4.0
+        return 0.5 * (1.0 + math.tanh(half * (2.0 * progress - 1.0)) / math.tanh(half))
+
+
+class CapacityBeta(LinearBeta):
+    """Keeps the KL near a capacity that grows linearly: value * |KL - C(t)| (Burgess et al. 2018, eq. 8).
+
+    Args:
+        value: Weight of the distance.
+        warmup: How long the capacity grows: steps (integer) or a fraction of the run (float).
+        capacity: Its end, in nats per image.
+    """
+
+    def __init__(self, *, value: NonNegativeFloat, warmup: Span, capacity: NonNegativeFloat) -> None:
+        super().__init__(value=value, warmup=warmup)
+        self.capacity = capacity
+
+    def charge(self, posterior: Posterior, step: int) -> Tensor:
+        """The weighted distance between the mean KL of the batch and the capacity at `step`."""
+        return self.value * (posterior.kl.mean() - self.capacity * self.progress(step)).abs()
+
+    def __call__(self, step: int) -> float:
+        """The weight, at any step."""
+        return self.value
+
+
+class FreeBitsBeta(ConstantBeta):
+    """Leaves each latent dimension some KL for free: value * sum_j max(floor, KL_j) (Kingma et al. 2016, eq. 15).
+
+    Args:
+        value: Weight of the KL.
+        floor: What a dimension may carry at the same price, in nats: the mean over the batch is compared.
+    """
+
+    def __init__(self, *, value: NonNegativeFloat, floor: NonNegativeFloat) -> None:
+        super().__init__(value=value)
+        self.floor = floor
+
+    def charge(self, posterior: Posterior, step: int) -> Tensor:
+        """The weighted sum over dimensions.
+
+        Raises:
+            UserError: If the posterior's KL is no sum over dimensions.
+        """
+        per_dimension = posterior.kl_per_dimension
+        if per_dimension is None:
+            raise UserError("beta=free_bits: needs a posterior whose KL is a sum over dimensions; expected diagonal")
+        return self.value * per_dimension.mean(0).clamp_min(self.floor).sum()
+
+
+class TargetKLBeta(ConstantBeta):
+    """Moves beta until the KL is on target: a PI controller (ControlVAE, Shao et al. 2020, eq. 8 and algorithm 1).
+
+    Args:
+        value: Largest beta.
+        target: The KL to hold, in nats per image.
+        proportional: Gain K_p on the present error.
+        integral: Gain K_i on the summed error.
+    """
+
+    def __init__(
+        self, *, value: NonNegativeFloat, target: PositiveFloat, proportional: PositiveFloat, integral: PositiveFloat
+    ) -> None:
+        super().__init__(value=value)
+        self.target, self.proportional, self.integral = target, proportional, integral
+        self._sum = torch.zeros(())
+        self._beta = torch.zeros(())
+
+    def __call__(self, step: int) -> Tensor:
+        """Beta as it was last set, on the device: reading it would stall a step."""
+        return self._beta
+
+    def charge(self, posterior: Posterior, step: int) -> Tensor:
+        """Sets beta by the mean KL of the batch, then charges it."""
+        kl = posterior.kl.mean()
+        with torch.no_grad():
+            error = self.target - kl
+            total = self._sum.to(kl.device) - self.integral * error
+            beta = self.proportional * torch.sigmoid(-error) + total
+            self._beta = beta.clamp(0.0, self.value)
+            self._sum = torch.where(beta == self._beta, total, self._sum.to(kl.device))  # no winding up at the limits
+        return self._beta * kl
+
+    def state_dict(self) -> dict[str, Any]:
+        """The summed error and beta."""
+        return {"sum": float(self._sum), "beta": float(self._beta)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over the summed error."""
+        self._sum, self._beta = torch.tensor(state["sum"]), torch.tensor(state["beta"])
 
 
 class CyclicalBeta(ConstantBeta):

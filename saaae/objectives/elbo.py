@@ -4,19 +4,22 @@ import math
 
 from torch import Tensor
 
+from saaae.objectives.beta import ConstantBeta
 from saaae.types import Loss, Posterior
 
 
-def beta_elbo_loss(nll: Tensor, posterior: Posterior, beta: float) -> Loss:
+def beta_elbo_loss(nll: Tensor, posterior: Posterior, beta: ConstantBeta, step: int) -> Loss:
     """`loss = nll + beta * kl` (Higgins et al. 2017, eq. 4), means over the batch; beta = 1 is minus the ELBO.
 
     Args:
         nll: Negative log likelihood (B,) in nats.
         posterior: Posterior whose charged KL enters the loss.
-        beta: Weight of the KL.
+        beta: What the KL costs; free bits and a capacity charge it in their own way.
+        step: Optimizer step, counted from 0.
     """
-    nll, kl = nll.mean(), posterior.kl.mean()
-    return Loss(nll + beta * kl, nll, kl, beta)
+    nll = nll.mean()
+    charge = beta.charge(posterior, step)
+    return Loss(nll + charge, nll, posterior.kl.mean(), beta(step))
 
 
 def bits_per_dimension(elbo: Tensor, num_dimensions: int, discrete: bool) -> Tensor:

@@ -5,85 +5,287 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
 
-from saaae.ranges import PositiveFloat
+from saaae.ranges import NonNegativeFloat, PositiveFloat
+
+ACTIVATIONS = {
+    "sigmoid": torch.sigmoid,
+    "tanh": lambda raw: 0.5 * (torch.tanh(raw) + 1.0),
+    "relu": torch.relu,
+    "none": lambda raw: raw,
+}
+"""From the decoder's values to pixels, on the scale where images are [0, 1]: tanh's [-1, 1] is brought there."""
 
 
 class Likelihood(nn.Module):
-    """Base: a sigmoid link to images in (0, 1)."""
+    """Base.
+
+    Args:
+        activation: Output activation: `sigmoid` and `tanh` keep to [0, 1]; `relu` and `none` may leave it, and the mean
+            image is clipped.
+    """
 
     discrete: bool
     """Whether nll counts whole pixel values; a density's bits per dimension are those of 8-bit pixels."""
 
+    def __init__(self, *, activation: Literal["sigmoid", "tanh", "relu", "none"]) -> None:
+        super().__init__()
+        self.activate = ACTIVATIONS[activation]
+
+    def output(self, raw: Tensor) -> Tensor:
+        """Image (B, C, H, W), float32, as the nll compares it."""
+        return self.activate(raw.float())
+
     def mean(self, raw: Tensor) -> Tensor:
         """Mean image (B, C, H, W) in [0, 1], float32, of the decoder's values."""
-        return torch.sigmoid(raw.float())
+        return self.output(raw).clamp(0.0, 1.0)
 
     def nll(self, raw: Tensor, target: Tensor) -> Tensor:
-        """Negative log likelihood (B,) of `target` (B, C, H, W) in nats per image (sum over pixels)."""
+        """Negative log likelihood (B,) of `target` (B, C, H, W) in [0, 1], in nats per image (sum over pixels)."""
         raise NotImplementedError
 
 
 class Bernoulli(Likelihood):
-    """Binary cross-entropy, from logits.
+    """Binary cross-entropy, from logits: the activation is a sigmoid and cannot be another.
 
     On gray images it is the customary training loss but no likelihood: even perfect reconstruction costs the entropy
     of the gray pixels (45.5 nats per MNIST digit).
+
+    Args:
+        activation: `sigmoid`.
     """
 
     discrete = True
+
+    def __init__(self, *, activation: Literal["sigmoid"]) -> None:
+        super().__init__(activation=activation)
 
     def nll(self, raw: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy (B,) in nats per image."""
         return binary_cross_entropy_with_logits(raw.float(), target, reduction="none").flatten(1).sum(1)
 
 
-class Gaussian(Likelihood):
-    """N(mean, sigma^2) per pixel, with one sigma for all pixels.
+class ScaledLikelihood(Likelihood):
+    """Base of the densities with one scale for all pixels, given, learnt or optimal.
 
     Args:
-        sigma: A number (sigma^2 = 1/2 makes the nll the summed squared error plus a constant), `learned` (one trained
-            parameter that starts at the error of the first batch), or `optimal`: the maximum-likelihood sigma of the
-            batch in closed form, the root of its mean squared error (Rybkin et al. 2021, eq. 8). Evaluation uses the
+        scale: A number, `learned` (one trained parameter that starts at the optimum of the first batch), or `optimal`:
+            the maximum-likelihood scale of the batch in closed form (Rybkin et al. 2021, eq. 8). Evaluation uses the
             running average of the training batches, so that no metric depends on the batch.
+        activation: Output activation.
         momentum: Weight of the newest batch in that running average.
     """
 
     discrete = False
-    log_sigma: Tensor
+    log_scale: Tensor
     num_batches: Tensor
 
-    def __init__(self, *, sigma: PositiveFloat | Literal["learned", "optimal"], momentum: float = 0.01) -> None:
-        super().__init__()
-        self.optimal, self.learned, self.momentum = sigma == "optimal", sigma == "learned", momentum
-        log_sigma = torch.tensor(0.0 if isinstance(sigma, str) else math.log(sigma))
-        if sigma == "learned":
-            self.log_sigma = nn.Parameter(log_sigma)
+    def __init__(
+        self,
+        *,
+        scale: PositiveFloat | Literal["learned", "optimal"],
+        activation: Literal["sigmoid", "tanh", "relu", "none"],
+        momentum: float = 0.01,
+    ) -> None:
+        super().__init__(activation=activation)
+        self.optimal, self.learned, self.momentum = scale == "optimal", scale == "learned", momentum
+        log_scale = torch.tensor(0.0 if isinstance(scale, str) else math.log(scale))
+        if scale == "learned":
+            self.log_scale = nn.Parameter(log_scale)
         else:
-            self.register_buffer("log_sigma", log_sigma)
+            self.register_buffer("log_scale", log_scale)
         self.register_buffer("num_batches", torch.tensor(0))
 
-    def nll(self, raw: Tensor, target: Tensor) -> Tensor:
-        """Minus the log density (B,) in nats per image; negative once sigma is small."""
-        squared = ((self.mean(raw) - target) ** 2).flatten(1)
-        if self.learned and self.training:
-            self._start_from_data(squared)
-        log_sigma = self._batch_log_sigma(squared) if self.optimal and self.training else self.log_sigma.float()
-        constant = squared.shape[1] * (log_sigma + 0.5 * math.log(2 * math.pi))
-        return 0.5 * squared.sum(1) * torch.exp(-2.0 * log_sigma) + constant
+    def distance(self, difference: Tensor) -> Tensor:
+        """How the density measures differences, elementwise."""
+        raise NotImplementedError
 
-    def _start_from_data(self, squared: Tensor) -> None:
+    def best_log_scale(self, distance: Tensor) -> Tensor:
+        """Log of the scale under which distances are most likely, a scalar."""
+        raise NotImplementedError
+
+    def log_density(self, distance: Tensor, log_scale: Tensor) -> Tensor:
+        """Log density (B,) of distances (B, N), their sum over N."""
+        raise NotImplementedError
+
+    def nll(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Minus the log density (B,) in nats per image; negative once the scale is small."""
+        distance = self.distance(self.output(raw) - target).flatten(1)
+        if self.learned and self.training:
+            self._start_from_data(distance)
+        log_scale = self._batch_log_scale(distance) if self.optimal and self.training else self.log_scale.float()
+        return -self.log_density(distance, log_scale)
+
+    def _start_from_data(self, distance: Tensor) -> None:
         self.learned = False  # once a process: asking the device every step would stall it
         if self.num_batches == 0:
             self.num_batches += 1
             with torch.no_grad():
-                self.log_sigma.copy_(0.5 * torch.log(squared.mean() + 1e-6))
+                self.log_scale.copy_(self.best_log_scale(distance))
 
-    def _batch_log_sigma(self, squared: Tensor) -> Tensor:
-        log_sigma = 0.5 * torch.log(squared.mean() + 1e-6)
+    def _batch_log_scale(self, distance: Tensor) -> Tensor:
+        log_scale = self.best_log_scale(distance)
         with torch.no_grad():
             self.num_batches += 1
             weight = (1.0 / self.num_batches).clamp(min=self.momentum)  # a plain average at first
-            self.log_sigma.lerp_(log_sigma.detach(), weight)
-        return log_sigma
+            self.log_scale.lerp_(log_scale.detach(), weight)
+        return log_scale
+
+
+class Gaussian(ScaledLikelihood):
+    """N(mean, sigma^2) per pixel.
+
+    Args:
+        sigma: A number (sigma^2 = 1/2 makes the nll the summed squared error plus a constant), `learned` or `optimal`.
+        activation: Output activation.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma: PositiveFloat | Literal["learned", "optimal"],
+        activation: Literal["sigmoid", "tanh", "relu", "none"],
+    ) -> None:
+        super().__init__(scale=sigma, activation=activation)
+
+    def distance(self, difference: Tensor) -> Tensor:
+        """Squared."""
+        return difference**2
+
+    def best_log_scale(self, distance: Tensor) -> Tensor:
+        """The root of the mean squared error."""
+        return 0.5 * torch.log(distance.mean() + 1e-6)
+
+    def log_density(self, distance: Tensor, log_scale: Tensor) -> Tensor:
+        """Normal log density."""
+        constant = distance.shape[1] * (log_scale + 0.5 * math.log(2 * math.pi))
+        return -(0.5 * distance.sum(1) * torch.exp(-2.0 * log_scale) + constant)
+
+
+class Laplace(ScaledLikelihood):
+    """Laplace density per pixel: absolute errors, less moved by outliers than squared ones.
+
+    Args:
+        scale: A number, `learned` or `optimal` (the mean absolute error).
+        activation: Output activation.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: PositiveFloat | Literal["learned", "optimal"],
+        activation: Literal["sigmoid", "tanh", "relu", "none"],
+    ) -> None:
+        super().__init__(scale=scale, activation=activation)
+
+    def distance(self, difference: Tensor) -> Tensor:
+        """Absolute."""
+        return difference.abs()
+
+    def best_log_scale(self, distance: Tensor) -> Tensor:
+        """The mean absolute error."""
+        return torch.log(distance.mean() + 1e-3)
+
+    def log_density(self, distance: Tensor, log_scale: Tensor) -> Tensor:
+        """Laplace log density."""
+        constant = distance.shape[1] * (log_scale + math.log(2.0))
+        return -(distance.sum(1) * torch.exp(-log_scale) + constant)
+
+
+class SpectralGaussian(Gaussian):
+    """Gaussian plus a penalty on differing Fourier magnitudes: sharp textures are not averaged away. No likelihood.
+
+    The transform is orthonormal, so the penalty is on the scale of the squared error whatever the image size.
+
+    Args:
+        sigma: As in `Gaussian`.
+        activation: Output activation.
+        weight: Of the summed squared difference of magnitudes.
+        logarithm: Compare log(1 + magnitude), which weighs weak frequencies up.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma: PositiveFloat | Literal["learned", "optimal"],
+        activation: Literal["sigmoid", "tanh", "relu", "none"],
+        weight: NonNegativeFloat,
+        logarithm: bool,
+    ) -> None:
+        super().__init__(sigma=sigma, activation=activation)
+        self.weight, self.logarithm = weight, logarithm
+
+    def nll(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Gaussian nll plus the weighted penalty (B,)."""
+        ours, theirs = self._magnitude(self.output(raw)), self._magnitude(target)
+        return super().nll(raw, target) + self.weight * ((ours - theirs) ** 2).flatten(1).sum(1)
+
+    def _magnitude(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.fft2(x, norm="ortho")
+        magnitude = torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-12)  # abs() has no gradient at 0
+        return torch.log1p(magnitude) if self.logarithm else magnitude
+
+
+class SpeckleLikelihood(Likelihood):
+    """Amplitudes under L-look speckle: intensity y^2 ~ Gamma(L, mean^2 / L), the mean image being the clean amplitude.
+
+    With x and v the logs of clean and observed intensity the nll is L (x - v + exp(v - x)) plus what does not depend on
+    x: unlike a squared error of logarithms it is not biased by psi(L) - ln L.
+
+    Args:
+        looks: Number of looks L of the images.
+        activation: `sigmoid`.
+        floor: Smallest amplitude of the mean image, and what darker observed ones count as: black has no logarithm.
+    """
+
+    discrete = False
+
+    def __init__(self, *, looks: PositiveFloat, activation: Literal["sigmoid"], floor: float = 1 / 255) -> None:
+        super().__init__(activation=activation)
+        self.looks, self.floor = looks, floor
+
+    def output(self, raw: Tensor) -> Tensor:
+        """Clean amplitude from the floor to 1."""
+        return self.floor + (1.0 - self.floor) * super().output(raw)
+
+    def nll(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Minus the log density of the amplitudes (B,) in nats per image."""
+        log_amplitude = torch.log(target.clamp_min(self.floor))
+        ratio = 2.0 * (log_amplitude - torch.log(self.output(raw)))  # v - x
+        constant = math.lgamma(self.looks) - self.looks * math.log(self.looks) - math.log(2.0)
+        return (self.looks * (torch.exp(ratio) - ratio) + constant + log_amplitude).flatten(1).sum(1)
+
+
+class SSIMGaussian(Gaussian):
+    """Gaussian plus a penalty on missing structural similarity (Wang et al. 2004). No likelihood.
+
+    Deviation: the local moments are means over 7x7 windows, not Gaussian ones, for speed.
+
+    Args:
+        sigma: As in `Gaussian`.
+        activation: Output activation.
+        weight: Of 1 - SSIM, summed over pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma: PositiveFloat | Literal["learned", "optimal"],
+        activation: Literal["sigmoid", "tanh", "relu", "none"],
+        weight: NonNegativeFloat,
+    ) -> None:
+        super().__init__(sigma=sigma, activation=activation)
+        self.weight = weight
+
+    def nll(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Gaussian nll plus the weighted penalty (B,)."""
+        missing = 1.0 - self._ssim(self.output(raw), target)
+        return super().nll(raw, target) + self.weight * missing.flatten(1).mean(1) * target[0].numel()
+
+    @staticmethod
+    def _ssim(x: Tensor, y: Tensor, c1: float = 0.01**2, c2: float = 0.03**2) -> Tensor:
+        mean_x, mean_y, xx, yy, xy = (avg_pool2d(t, 7, 1) for t in (x, y, x * x, y * y, x * y))
+        similar_mean = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+        spread = (xx - mean_x**2) + (yy - mean_y**2)
+        return similar_mean * (2 * (xy - mean_x * mean_y) + c2) / (spread + c2)

@@ -42,6 +42,11 @@ class AnchoredGaussian(DiagonalGaussian):
         """What the loss charges (B,) in nats: the effective KL unless the nominal one was asked for."""
         return self.nominal.kl if self.charge_nominal else self.kl_effective
 
+    @property
+    def kl_per_dimension(self) -> Tensor | None:
+        """What the loss charges for each latent dimension (B, D) in nats."""
+        return self.nominal.kl_per_dimension if self.charge_nominal else super().kl_per_dimension
+
     def diagnostics(self) -> Mapping[str, Tensor]:
         """Per-image (B,): the KLs in nats, the map's mean and spread, and what a matched uniform factor needs."""
         anchor, log_factor = self.anchor.flatten(1), self.log_factor.flatten(1)

@@ -47,12 +47,25 @@ class DiagonalGaussian:
     @property
     def kl_effective(self) -> Tensor:
         """KL(N(mean, exp(logvar)) || N(0, I)) (B,) in nats (Kingma and Welling 2014, appendix B)."""
-        return 0.5 * (self.mean**2 + torch.exp(self.logvar) - 1.0 - self.logvar).flatten(1).sum(1)
+        return self._kl_of_dimensions().sum(1)
+
+    def _kl_of_dimensions(self) -> Tensor:
+        return 0.5 * (self.mean**2 + torch.exp(self.logvar) - 1.0 - self.logvar).flatten(1)
 
     @property
     def kl(self) -> Tensor:
         """What the loss charges: the same."""
         return self.kl_effective
+
+    @property
+    def kl_per_dimension(self) -> Tensor | None:
+        """KL of each latent dimension (B, D) in nats."""
+        return self._kl_of_dimensions()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each latent dimension (B, D)."""
+        return torch.exp(self.logvar).flatten(1)
 
     def diagnostics(self) -> Mapping[str, Tensor]:
         """Nothing beyond the KL."""
@@ -90,6 +103,16 @@ class Delta:
         """What the loss charges: nothing (B,)."""
         return torch.zeros(len(self.mode), device=self.mode.device)
 
+    @property
+    def kl_per_dimension(self) -> Tensor | None:
+        """None."""
+        return None
+
+    @property
+    def variance(self) -> Tensor:
+        """Zero (B, D)."""
+        return torch.zeros_like(self.mode).flatten(1)
+
     def diagnostics(self) -> Mapping[str, Tensor]:
         """Nothing."""
         return {}
@@ -105,10 +128,11 @@ class GaussianHeads(nn.Module):
 
     def __init__(self, feature_shape: Sequence[int], latent_shape: Sequence[int]) -> None:
         super().__init__()
-        self.mean, self.logvar = (self._head(feature_shape, latent_shape) for _ in range(2))
+        self.mean, self.logvar = (self.head(feature_shape, latent_shape) for _ in range(2))
 
     @staticmethod
-    def _head(feature_shape: Sequence[int], latent_shape: Sequence[int]) -> nn.Module:
+    def head(feature_shape: Sequence[int], latent_shape: Sequence[int]) -> nn.Module:
+        """One linear map from features to values in the shape of the latent."""
         if len(latent_shape) == 1:
             return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(feature_shape), latent_shape[0]))
         return nn.Conv2d(feature_shape[0], latent_shape[0], 1)
@@ -135,3 +159,23 @@ class DiagonalPosterior(nn.Module):
     def forward(self, features: Tensor, noise: Noise) -> DiagonalGaussian:
         """Features (B, C, H, W) to the posterior of the batch."""
         return DiagonalGaussian(*self.heads(features))
+
+
+class DeltaPosterior(nn.Module):
+    """A deterministic code: the features themselves where their shape is the latent's, else a linear map of them.
+
+    Args:
+        feature_shape: (C, H, W) of the encoder's features.
+        latent_shape: (D,) or (C', H, W).
+    """
+
+    stochastic = False
+
+    def __init__(self, *, feature_shape: Sequence[int], latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        same = tuple(feature_shape) == tuple(latent_shape)
+        self.code = nn.Identity() if same else GaussianHeads.head(feature_shape, latent_shape)
+
+    def forward(self, features: Tensor, noise: Noise) -> Delta:
+        """Features (B, C, H, W) to the codes of the batch, float32 under any precision."""
+        return Delta(self.code(features).float())

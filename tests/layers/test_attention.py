@@ -1,14 +1,195 @@
+import itertools
+
+import pytest
 import torch
+import yaml
+from hydra.utils import instantiate
 
-from saaae.layers.attention import SelfAttention
+from saaae.errors import UserError
+from saaae.layers.attention import (
+    AxialAttention,
+    FullAttention,
+    LinearAttention,
+    LocalAttention,
+    PositionAttention,
+    SelfAttention,
+)
+from saaae.layers.gates import CBAM, CBAMResidualBlock, EfficientChannelAttention, SpatialAttention, SqueezeExcitation
+from saaae.layers.placement import Attention
+from tests.conftest import CONF
+
+KINDS = sorted(path.stem for path in (CONF / "attention").glob("*.yaml") if path.stem != "none")
 
 
-def test_the_fused_output_is_the_explicit_weights_times_the_values():
-    torch.manual_seed(0)
-    layer, tokens = SelfAttention(8, 4), torch.randn(2, 9, 8)
-    torch.testing.assert_close(layer(tokens), layer.weights(tokens) @ layer.value(tokens))
+def layer_of(kind, channels=16):
+    return instantiate(yaml.safe_load((CONF / "attention" / f"{kind}.yaml").read_text())["layer"])(channels)
 
 
-def test_every_row_of_the_weights_sums_to_one():
-    weights = SelfAttention(8, 4).weights(torch.randn(2, 9, 8))
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 9))
+def awake(layer):
+    """The layer with random weights everywhere: no gate or gain at its start."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3, generator=generator)
+    return layer
+
+
+def features(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_tokens_attend_with_the_weights_that_are_shown():
+    layer, tokens = SelfAttention(8, 4), features(2, 10, 8)
+    torch.testing.assert_close(layer(tokens), layer.weights(tokens) @ layer.value(tokens), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.weights(tokens).sum(-1), torch.ones(2, 10))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "cbam_residual"])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 13), (1, 1), (16, 4)])
+def test_a_fresh_layer_is_the_identity_at_any_size(kind, height, width):
+    layer = CBAMResidualBlock(16, reduction=16, kernel_size=7) if kind == "cbam_residual" else layer_of(kind)
+    x = features(2, 16, height, width)
+    torch.testing.assert_close(layer(x), x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_trained_layer_changes_its_input_and_blocks_no_gradient(kind, dtype):
+    layer, x = awake(layer_of(kind)).to(dtype), features(2, 16, 8, 8).to(dtype).requires_grad_()
+    y = layer(x)
+    assert y.shape == x.shape
+    assert y.dtype == dtype
+    assert not torch.equal(y, x)
+    (y.float() ** 2).sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+    assert (x.grad != 0).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_layer_can_start_to_learn(kind):
+    layer = layer_of(kind)
+    (layer(features(2, 16, 8, 8)) ** 3).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters())
+
+
+@pytest.mark.parametrize("kind", ["se", "eca", "spatial", "cbam"])
+def test_gates_scale_by_the_weights_that_they_show(kind):
+    layer, x = awake(layer_of(kind)), features(2, 16, 6, 5)
+    torch.testing.assert_close(layer(x), x * layer.weights(x))
+    assert layer.weights(x).min() > 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
+@pytest.mark.parametrize("kind", ["self", "self_axial", "self_linear", "self_local"])
+def test_self_attention_applies_the_weights_that_it_shows(kind, height, width):
+    layer, x = awake(layer_of(kind)), features(2, 16, height, width)
+    assert isinstance(layer, PositionAttention)
+    q, k, v = layer.qkv(x)
+    weights = layer.weights(x)
+    if kind == "self_local":
+        out = layer.attend(q, k, v)
+        expected = weights @ layer.windows(v)
+        ones = layer.windows(torch.ones_like(out)) > 0
+        torch.testing.assert_close(layer.windows(out)[ones], expected[ones], rtol=1e-4, atol=1e-5)
+    else:
+        expected = (weights @ v.flatten(2, 3)).view(v.shape)
+        torch.testing.assert_close(layer.attend(q, k, v), expected, rtol=1e-4, atol=1e-4)
+    total = 2.0 if kind == "self_axial" else 1.0
+    torch.testing.assert_close(weights.sum(-1), torch.full(weights.shape[:-1], total), rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_over_everything_is_full_attention():
+    full, local = FullAttention(8, num_heads=2, allow_large=False), LocalAttention(8, num_heads=2, window=6)
+    local.load_state_dict(awake(full).state_dict())
+    x = features(2, 8, 6, 6)
+    torch.testing.assert_close(local(x), full(x), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_attends_to_another_window_or_to_padding():
+    layer = awake(LocalAttention(8, num_heads=2, window=4))
+    x = features(1, 8, 6, 6).requires_grad_()
+    layer(x)[..., 4:, 4:].sum().backward()
+    assert x.grad[..., 4:, 4:].abs().min() > 0
+    assert x.grad[..., :4, :].abs().max() == x.grad[..., :, :4].abs().max() == 0
+
+
+def test_axial_attention_sees_the_row_and_the_column_only():
+    layer = awake(AxialAttention(8, num_heads=2))
+    x = features(1, 8, 5, 6).requires_grad_()
+    layer(x)[..., 2, 3].sum().backward()
+    seen = x.grad.abs().amax((0, 1)) > 0
+    expected = torch.zeros(5, 6, dtype=torch.bool)
+    expected[2], expected[:, 3] = True, True
+    assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("kind", ["self", "self_axial", "self_linear"])
+def test_self_attention_follows_a_permutation_that_its_axes_allow(kind):
+    layer, x = awake(layer_of(kind)), features(1, 16, 6, 6)
+    torch.testing.assert_close(layer(x.roll(2, 2)), layer(x).roll(2, 2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer(x.transpose(2, 3)), layer(x).transpose(2, 3), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_cost_what_is_published():
+    count = {
+        "se": SqueezeExcitation(128, reduction=16, pooling="avg"),
+        "spatial": SpatialAttention(128, kernel_size=7),
+        "eca": EfficientChannelAttention(128),
+        "cbam": CBAM(128, reduction=16, kernel_size=7),
+    }
+    sizes = {name: sum(p.numel() for p in layer.parameters()) for name, layer in count.items()}
+    assert sizes == {"se": 2048, "spatial": 98, "eca": 5, "cbam": 2048 + 98}
+    assert FullAttention(8, num_heads=1, allow_large=False).weights(features(1, 8, 16, 16)).shape == (1, 1, 256, 256)
+
+
+def test_narrow_layers_are_squeezed_less():
+    assert SqueezeExcitation(32, reduction=16, pooling="avg").squeeze.out_channels == 8
+    assert SqueezeExcitation(64, reduction=16, pooling="avg").squeeze.out_channels == 4
+
+
+def largest_tensor(layer, size):
+    """Elements of the largest tensor that autograd keeps for the backward pass."""
+    kept = []
+    x = features(1, 8, size, size).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        layer(x)
+    return max(kept)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LocalAttention(8, num_heads=1, window=8),
+        AxialAttention(8, num_heads=1),
+        LinearAttention(8, num_heads=1),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_cheap_attention_keeps_no_matrix_over_all_positions(layer):
+    small, large = largest_tensor(layer, 16), largest_tensor(layer, 64)
+    assert large <= 16 * small
+    assert large < 64**4 / 8
+
+
+def test_a_large_map_is_refused_with_the_cheaper_kinds_unless_it_is_allowed():
+    with pytest.raises(UserError, match=r"attention=self: a 4096 x 4096 matrix.*self_local, self_axial or self_linear"):
+        layer_of("self").refuse(64)
+    layer_of("self").refuse(32)
+    FullAttention(8, num_heads=1, allow_large=True).refuse(64)
+    layer_of("self_axial").refuse(256)
+
+
+def test_heads_must_divide_the_channels():
+    with pytest.raises(UserError, match="num_heads=3: expected a divisor of the 16 channels"):
+        FullAttention(16, num_heads=3, allow_large=False)
+
+
+@pytest.mark.parametrize(
+    ("placement", "place"),
+    itertools.product(["none", "bottleneck", "encoder", "decoder", "all"], ["bottleneck", "encoder", "decoder"]),
+)
+def test_layers_are_where_they_are_placed(placement, place):
+    attention = Attention(placement=placement, layer=lambda channels: SpatialAttention(channels, kernel_size=3))
+    assert len(attention.at(place, 8, 8)) == int(placement in (place, "all"))
+    assert Attention(placement=placement, layer=None).at(place, 8, 8) == []

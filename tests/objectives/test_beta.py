@@ -1,6 +1,18 @@
 import pytest
+import torch
 
-from saaae.objectives.beta import ConstantBeta, CyclicalBeta, LinearBeta
+from saaae.errors import UserError
+from saaae.objectives.beta import (
+    CapacityBeta,
+    ConstantBeta,
+    CosineBeta,
+    CyclicalBeta,
+    FreeBitsBeta,
+    LinearBeta,
+    SigmoidBeta,
+    TargetKLBeta,
+)
+from saaae.posteriors.gaussian import Delta, DiagonalGaussian
 
 
 def values(schedule, total, steps):
@@ -31,7 +43,13 @@ def test_cyclical_starts_every_cycle_at_zero_and_ends_at_the_ceiling():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: LinearBeta(value=1.0, warmup=0.5), lambda: CyclicalBeta(value=1.0, num_cycles=4, ramp=0.5)]
+    "make",
+    [
+        lambda: LinearBeta(value=1.0, warmup=0.5),
+        lambda: CosineBeta(value=1.0, warmup=0.5),
+        lambda: SigmoidBeta(value=1.0, warmup=0.5, steepness=12.0),
+        lambda: CyclicalBeta(value=1.0, num_cycles=4, ramp=0.5),
+    ],
 )
 def test_steps_are_bound_once_and_survive_a_checkpoint(make):
     first = make()
@@ -42,3 +60,83 @@ def test_steps_are_bound_once_and_survive_a_checkpoint(make):
     second.load_state_dict(first.state_dict())
     second.bind(8000)
     assert [second(step) for step in range(80)] == curve
+
+
+@pytest.mark.parametrize(
+    "schedule", [CosineBeta(value=2.0, warmup=100), SigmoidBeta(value=2.0, warmup=100, steepness=12.0)]
+)
+def test_smooth_warm_ups_rise_from_zero_through_half_to_the_ceiling(schedule):
+    curve = values(schedule, 1000, range(0, 121, 10))
+    assert curve[0] == 0.0
+    assert curve[5] == pytest.approx(1.0)
+    assert curve[10] == curve[12] == pytest.approx(2.0)
+    assert curve[:10] == sorted(set(curve[:10]))
+    assert curve[5] - curve[4] > curve[1] - curve[0]
+
+
+def test_a_steep_sigmoid_is_a_step():
+    assert values(SigmoidBeta(value=1.0, warmup=100, steepness=1000.0), 100, [0, 49, 50, 51]) == pytest.approx(
+        [0, 0, 0.5, 1], abs=1e-4
+    )
+
+
+def posterior(*kl):
+    """One image whose dimensions have these KLs: unit variance, mean sqrt(2 KL)."""
+    mean = (2 * torch.tensor([kl], dtype=torch.float64)).sqrt().requires_grad_()
+    return DiagonalGaussian(mean, torch.zeros_like(mean)), mean
+
+
+def test_free_bits_charge_the_floor_or_what_is_above_it():
+    q, mean = posterior(0.1, 0.5, 2.0)
+    charge = FreeBitsBeta(value=2.0, floor=0.3).charge(q, 0)
+    assert float(charge) == pytest.approx(2 * (0.3 + 0.5 + 2.0))
+    charge.backward()
+    assert mean.grad[0, 0] == 0
+    assert (mean.grad[0, 1:] > 0).all()
+
+
+def test_free_bits_need_a_kl_that_is_a_sum():
+    with pytest.raises(UserError, match="beta=free_bits: needs a posterior"):
+        FreeBitsBeta(value=1.0, floor=0.1).charge(Delta(torch.zeros(2, 3)), 0)
+
+
+def test_a_capacity_charges_the_distance_from_both_sides_while_it_grows():
+    schedule = CapacityBeta(value=10.0, warmup=100, capacity=4.0)
+    schedule.bind(1000)
+    for step, capacity in ((0, 0.0), (50, 2.0), (100, 4.0), (500, 4.0)):
+        assert float(schedule.charge(posterior(1.0, 1.0)[0], step)) == pytest.approx(10 * abs(2 - capacity))
+    q, mean = posterior(1.0, 1.0)
+    schedule.charge(q, 100).backward()
+    assert (mean.grad < 0).all()
+
+
+def test_the_controller_holds_the_kl_of_a_plant_and_resumes():
+    """A plant whose KL falls with beta, as a VAE's does: KL = 40 / (1 + 4 beta)."""
+
+    def run(controller, steps, start=0):
+        beta = float(controller(start))
+        for step in range(start, start + steps):
+            controller.charge(posterior(40 / (1 + 4 * beta))[0], step)
+            beta = float(controller(step))
+        return beta, 40 / (1 + 4 * beta)
+
+    def make():
+        return TargetKLBeta(value=5.0, target=10.0, proportional=0.01, integral=0.002)
+
+    whole = make()
+    beta, kl = run(whole, 2000)
+    assert kl == pytest.approx(10.0, rel=0.01)
+    first, second = make(), make()
+    run(first, 700)
+    second.load_state_dict(first.state_dict())
+    assert run(second, 1300, 700)[0] == pytest.approx(beta, rel=1e-5)
+
+
+def test_the_controller_stays_between_zero_and_its_ceiling():
+    controller = TargetKLBeta(value=0.5, target=1.0, proportional=0.01, integral=0.1)
+    for step in range(50):
+        controller.charge(posterior(100.0)[0], step)
+    assert float(controller(50)) == 0.5
+    for step in range(3):  # it has not wound up
+        controller.charge(posterior(0.0)[0], step)
+    assert float(controller(53)) < 0.5

@@ -2,13 +2,14 @@ import math
 
 import torch
 
+from saaae.objectives.beta import ConstantBeta
 from saaae.objectives.elbo import beta_elbo_loss, bits_per_dimension
 from saaae.posteriors.gaussian import DiagonalGaussian
 
 
 def test_the_loss_is_nll_plus_beta_times_kl_per_image():
     q = DiagonalGaussian(torch.ones(4, 3), torch.zeros(4, 3))  # 1.5 nats each
-    loss = beta_elbo_loss(torch.tensor([1.0, 2.0, 3.0, 4.0]), q, beta=0.5)
+    loss = beta_elbo_loss(torch.tensor([1.0, 2.0, 3.0, 4.0]), q, ConstantBeta(value=0.5), step=0)
     assert float(loss.loss) == 2.5 + 0.5 * 1.5
     assert (float(loss.nll), float(loss.kl), loss.beta) == (2.5, 1.5, 0.5)
 
@@ -16,7 +17,7 @@ def test_the_loss_is_nll_plus_beta_times_kl_per_image():
 def test_both_terms_give_a_gradient():
     mean = torch.ones(2, 3, requires_grad=True)
     nll = torch.ones(2, requires_grad=True)
-    beta_elbo_loss(nll, DiagonalGaussian(mean, torch.zeros(2, 3)), 1.0).loss.backward()
+    beta_elbo_loss(nll, DiagonalGaussian(mean, torch.zeros(2, 3)), ConstantBeta(value=1.0), 0).loss.backward()
     assert (nll.grad == 0.5).all()
     assert (mean.grad == 0.5).all()
 
