@@ -43,6 +43,7 @@ def tight(model, data):
     import torch
 
     from saaae.noise import TrainingNoise
+    from saaae.types import Batch
 
     pixels = data.splits["train"].pixels
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, fused=True)
@@ -51,7 +52,7 @@ def tight(model, data):
     start = time.perf_counter()
     for indices in torch.randperm(len(pixels)).split(BATCH):
         x = pixels[indices].float() / 255
-        q = model.encode(x, noise)
+        q = model.encode(Batch(x, x, indices, noise))
         loss = (model.likelihood.nll(model.decoder(q.rsample(noise)), x) + q.kl).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,27 +1,93 @@
-"""Names what goes wrong in the latent space."""
+"""Names what goes wrong in the latent space, within the epoch in which it shows."""
 
 import logging
+from collections.abc import Iterator
+from typing import cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from saaae.metrics.latent import LatentStatistics
 
 log = logging.getLogger("saaae")
 
+EXPLODED = 100.0**2
+"""Variance of the posterior means over the data that no N(0, I) prior explains."""
+NOISELESS = 1e-4
+"""Posterior variance, as a share of the prior's, below which an active dimension is deterministic."""
+
 
 class LatentHealth(Callback):
-    """Warns, once a run, when the noise that a SAAAE removes is worth more than the KL that its loss charges."""
+    """Warns, once a run for each, of a collapsed, exploded or deterministic latent and of a loss that is no bound.
+
+    Also shows the KL of each latent dimension as a histogram in TensorBoard.
+    """
 
     def __init__(self) -> None:
-        self._warned = False
+        self._named: set[str] = set()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compares the uncharged nats with the charged KL."""
-        metrics = trainer.callback_metrics
-        uncharged, charged = metrics.get("val/uncharged_nats"), metrics.get("val/kl")
-        if not self._warned and uncharged is not None and charged is not None and float(uncharged) > float(charged):
-            self._warned = True
-            log.warning(
-                "warning: %.1f nats per image pass the latent uncharged, more than the %.1f that the loss charges: "
-                "with posterior.kl=nominal the loss is not an ELBO; compare runs by elbo and kl_effective",
-                float(uncharged), float(charged),
-            )  # fmt: skip
+        """Looks at the validation's statistics."""
+        if not getattr(pl_module, "has_bound", False):
+            return
+        statistics = cast(LatentStatistics, pl_module.latent_statistics).compute()
+        finite = bool(statistics["kl"].isfinite().all())
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and finite:
+                logger.experiment.add_histogram("val/kl_per_dimension", statistics["kl"], trainer.global_step)
+        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        active = statistics["spread"] > 0.01
+        faults = dict(
+            self._faults(
+                numbers,
+                int(statistics["active_units"]),
+                len(active),
+                float(statistics["spread"].max()),
+                float(statistics["variance"][active].max()) if active.any() else 1.0,
+            )
+        )
+        for name, message in faults.items():
+            if name not in self._named:
+                self._named.add(name)
+                log.warning("warning: %s", message)
+
+    @staticmethod
+    def _faults(
+        numbers: dict[str, float], active: int, size: int, spread: float, variance: float
+    ) -> Iterator[tuple[str, str]]:
+        """Name and description of each fault.
+
+        Args:
+            numbers: Logged metrics.
+            active: Active dimensions.
+            size: All dimensions.
+            spread: Largest variance of a posterior mean over the data.
+            variance: Largest mean posterior variance of an active dimension.
+        """
+        if active == 0:
+            yield (
+                "collapse",
+                f"collapsed latent: the posterior mean of none of {size} dimensions depends on the image (KL "
+                f"{numbers.get('val/kl', 0.0):.3g} nats); a smaller beta.value, beta=linear or beta=free_bits may help",
+            )
+        if not spread < EXPLODED:
+            yield (
+                "explosion",
+                f"exploded latent: posterior means spread to a standard deviation of {spread**0.5:.3g}, "
+                "the prior's is 1; a smaller optimizer.lr or optimizer.gradient_clip may help",
+            )
+        if active and variance < NOISELESS:
+            yield (
+                "determinism",
+                f"deterministic latent: every active dimension has a posterior variance below {NOISELESS:g}; "
+                "the noise has no effect and samples from the prior will not look like data; a larger beta.value may "
+                "help",
+            )
+        uncharged, charged = numbers.get("val/uncharged_nats", 0.0), numbers.get("val/kl", 0.0)
+        if uncharged > charged:
+            yield (
+                "uncharged",
+                f"{uncharged:.1f} nats per image pass the latent uncharged, more than the {charged:.1f} that the loss "
+                "charges: with posterior.kl=nominal the loss is not an ELBO; compare runs by elbo and kl_effective",
+            )

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from saaae.noise import IndexedNoise
 from saaae.ranges import PositiveInt
 from saaae.types import Batch, ImageModel, ImageSource, Split
 
@@ -24,9 +25,9 @@ def picture_rows(model: ImageModel, batch: Batch) -> tuple[dict[str, Tensor], di
         batch: The images on the model's device.
     """
     with torch.no_grad():
-        posterior = model.encode(batch.input, batch.noise)
-        x_hat = model.decode(posterior.mode)
-        maps = model.maps(posterior)
+        posterior = model.encode(batch)
+        x_hat = model.decode(posterior.mode, batch)
+        maps = model.maps(batch, posterior)
         samples = model.sample(len(x_hat), batch.noise) if posterior.stochastic else None
     images = {} if batch.input is batch.target else {"input": batch.input}
     images |= {"original": batch.target, "reconstruction": x_hat, "absolute error": (x_hat - batch.target).abs()}
@@ -101,6 +102,55 @@ def figure_of(model: ImageModel, data: ImageSource, split: Split, count: int, ti
 def save_reconstructions(model: ImageModel, data: ImageSource, path: Path, title: str, count: int = 8) -> None:
     """Writes the figure of test images as a PNG."""
     figure_of(model, data, "test", count, title).savefig(path, dpi=130)
+
+
+def generation_grids(model: ImageModel, device: torch.device) -> dict[str, Tensor]:
+    """What a model makes of its latent space, by title: rows (R, N, C, H, W) in [0, 1].
+
+    Classes by style for a conditional model: a row a class, at most ten, and the same code down each column. The plane
+    of two latent dimensions between the 3rd and 97th percentile of the prior, for the class in the middle if there
+    are classes. Empty for other models.
+
+    Args:
+        model: The model, in evaluation mode.
+        device: Where it is.
+    """
+    grids = {}
+    with torch.no_grad():
+        if model.num_classes:
+            classes, styles = min(10, model.num_classes), 10
+            z = IndexedNoise(0, torch.arange(styles)).normal(torch.empty(styles, *model.latent_shape)).to(device)
+            label = torch.arange(classes, device=device).repeat_interleave(styles)
+            images = model.generate(z.repeat(classes, *[1] * (z.dim() - 1)), label)
+            grids["a row a class, a column a style"] = images.unflatten(0, (classes, styles))
+        if model.latent_shape == (2,):
+            side = 15
+            ticks = torch.special.ndtri(torch.linspace(0.03, 0.97, side))
+            z = torch.cartesian_prod(-ticks, ticks).to(device)
+            middle = (model.num_classes or 0) // 2
+            same = torch.full((len(z),), middle, device=device) if model.num_classes else None
+            title = "the latent plane" + (f" of class {middle}" if model.num_classes else "")
+            grids[title] = model.generate(z, same).unflatten(0, (side, side))
+    return grids
+
+
+def save_generation(model: ImageModel, path: Path, title: str) -> bool:
+    """Writes what the model generates as a PNG; returns whether there was anything."""
+    from matplotlib.figure import Figure
+
+    assert isinstance(model, L.LightningModule)
+    model.eval()
+    grids = generation_grids(model, model.device)
+    if not grids:
+        return False
+    figure = Figure(figsize=(5.5 * len(grids), 6), layout="constrained")
+    for axis, (name, rows) in zip(figure.subplots(1, len(grids), squeeze=False)[0], grids.items(), strict=True):
+        picture = torch.cat([torch.cat(list(row), 2) for row in rows.cpu()], 1)
+        axis.imshow(picture.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1)
+        axis.set(title=name, xticks=[], yticks=[])
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=130)
+    return True
 
 
 class ReconstructionPictures(Callback):

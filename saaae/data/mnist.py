@@ -69,6 +69,7 @@ class MNISTData(ImageDataModule):
         root: Folder of the archives in torchvision's layout, plain or gzipped; may be read-only. An empty one is
             downloaded into.
         num_val: How many of the 60,000 training images validate.
+        num_classes: 10.
         image_size: 28.
         channels: 1.
         **serving: How the images are served.
@@ -79,6 +80,7 @@ class MNISTData(ImageDataModule):
         *,
         root: str,
         num_val: PositiveInt,
+        num_classes: Literal[10],
         image_size: Literal[28],
         channels: Literal[1],
         **serving: Unpack[Serving],

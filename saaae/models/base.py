@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import lightning as L
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from saaae.errors import UserError
+from saaae.layers.attention import AttentionLayer
 from saaae.metrics.image import ReconstructionQuality
+from saaae.metrics.latent import LatentStatistics
 from saaae.models.optimization import Optimization
 from saaae.noise import Noise
 from saaae.objectives.beta import ConstantBeta
@@ -23,12 +25,37 @@ from saaae.types import Batch, Posterior
 log = logging.getLogger("saaae")
 
 
-class ImageAutoencoder(L.LightningModule):
-    """An autoencoder of images, trained on `loss = nll + beta * kl` in nats per image.
-
-    The parts arrive as partial constructors and learn their shapes here, so that no size is configured twice.
+def attention_maps(model: "ImageAutoencoder", batch: Batch) -> dict[str, Tensor]:
+    """Heat maps (B, 1, h, w) in [0, 1] of a model's attention layers, by where they are.
 
     Args:
+        model: The model.
+        batch: Images to attend to.
+    """
+    found: dict[str, Tensor] = {}
+    names = {name for name, module in model.named_modules() if isinstance(module, AttentionLayer)}
+
+    def watch(name: str, layer: AttentionLayer) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            heat = layer.heat_map(inputs[0].float())
+            if heat is not None:
+                found[f"attention, {name.removesuffix('.0')}"] = heat
+
+        return layer.register_forward_pre_hook(hook)
+
+    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    hooks = [watch(name, model.get_submodule(name)) for name in outermost]  # type: ignore[arg-type]
+    if hooks:
+        model(batch)
+    for handle in hooks:
+        handle.remove()
+    return dict(sorted(found.items()))
+
+
+class Parts(TypedDict):
+    """What an autoencoder is made of. The parts arrive as partial constructors and learn their shapes from the model.
+
+    Attributes:
         image_size: Side of the square images in pixels.
         image_channels: Channels of the images.
         latent_dim: Size D of a latent vector; None for a latent map.
@@ -37,49 +64,64 @@ class ImageAutoencoder(L.LightningModule):
         posterior: Makes q(z|x) of `feature_shape` and `latent_shape`.
         decoder: Makes the decoder of `latent_shape` and `image_shape`.
         likelihood: p(x|z), with the link to images in [0, 1].
-        beta: Schedule of the weight of the KL.
+        beta: What the KL costs.
         optimizer: How the parameters are optimised.
+    """
+
+    image_size: ImageSize
+    image_channels: PositiveInt
+    latent_dim: PositiveInt | None
+    latent_channels: PositiveInt | None
+    encoder: Callable[..., nn.Module]
+    posterior: Callable[..., nn.Module]
+    decoder: Callable[..., nn.Module]
+    likelihood: Likelihood
+    beta: ConstantBeta
+    optimizer: Optimization
+
+
+class ImageAutoencoder(L.LightningModule):
+    """An autoencoder of images, trained on `loss = nll + beta * kl` in nats per image.
+
+    Args:
+        **parts: What it is made of.
+
+    Raises:
+        UserError: If the latent is neither or both of a vector and a map, or a part refuses its shapes.
     """
 
     log_every_n_steps = 1
     """Optimizer steps between logged training losses; a run sets it."""
     run_config: Mapping[str, Any] = {}
     """Configuration of the run, plain containers: a checkpoint tells how to rebuild its model."""
+    importance_samples = 0
+    """Samples k of the importance-weighted bound of a test; 0 leaves it out."""
+    num_classes: int | None = None
+    """Number of classes of a conditional model."""
     latent_shape: tuple[int, ...]
     encoder: nn.Module
     decoder: nn.Module
 
-    def __init__(
-        self,
-        *,
-        image_size: ImageSize,
-        image_channels: PositiveInt,
-        latent_dim: PositiveInt | None,
-        latent_channels: PositiveInt | None,
-        encoder: Callable[..., nn.Module],
-        posterior: Callable[..., nn.Module],
-        decoder: Callable[..., nn.Module],
-        likelihood: Likelihood,
-        beta: ConstantBeta,
-        optimizer: Optimization,
-    ) -> None:
+    def __init__(self, **parts: Unpack[Parts]) -> None:
         super().__init__()
-        image_shape = (image_channels, image_size, image_size)
-        self.encoder = encoder(image_shape=image_shape)
+        image_shape = (parts["image_channels"], parts["image_size"], parts["image_size"])
+        self.encoder = parts["encoder"](image_shape=image_shape)
         features: tuple[int, ...] = self.encoder.output_shape  # type: ignore[assignment]
+        latent_dim, latent_channels = parts["latent_dim"], parts["latent_channels"]
         if latent_dim is not None and latent_channels is None:
             self.latent_shape = (latent_dim,)
         elif latent_channels is not None and latent_dim is None:
             self.latent_shape = (latent_channels, *features[1:])
         else:
             raise UserError("model.latent_dim, model.latent_channels: exactly one of them must be set, the other null")
-        self.posterior = posterior(feature_shape=features, latent_shape=self.latent_shape)
-        self.decoder = decoder(latent_shape=self.latent_shape, image_shape=image_shape)
-        self.likelihood, self.beta, self.optimization = likelihood, beta, optimizer
+        self.posterior = parts["posterior"](feature_shape=features, latent_shape=self.latent_shape)
+        self.decoder = parts["decoder"](latent_shape=self.latent_shape, image_shape=image_shape)
+        self.likelihood, self.beta, self.optimization = parts["likelihood"], parts["beta"], parts["optimizer"]
         self.num_dimensions = math.prod(image_shape)
         self.total_steps: int | None = None
         self.quality = ReconstructionQuality()
         self.quality_clean = ReconstructionQuality()
+        self.latent_statistics = LatentStatistics(math.prod(self.latent_shape))
 
     @property
     def caveat(self) -> str:
@@ -93,33 +135,43 @@ class ImageAutoencoder(L.LightningModule):
 
     # The chain
 
-    def encode(self, x: Tensor, noise: Noise) -> Posterior:
-        """Posterior of images (B, C, H, W) in [0, 1]."""
-        return self.posterior(self.encoder(x), noise)
+    def encode(self, batch: Batch) -> Posterior:
+        """Posterior of the inputs of a batch."""
+        return self.posterior(self.encoder(batch.input), batch.noise)
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Mean images (B, C, H, W) in [0, 1], float32, of codes (B, *latent_shape)."""
+    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+        """The decoder's real values (B, C, H, W) of codes (B, *latent_shape) for the images of a batch."""
+        return self.decoder(z)
+
+    def decode(self, z: Tensor, batch: Batch) -> Tensor:
+        """Mean images (B, C, H, W) in [0, 1], float32, of codes (B, *latent_shape) for the images of a batch."""
+        return self.likelihood.mean(self.raw(z, batch))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Reconstructions (B, C, H, W) in [0, 1] from z = mode."""
+        return self.decode(self.encode(batch).mode, batch)
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of codes (N, *latent_shape) and, where the model has them, classes (N,)."""
         return self.likelihood.mean(self.decoder(z))
 
-    def forward(self, x: Tensor, noise: Noise) -> Tensor:
-        """Reconstructions (B, C, H, W) in [0, 1] from z = mode."""
-        return self.decode(self.encode(x, noise).mode)
-
     def sample(self, count: int, noise: Noise) -> Tensor:
-        """Images (count, C, H, W) decoded from z ~ N(0, I)."""
-        return self.decode(noise.normal(torch.empty(count, *self.latent_shape, device=self.device)))
+        """Images (count, C, H, W) decoded from z ~ N(0, I), of the classes in turn where there are any."""
+        z = noise.normal(torch.empty(count, *self.latent_shape, device=self.device))
+        label = torch.arange(count, device=self.device) % self.num_classes if self.num_classes else None
+        return self.generate(z, label)
 
-    def maps(self, posterior: Posterior) -> Mapping[str, Tensor]:
-        """No inner maps."""
-        return {}
+    def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
+        """Heat maps (B, 1, h, w) in [0, 1] of the attention layers that have one."""
+        return attention_maps(self, batch)
 
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch; logged at the logger's interval only, so that no step waits for a number."""
-        posterior = self.encode(batch.input, batch.noise)
-        nll = self.likelihood.nll(self.decoder(posterior.rsample(batch.noise)), batch.target)
-        loss = beta_elbo_loss(nll, posterior, self.beta(self.global_step))
+        posterior = self.encode(batch)
+        nll = self.likelihood.nll(self.raw(posterior.rsample(batch.noise), batch), batch.target)
+        loss = beta_elbo_loss(nll, posterior, self.beta, self.global_step)
         if (self.global_step + 1) % self.log_every_n_steps == 0:
             self.log_dict(
                 {
@@ -177,6 +229,14 @@ class ImageAutoencoder(L.LightningModule):
         """Metrics of one test batch."""
         self._evaluate(batch, "test")
 
+    def on_validation_epoch_start(self) -> None:
+        """The latent's statistics are kept until the next validation, for whoever looks at them."""
+        self.latent_statistics.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Likewise."""
+        self.latent_statistics.reset()
+
     def on_validation_epoch_end(self) -> None:
         """Logs the streaming metrics."""
         self._log_quality("val")
@@ -186,20 +246,41 @@ class ImageAutoencoder(L.LightningModule):
         self._log_quality("test")
 
     def _evaluate(self, batch: Batch, split: str) -> None:
-        posterior = self.encode(batch.input, batch.noise)
-        raw = self.decoder(posterior.mode)
+        posterior = self.encode(batch)
+        raw = self.raw(posterior.mode, batch)
         x_hat = self.likelihood.mean(raw)
         self.quality.update(x_hat, batch.target)
         if batch.clean is not None and batch.clean is not batch.target:
             self.quality_clean.update(x_hat, batch.clean)
-        nll = self.likelihood.nll(self.decoder(posterior.rsample(batch.noise)), batch.target)
+        self.latent_statistics.update(posterior)
+        nll = self.likelihood.nll(self.raw(posterior.rsample(batch.noise), batch), batch.target)
         nll_mode = self.likelihood.nll(raw, batch.target)
         values = {"nll": nll, "nll_mode": nll_mode, "kl": posterior.kl, **posterior.diagnostics()}
         if posterior.stochastic:
             values["elbo"] = -(nll + posterior.kl_effective)
             values["bits_per_dim"] = bits_per_dimension(values["elbo"], self.num_dimensions, self.likelihood.discrete)
+            if split == "test" and self.importance_samples:
+                values["iw_elbo"] = self.importance_weighted_bound(batch, self.importance_samples)
         means = {f"{split}/{name}": value.mean() for name, value in values.items()}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=len(batch.indices), sync_dist=True)
+
+    def importance_weighted_bound(self, batch: Batch, num_samples: int) -> Tensor:
+        """log 1/k sum p(x, z_i) / q(z_i|x), z_i ~ q (Burda et al. 2016, eq. 8), (B,) in nats: tighter than the ELBO.
+
+        Streams over the samples, so memory does not grow with their number.
+
+        Args:
+            batch: The images.
+            num_samples: Number of samples k.
+        """
+        posterior = self.encode(batch)
+        total = torch.full((len(batch.input),), -math.inf, device=batch.input.device)
+        for _ in range(num_samples):
+            z = posterior.rsample(batch.noise)
+            prior = -0.5 * (z**2 + math.log(2 * math.pi)).flatten(1).sum(1)
+            nll = self.likelihood.nll(self.raw(z, batch), batch.target)
+            total = torch.logaddexp(total, prior - nll - posterior.log_prob(z))
+        return total - math.log(num_samples)
 
     def _log_quality(self, split: str) -> None:
         shown = {f"{split}/ssim", f"{split}/psnr"}
@@ -209,3 +290,5 @@ class ImageAutoencoder(L.LightningModule):
                     tag = f"{split}/{name}{suffix}"
                     self.log(tag, value.float(), prog_bar=tag in shown)
             metric.reset()
+        if self.has_bound:
+            self.log(f"{split}/active_units", self.latent_statistics.compute()["active_units"].float())

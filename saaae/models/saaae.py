@@ -6,7 +6,7 @@ from torch import Tensor
 
 from saaae.models.base import ImageAutoencoder
 from saaae.posteriors.anchored import AnchoredGaussian
-from saaae.types import Posterior
+from saaae.types import Batch, Posterior
 
 
 class SAAAE(ImageAutoencoder):
@@ -21,8 +21,9 @@ class SAAAE(ImageAutoencoder):
         nominal = getattr(self.posterior, "objective", "") == "nominal"
         return "posterior.kl=nominal charges noise that is then removed: the loss is NOT an ELBO" if nominal else ""
 
-    def maps(self, posterior: Posterior) -> Mapping[str, Tensor]:
-        """The importance map (B, 1, h, w) in [0, 1] of a latent map."""
+    def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
+        """Also the importance map (B, 1, h, w) in [0, 1] of a latent map."""
+        importance = {}
         if isinstance(posterior, AnchoredGaussian) and posterior.anchor.dim() == 4:
-            return {"importance": posterior.anchor}
-        return {}
+            importance = {"importance": posterior.anchor}
+        return {**importance, **super().maps(batch, posterior)}

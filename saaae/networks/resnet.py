@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from saaae.errors import UserError
+from saaae.layers.placement import Attention, Place
 from saaae.layers.residual import ResidualBlock
 from saaae.ranges import Widths
 
@@ -24,16 +25,23 @@ class ResNetEncoder(nn.Module):
     Args:
         image_shape: (C, H, W) of the images.
         widths: Channels of each stage; a small image uses the first ones only.
+        attention: Layers of attention at chosen places.
     """
 
-    def __init__(self, *, image_shape: tuple[int, int, int], widths: Widths) -> None:
+    def __init__(self, *, image_shape: tuple[int, int, int], widths: Widths, attention: Attention) -> None:
         super().__init__()
         channels, size, _ = image_shape
         widths = widths[: num_stages(size, len(widths))]
+        places: list[Place] = [*(["encoder"] * (len(widths) - 1)), "bottleneck"]  # type: ignore[list-item]
         self.stages = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), ResidualBlock(after), nn.SiLU())
-                for before, after in zip([channels, *widths], widths, strict=False)
+                nn.Sequential(
+                    nn.Conv2d(before, after, 3, stride=2, padding=1),
+                    ResidualBlock(after),
+                    nn.SiLU(),
+                    *attention.at(place, after, size >> (number + 1)),
+                )
+                for number, (before, after, place) in enumerate(zip([channels, *widths], widths, places, strict=False))
             )
         )
         side = size >> len(widths)
@@ -53,12 +61,15 @@ class ResNetDecoder(nn.Module):
         latent_shape: (D,) for a latent vector or (C, H, W) for a latent map.
         image_shape: (C, H, W) of the images.
         widths: Channels of the encoder's stages; the decoder mirrors them.
+        attention: Layers of attention at chosen places.
 
     Raises:
         UserError: If the stages do not lead from the latent map to the image.
     """
 
-    def __init__(self, *, latent_shape: Sequence[int], image_shape: tuple[int, int, int], widths: Widths) -> None:
+    def __init__(
+        self, *, latent_shape: Sequence[int], image_shape: tuple[int, int, int], widths: Widths, attention: Attention
+    ) -> None:
         super().__init__()
         channels, size, _ = image_shape
         widths = widths[: num_stages(size, len(widths))][::-1]
@@ -75,8 +86,12 @@ class ResNetDecoder(nn.Module):
         )
         self.stages = nn.Sequential(
             *(
-                nn.Sequential(nn.SiLU(), nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1))
-                for before, after in zip(widths, [*widths[1:], channels], strict=True)
+                nn.Sequential(
+                    nn.SiLU(),
+                    nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1),
+                    *(attention.at("decoder", after, side << number) if number < len(widths) else []),
+                )
+                for number, (before, after) in enumerate(zip(widths, [*widths[1:], channels], strict=True), 1)
             )
         )
 

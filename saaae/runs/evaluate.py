@@ -40,9 +40,9 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
         UserError: If the other data set cannot have the images that the model was built for.
     """
     result = stored.copy()
-    for key in ("data_dir", "cache_dir", "threads"):
+    for key in ("data_dir", "cache_dir", "threads", "importance_samples"):
         if cfg[key] is not None:
-            result[key] = str(Path(cfg[key]).absolute()) if key == "data_dir" else cfg[key]
+            result[key] = str(Path(cfg[key]).absolute()) if key.endswith("_dir") else cfg[key]
     if cfg.limit_batches is not None:
         result.trainer.limit_test_batches = cfg.limit_batches
     if cfg.get("accelerator") is not None:

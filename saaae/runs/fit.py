@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from saaae.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from saaae.callbacks.metrics_csv import MetricsCSV
-from saaae.callbacks.pictures import save_reconstructions
+from saaae.callbacks.pictures import save_generation, save_reconstructions
 from saaae.callbacks.progress import EpochLines
 from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
@@ -73,6 +73,7 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     except InstantiationException as error:
         cause = error.__cause__
         raise (cause if isinstance(cause, UserError) else error) from None
+    model.importance_samples = cfg.importance_samples
     data.prepare_data()
     data.setup()
     if cfg.accelerator.memory_format == "channels_last":
@@ -184,12 +185,15 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
     for logger in trainer.loggers:
         logger.log_hyperparams(told, {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test})
     save_reconstructions(model, data, folder.path / "reconstructions.png", f"{shown}: test images, z = mean")
+    generated = save_generation(model, folder.path / "generation.png", f"{shown}: from the prior")
     results = {"test": test, "train": training_record(trainer, throughput), "run": run_record(cfg, data)}
     write_json(folder.metrics, results)
     chosen = "before any validation" if best.score is None else f"{monitor} {best.score:.4f}"
     log.info(table(f"\ntest of best.ckpt ({chosen})", test))
     log.info("\n%.0f images per second in training", throughput.images_per_second)
     log.info("pictures     %s", shown / "reconstructions.png")
+    if generated:
+        log.info("             %s", shown / "generation.png")
     log.info("curves       tensorboard --logdir %s", shown)
     log.info("test again   python evaluate.py run=%s", quoted(shown))
     return best.score

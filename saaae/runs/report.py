@@ -20,11 +20,15 @@ UNITS = {
     "kl_nominal": "nats per image",
     "uncharged_nats": "nats per image",
     "elbo": "nats per image",
+    "iw_elbo": "nats per image",
     "bits_per_dim": "bits",
+    "active_units": "",
 }
 NOTES = {
     "ssim": "z = mean, against the target",
     "ssim_clean": "z = mean, against the clean reference",
+    "iw_elbo": "importance-weighted bound",
+    "active_units": "latent dimensions that depend on the image",
     "nll": "z sampled",
     "nll_mode": "z = mean",
     "kl": "what the loss charges",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Lt
 from pydantic import Field
 
-from saaae.ranges import PositiveFraction, PositiveInt
+from saaae.ranges import NonNegativeInt, PositiveFraction, PositiveInt
 
 BatchLimit = PositiveInt | PositiveFraction | None
 OrUnlimited = Literal[-1] | PositiveInt
@@ -20,6 +20,7 @@ class Train:
     cache_dir: str | None
     resume: str | None
     threads: PositiveInt | None
+    importance_samples: NonNegativeInt
     deterministic: bool
     keep_freed_memory: bool
 
@@ -32,6 +33,7 @@ class Evaluate:
     data_dir: str | None
     cache_dir: str | None
     threads: PositiveInt | None
+    importance_samples: NonNegativeInt | None
     limit_batches: BatchLimit
 
 
@@ -91,6 +93,7 @@ NODES: dict[str, Any] = {
 }
 
 OWNERS = {
+    "attention.allow_large": "attention.layer.allow_large",
     "epochs": "trainer.max_epochs",
     "trainer.accelerator": "accelerator=",
     "trainer.devices": "accelerator.devices",

@@ -88,6 +88,8 @@ def combinations(cfg: DictConfig) -> list[str]:
             )
         if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
             found.append("data.target=clean: needs the cleaner images of data.reference_root")
+    if model is not None and model.get("num_classes", 0) is None:
+        found.append("model.num_classes=null: these data have no classes; expected data=mnist")
     accelerator = cfg.get("accelerator")
     if accelerator is not None and accelerator.precision == "16-mixed" and accelerator.accelerator == "cpu":
         found.append("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")

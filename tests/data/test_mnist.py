@@ -26,7 +26,7 @@ def write_archives(folder, packed=True):
 
 
 def make(root, num_val=5):
-    return MNISTData(root=str(root), num_val=num_val, image_size=28, channels=1, **SERVING)
+    return MNISTData(root=str(root), num_val=num_val, num_classes=10, image_size=28, channels=1, **SERVING)
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -4,19 +4,43 @@ import lightning as L
 import pytest
 import torch
 
+from saaae.errors import UserError
+from saaae.layers.attention import AttentionLayer
 from saaae.noise import TrainingNoise
 from saaae.runs.fit import build
 from saaae.runs.train import settle
 from saaae.types import ImageModel
 from tests.conftest import CONF, TINY
+from tests.data.test_mnist import write_archives
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+LIKELIHOODS = sorted(path.stem for path in (CONF / "likelihood").glob("*.yaml"))
+BETAS = sorted(path.stem for path in (CONF / "beta").glob("*.yaml"))
+POSTERIORS = sorted(path.stem for path in (CONF / "posterior").glob("*.yaml"))
+ATTENTIONS = sorted(path.stem for path in (CONF / "attention").glob("*.yaml"))
+DIGITS = ["model.encoder.hidden=16", "model.decoder.start=8", "model.decoder.widths=[8,8]"]
+FOUR = "model.encoder.widths=[8,8,8,8]"
+SMALL = {
+    "cbam_ae": [FOUR, "model.decoder.widths=[8,8,8]"],
+    "cvae_onehot": DIGITS,
+    "cvae_embedding": DIGITS,
+    "denoising_vae": [*DIGITS, "corruption=blur", "data.target=clean"],
+    "aitex_vae": [FOUR, "model.decoder.start=8", "model.decoder.widths=[8]"],
+}
+"""Narrow networks for the model files that are not made of the ResNet pair."""
 
 
 @pytest.fixture
-def make(compose_config):
+def make(compose_config, tmp_path):
     def made(*overrides):
-        cfg = settle(compose_config(*TINY, *overrides))
+        model = next((o.removeprefix("model=") for o in overrides if o.startswith("model=")), "saaae")
+        tiny = TINY
+        if model.startswith("cvae"):
+            if not (tmp_path / "mnist").is_dir():
+                write_archives(tmp_path / "mnist")
+            tiny = [o for o in TINY if not o.startswith("data")]
+            tiny += ["data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5", "data.batch_size=4"]
+        cfg = settle(compose_config(*tiny, *SMALL.get(model, []), *overrides))
         torch.manual_seed(cfg.seed)
         return build(cfg)
 
@@ -30,23 +54,138 @@ def trainer(**arguments):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("latent", ["model.latent_dim=4", "model.latent_channels=3"])
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("model", MODELS)
-def test_every_model_trains_with_every_likelihood_latent_and_precision(make, model, likelihood, latent, precision):
-    module, data = make(f"model={model}", f"likelihood={likelihood}", latent)
+def trains(module, data, precision="32-true"):
+    """One epoch and a validation: everything finite, every parameter moved."""
     assert isinstance(module, ImageModel)
-    before = [p.detach().clone() for p in module.parameters()]
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
     run = trainer(precision=precision, max_steps=-1, max_epochs=1)
     run.fit(module, data)
     assert all(torch.isfinite(p).all() for p in module.parameters())
-    assert all(not torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))
-    assert torch.isfinite(run.callback_metrics["val/elbo"])
-    assert module.sample(2, TrainingNoise()).shape == (2, 1, 32, 32)
+    assert [n for n, p in module.named_parameters() if torch.equal(p, before[n])] == []
+    assert torch.isfinite(run.callback_metrics["val/elbo" if module.has_bound else "val/ssim"])
+    if module.has_bound:
+        size = module.num_dimensions
+        assert module.sample(2, TrainingNoise()).numel() == 2 * size
+    return run
 
 
-@pytest.mark.parametrize("beta", ["constant", "linear", "cyclical"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_with_every_likelihood_and_precision(make, model, likelihood, precision):
+    trains(*make(f"model={model}", f"likelihood={likelihood}"), precision)
+
+
+@pytest.mark.parametrize("latent", ["model.latent_dim=8", "model.latent_channels=3"])
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_every_posterior_trains_on_vectors_and_maps_or_is_refused(make, posterior, latent):
+    if (posterior, latent) == ("full_covariance", "model.latent_channels=3"):
+        with pytest.raises(UserError, match="posterior=full_covariance: too large over a latent map"):
+            make("model=vae", f"posterior={posterior}", latent)
+    else:
+        trains(*make("model=vae", f"posterior={posterior}", latent))
+
+
+@pytest.mark.parametrize("model", ["vae", "cvae_onehot", "aitex_vae"])
+@pytest.mark.parametrize("posterior", ["full_covariance", "low_rank"])
+def test_correlated_posteriors_go_with_the_other_networks(make, model, posterior):
+    trains(*make(f"model={model}", f"posterior={posterior}", "model.latent_dim=6"))
+
+
+@pytest.mark.parametrize("placement", ["bottleneck", "encoder", "decoder", "all"])
+@pytest.mark.parametrize("attention", [kind for kind in ATTENTIONS if kind != "none"])
+def test_every_attention_trains_at_every_placement_and_can_be_looked_at(make, attention, placement):
+    model = ["vae", "cbam_ae"][len(attention) % 2]
+    module, data = make(f"model={model}", f"attention={attention}", f"attention.placement={placement}")
+    layers = [m for m in module.modules() if isinstance(m, AttentionLayer)]
+    assert layers
+    trainer(limit_val_batches=0, max_steps=3).fit(module, data)
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+    batch = data.batch("val", torch.arange(2))
+    maps = module.eval().maps(batch, module.encode(batch))
+    assert bool(maps) == (attention not in ("se", "eca"))
+    for heat in maps.values():
+        assert heat.shape[:2] == (2, 1)
+        assert 0 <= heat.min() <= heat.max() <= 1.0001
+
+
+def test_a_large_self_attention_is_refused_with_its_cheaper_kinds(make):
+    with pytest.raises(UserError, match="attention=self: a 4096 x 4096 matrix"):
+        make("model=vae", "data.image_size=128", "attention=self", "attention.placement=encoder")
+
+
+def test_the_attention_autoencoder_needs_halvings_that_its_decoder_can_undo(make):
+    with pytest.raises(UserError, match=r"data.image_size=24: model.decoder.strides enlarge a latent map of side 3 16"):
+        make("model=cbam_ae", "data.image_size=24", "model.latent_channels=8")
+
+
+def test_data_without_classes_are_refused_by_a_conditional_model(compose_config):
+    cfg = settle(compose_config(*TINY, "model=cvae_onehot"))
+    with pytest.raises(UserError, match="these data have no classes; expected data=mnist"):
+        build(cfg)
+
+
+@pytest.mark.parametrize("model", ["cvae_onehot", "cvae_embedding"])
+def test_the_class_reaches_encoder_and_decoder(make, model):
+    module, data = make(f"model={model}")
+    module.eval()
+    batch = data.batch("val", torch.arange(4))
+    other = batch._replace(label=(batch.label + 1) % 10)
+    assert not torch.equal(module.encode(batch).mode, module.encode(other).mode)
+    z = module.encode(batch).mode
+    assert not torch.equal(module.decode(z, batch), module.decode(z, other))
+    torch.testing.assert_close(module.generate(z, batch.label), module.decode(z, batch))
+
+
+def test_thousands_of_classes_are_embedded():
+    from saaae.layers.labels import LabelEmbedding, OneHot
+
+    label = torch.tensor([0, 4999])
+    assert OneHot(num_classes=5000)(label).argmax(1).tolist() == [0, 4999]
+    assert LabelEmbedding(num_classes=5000, size=8)(label).shape == (2, 8)
+
+
+def test_some_classes_are_withheld_in_training_alone(make):
+    module, data = make("model=cvae_onehot", "model.label_drop=0.5")
+    batch = data.batch("train", torch.arange(15))
+    assert module.eval().condition(batch).sum() == 15
+    assert 0 < module.train().condition(batch).sum() < 15
+
+
+def test_the_skip_path_sees_the_corrupted_image(make):
+    skip = "model.skip={_target_:saaae.networks.convnet.SkipPath,_partial_:true,width:4,depth:1}"
+    module, data = make("model=denoising_vae", skip)
+    trains(module, data)
+    batch = data.batch("val", torch.arange(2))
+    z = module.encode(batch).mode
+    assert not torch.equal(module.decode(z, batch), module.decode(z, batch._replace(input=1 - batch.input)))
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "widths"),
+    [
+        ("cvae_onehot", ["data=mnist"], [32, 64]),
+        ("cbam_ae", ["data.image_size=256"], [64, 128, 256, 64]),
+        ("aitex_vae", ["data.image_size=256"], [32, 64, 128, 256]),
+    ],
+)
+def test_networks_have_the_published_shapes(compose_config, model, data, widths):
+    from hydra.utils import instantiate
+
+    module = instantiate(settle(compose_config(f"model={model}", *data)).model, _convert_="all")
+    strided = (m for m in module.encoder.modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (2, 2))
+    assert [m.out_channels for m in strided] == widths
+    if model == "cbam_ae":
+        assert module.latent_shape == (64, 16, 16)
+    elif model == "cvae_onehot":
+        assert module.encoder.hidden.in_features == 3136 + 10
+        assert module.decoder.start[0].in_features == 2 + 10
+    else:
+        assert module.posterior.heads.mean[1].in_features == 65536
+        assert module.decoder.start[0].out_features == 64 * 16 * 16
+
+
+@pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_every_schedule_trains_with_every_optimizer(make, beta, optimizer):
     module, data = make(f"beta={beta}", f"optimizer={optimizer}", "model=vae")

@@ -14,7 +14,7 @@ from tests.conftest import CONF, ROOT
 
 MISTAKES = [
     ("modle=vae", "modle: no such key; did you mean model?"),
-    ("model=vaee", "model=vaee: no such option; expected one of saaae, vae; did you mean vae?"),
+    ("model=vaee", "model=vaee: no such option; expected one of aitex_vae, cbam_ae, "),
     ("posterior.kl=nominl", "posterior.kl=nominl: expected 'effective', 'nominal' or 'budget'; did you mean nominal?"),
     ("epochs=3", "epochs: belongs to trainer.max_epochs"),
     ("trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
@@ -65,6 +65,16 @@ MISTAKES = [
     ("accelerator=cpu accelerator.precision=16-mixed", "accelerator.precision=16-mixed: needs a GPU"),
     ("accelerator.precision=fp8", "accelerator.precision=fp8: expected '32-true', 'bf16-mixed' or '16-mixed'"),
     ("model.latent_dim=4 model.latent_channels=2", "model.latent_dim=4, model.latent_channels=2: expected exactly one"),
+    ("model=cvae_onehot", "model.num_classes=null: these data have no classes; expected data=mnist"),
+    ("likelihood=bernoulli likelihood.activation=tanh", "likelihood.activation=tanh: expected 'sigmoid'"),
+    ("attention=cbam attention.layer.kernel_size=5", "attention.layer.kernel_size=5: expected 3 or 7"),
+    (
+        "attention=cbam attention.placement=middle",
+        "attention.placement=middle: expected 'none', 'bottleneck', 'encoder'",
+    ),
+    ("attention=self attention.allow_large=true", "attention.allow_large: belongs to attention.layer.allow_large"),
+    ("posterior=low_rank posterior.rank=0", "posterior.rank=0: expected greater than or equal to 1"),
+    ("beta=free_bit", "beta=free_bit: no such option; expected one of capacity, constant"),
     ("model=vae,saaae", "model=vae,saaae: several values need --multirun (-m)"),
     ("trainer.max_epochs", "trainer.max_epochs: not of the form key=value"),
     ("checkpoint.monitor=val/loss", "checkpoint.monitor=val/loss: expected"),

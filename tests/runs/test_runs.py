@@ -103,6 +103,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(launch, first, wh
     assert same[0] == same[1]
 
 
+@pytest.mark.parametrize(
+    "part", ["beta=target_kl", "likelihood=laplace", "posterior=full_covariance", "attention=self"]
+)
+def test_every_kind_of_state_is_resumed_from_inside_an_epoch(launch, part):
+    fixed = [part, "model=vae", "model.latent_dim=4", "optimizer.schedule=constant", "checkpoint.every_n_steps=1"]
+    straight = launch("straight", *fixed, "trainer.max_epochs=2")
+    launch("broken", *fixed, "trainer.max_epochs=2", "trainer.max_steps=4")
+    resumed = launch("broken", *fixed, "trainer.max_epochs=2")
+    a, b = weights(straight), weights(resumed)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
 def test_schedules_keep_their_absolute_steps_when_a_run_is_extended(launch):
     fixed = ["beta=linear", "beta.warmup=1.0"]
     folder = launch("a", *fixed, "trainer.max_epochs=2")
@@ -358,3 +370,23 @@ def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
     assert list(rows) == ["input", "target", "clean reference", "test input", "test mask"]
     assert rows["test mask"].min() == 1
     assert len(rows["input"]) == len(rows["test mask"]) == 2
+
+
+def test_a_conditional_model_shows_its_classes_and_its_latent_plane(compose_config, tmp_path):
+    from saaae.callbacks.pictures import generation_grids
+    from tests.data.test_mnist import write_archives
+
+    write_archives(tmp_path / "mnist")
+    tiny = [o for o in TINY if not o.startswith("data")]
+    cfg = settle(
+        compose_config(*tiny, "model=cvae_onehot", "data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5")
+    )
+    folder = RunFolder(tmp_path / "run")
+    fit.fit(cfg, folder, folder.path, [], {"seed": 0})
+    assert (folder.path / "generation.png").is_file()
+    model, _ = fit.build(cfg)
+    grids = generation_grids(model.eval(), torch.device("cpu"))
+    assert {title: tuple(rows.shape) for title, rows in grids.items()} == {
+        "a row a class, a column a style": (10, 10, 1, 28, 28),
+        "the latent plane of class 5": (15, 15, 1, 28, 28),
+    }

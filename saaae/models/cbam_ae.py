@@ -1,0 +1,10 @@
+"""The attention autoencoder."""
+
+from saaae.models.base import ImageAutoencoder
+
+
+class CBAMAutoencoder(ImageAutoencoder):
+    """A deterministic autoencoder with attention in its networks (CBAM, Woo et al. 2018): the chain as it stands.
+
+    Its code is `encode(batch).mode`, its reconstruction `forward(batch)`.
+    """

@@ -1,0 +1,64 @@
+"""The conditional VAE: encoder and decoder are told the class."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Unpack
+
+from torch import Tensor, nn
+
+from saaae.errors import UserError
+from saaae.models.base import ImageAutoencoder, Parts
+from saaae.ranges import Fraction, PositiveInt
+from saaae.types import Batch, Posterior
+
+
+class ConditionalVAE(ImageAutoencoder):
+    """A VAE of images given their class (Kingma et al. 2014; Sohn et al. 2015).
+
+    Args:
+        num_classes: Number of classes; None where the data have none, which is refused.
+        label_encoder: Makes the vectors that stand for classes, of `num_classes`.
+        label_drop: Share of training images whose class is withheld (a vector of zeros), so that the model also
+            learns to do without (Ho and Salimans 2022).
+        **parts: What it is made of; encoder and decoder also take a `condition_size`.
+
+    Raises:
+        UserError: If the data have no classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: PositiveInt | None,
+        label_encoder: Callable[..., nn.Module],
+        label_drop: Fraction,
+        **parts: Unpack[Parts],
+    ) -> None:
+        if num_classes is None:
+            raise UserError("model.num_classes=null: these data have no classes; expected data=mnist")
+        labels = label_encoder(num_classes=num_classes)
+        for name in ("encoder", "decoder"):
+            parts[name] = partial(parts[name], condition_size=labels.size)
+        super().__init__(**parts)
+        self.labels, self.num_classes, self.label_drop = labels, num_classes, label_drop
+
+    def condition(self, batch: Batch) -> Tensor:
+        """Vectors (B, size) of the classes; some are withheld in training."""
+        assert batch.label is not None
+        vectors = self.labels(batch.label)
+        if self.training and self.label_drop:
+            vectors = vectors * (batch.noise.uniform(vectors[:, :1]) > self.label_drop)
+        return vectors
+
+    def encode(self, batch: Batch) -> Posterior:
+        """Posterior of the inputs of a batch, given their classes."""
+        return self.posterior(self.encoder(batch.input, self.condition(batch)), batch.noise)
+
+    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+        """The decoder's values, given the classes of the batch."""
+        return self.decoder(z, self.condition(batch))
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of codes (N, D) and classes (N,)."""
+        assert label is not None
+        return self.likelihood.mean(self.decoder(z, self.labels(label)))

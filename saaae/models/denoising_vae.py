@@ -1,0 +1,30 @@
+"""The denoising VAE: what it restores may also reach the image past the code."""
+
+from collections.abc import Callable
+from typing import Unpack
+
+from torch import Tensor, nn
+
+from saaae.models.base import ImageAutoencoder, Parts
+from saaae.types import Batch
+
+
+class DenoisingVAE(ImageAutoencoder):
+    """A VAE whose input is corrupted and whose target is not (Im et al. 2017), with an optional skip path.
+
+    With a skip path the decoder's logits are added to those of a small network on the corrupted image: the code then
+    holds what that network cannot know, and may collapse.
+
+    Args:
+        skip: Makes the network beside the code, of `channels`; None for the pure bottleneck.
+        **parts: What it is made of.
+    """
+
+    def __init__(self, *, skip: Callable[..., nn.Module] | None, **parts: Unpack[Parts]) -> None:
+        super().__init__(**parts)
+        self.skip = skip(channels=parts["image_channels"]) if skip else None
+
+    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+        """The decoder's values, plus the skip path's."""
+        raw = self.decoder(z)
+        return raw if self.skip is None else raw + self.skip(batch.input)
