@@ -10,7 +10,7 @@ from saaae.runs.evaluate import EVALUATE
 from saaae.runs.schema import OWNERS, Evaluate, Train
 from saaae.runs.signature import signature
 from saaae.runs.train import settle
-from saaae.runs.validate import SPECIAL, faults
+from saaae.runs.validate import SPECIAL, faults, keys_of
 from tests.conftest import CONF
 
 GROUPS = {
@@ -56,6 +56,21 @@ def test_every_experiment_composes_without_a_fault(compose_config, experiment, t
     if "root" in cfg.data:
         cfg.data.root = str(tmp_path)
     assert faults(cfg, Train, GROUPS) == []
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_what_an_experiment_says_is_what_is_composed(compose_config, experiment):
+    from omegaconf import OmegaConf
+
+    said = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    said.pop("defaults")
+    cfg = compose_config(f"experiment={experiment}")
+    for key in keys_of(OmegaConf.to_container(said)):
+        if not OmegaConf.is_dict(OmegaConf.select(said, key)):
+            assert OmegaConf.select(cfg, key) == OmegaConf.select(said, key), key
+    assert (
+        OmegaConf.select(compose_config(f"experiment={experiment}", "trainer.max_epochs=3"), "trainer.max_epochs") == 3
+    )
 
 
 def test_the_evaluation_composes_without_a_fault(compose_config):
