@@ -15,6 +15,12 @@ SPREAD = 3.0
 """Bound on an off-diagonal entry of a Cholesky or low-rank factor, in standard deviations of its row."""
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product in the precision of its factors, also under autocast, which would halve it."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
+
+
 class _CorrelatedGaussian:
     """What both have in common: N(mean, covariance) over the D values of each code, whose KL is no sum over them.
 
@@ -85,7 +91,7 @@ class CholeskyGaussian(_CorrelatedGaussian):
 
     def rsample(self, noise: Noise) -> Tensor:
         """mean + L eps (Kingma and Welling 2019, section 2.5.1)."""
-        return self.mean + (self.factor @ noise.normal(self.mean)[..., None])[..., 0]
+        return self.mean + product(self.factor, noise.normal(self.mean)[..., None])[..., 0]
 
     def mahalanobis(self, difference: Tensor) -> Tensor:
         """By forward substitution."""
@@ -116,18 +122,18 @@ class LowRankGaussian(_CorrelatedGaussian):
         self.mean, self.logvar, self.factor = mean, logvar.flatten(1), factor
         self._white = factor * torch.exp(-0.5 * self.logvar)[..., None]  # D^(-1/2) U
         eye = torch.eye(factor.shape[2], device=factor.device, dtype=factor.dtype)
-        self._capacitance = torch.linalg.cholesky(eye + self._white.transpose(1, 2) @ self._white)
+        self._capacitance = torch.linalg.cholesky(eye + product(self._white.transpose(1, 2), self._white))
 
     def rsample(self, noise: Noise) -> Tensor:
         """mean + std * eps + U eps'."""
-        common = self.factor @ noise.normal(self.factor[:, 0])[..., None]
+        common = product(self.factor, noise.normal(self.factor[:, 0])[..., None])
         own = torch.exp(0.5 * self.logvar) * noise.normal(self.logvar)
         return self.mean + (own + common[..., 0]).view_as(self.mean)
 
     def mahalanobis(self, difference: Tensor) -> Tensor:
         """By the Woodbury identity."""
         white = difference * torch.exp(-0.5 * self.logvar)
-        projected = self._white.transpose(1, 2) @ white[..., None]
+        projected = product(self._white.transpose(1, 2), white[..., None])
         inner = torch.linalg.solve_triangular(self._capacitance, projected, upper=False)
         return (white**2).sum(1) - (inner**2).sum((1, 2))
 

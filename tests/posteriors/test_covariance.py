@@ -114,6 +114,22 @@ def test_statistics_are_float32_in_half_precision(name, dtype):
     assert torch.isfinite(q.kl).all()
 
 
+@pytest.mark.parametrize("name", ["full", "low_rank"])
+def test_autocast_does_not_touch_the_statistics(name):
+    posterior, features = POSTERIORS[name]((5,)), torch.randn(4, 8, 4, 4)
+    exact = posterior(features, TrainingNoise())
+    args = (exact.mean, exact.factor) if name == "full" else (exact.mean, exact.logvar, exact.factor)
+    z = exact.rsample(IndexedNoise(0, torch.arange(4)))
+    with torch.autocast("cpu", torch.bfloat16):
+        same = type(exact)(*args)
+        for a, b in (
+            (same.kl, exact.kl),
+            (same.log_prob(z), exact.log_prob(z)),
+            (same.rsample(IndexedNoise(0, torch.arange(4))), z),
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_evaluation_samples_do_not_depend_on_the_batch():
     for name in ("full", "low_rank"):
         posterior, features = POSTERIORS[name]((5,)), torch.randn(4, 8, 4, 4)
