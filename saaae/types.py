@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """The terms of one batch's objective, scalars in nats per image: `loss = nll + beta * kl`."""
+    """The terms of one batch's objective, scalars in nats per image: `loss = nll + beta * kl` for most schedules."""
 
     loss: Tensor
     nll: Tensor
@@ -110,6 +110,7 @@ class ImageModel(Protocol):
 
     latent_shape: tuple[int, ...]
     num_classes: int | None
+    generates: bool
 
     @property
     def caveat(self) -> str:

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from saaae.metrics.latent import LatentStatistics
+from saaae.metrics.latent import ACTIVE, LatentStatistics
 
 log = logging.getLogger("saaae")
 
@@ -19,7 +19,7 @@ NOISELESS = 1e-4
 
 
 class LatentHealth(Callback):
-    """Warns, once a run for each, of a collapsed, exploded or deterministic latent and of a loss that is no bound.
+    """Warns, once a process for each, of a collapsed, exploded or deterministic latent and of a loss that is no bound.
 
     Also shows the KL of each latent dimension as a histogram in TensorBoard.
     """
@@ -32,12 +32,12 @@ class LatentHealth(Callback):
         if not getattr(pl_module, "has_bound", False):
             return
         statistics = cast(LatentStatistics, pl_module.latent_statistics).compute()
-        finite = bool(statistics["kl"].isfinite().all())
+        known = bool(statistics["kl"].isfinite().all() and statistics["kl"].any())  # not of a KL that is no sum
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and finite:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and known:
                 logger.experiment.add_histogram("val/kl_per_dimension", statistics["kl"], trainer.global_step)
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        active = statistics["spread"] > 0.01
+        active = statistics["spread"] > ACTIVE
         faults = dict(
             self._faults(
                 numbers,
@@ -65,7 +65,7 @@ class LatentHealth(Callback):
             spread: Largest variance of a posterior mean over the data.
             variance: Largest mean posterior variance of an active dimension.
         """
-        if active == 0:
+        if active == 0 and spread < EXPLODED:
             yield (
                 "collapse",
                 f"collapsed latent: the posterior mean of none of {size} dimensions depends on the image (KL "

@@ -28,7 +28,7 @@ def picture_rows(model: ImageModel, batch: Batch) -> tuple[dict[str, Tensor], di
         posterior = model.encode(batch)
         x_hat = model.decode(posterior.mode, batch)
         maps = model.maps(batch, posterior)
-        samples = model.sample(len(x_hat), batch.noise) if posterior.stochastic else None
+        samples = model.sample(len(x_hat), batch.noise) if posterior.stochastic and model.generates else None
     images = {} if batch.input is batch.target else {"input": batch.input}
     images |= {"original": batch.target, "reconstruction": x_hat, "absolute error": (x_hat - batch.target).abs()}
     if batch.clean is not None and batch.clean is not batch.target:
@@ -115,7 +115,9 @@ def generation_grids(model: ImageModel, device: torch.device) -> dict[str, Tenso
         model: The model, in evaluation mode.
         device: Where it is.
     """
-    grids = {}
+    grids: dict[str, Tensor] = {}
+    if not model.generates:
+        return grids
     with torch.no_grad():
         if model.num_classes:
             classes, styles = min(10, model.num_classes), 10

@@ -198,9 +198,10 @@ class LocalAttention(PositionAttention):
         return relative(self.unwindow(received, *x.shape[2:]).sum(1).permute(0, 3, 1, 2))
 
     def weights(self, x: Tensor) -> Tensor:
-        """The attention matrices of the windows (B, heads, windows, window^2, window^2)."""
+        """The attention matrices of the windows (B, heads, windows, window^2, window^2); rows of padding are 0."""
         q, k, _ = self.qkv(x)
-        return torch.exp(log_attention(self.windows(q), self.windows(k), self.mask(q)))
+        real = self.windows(torch.ones_like(q[..., :1]))  # 0 for queries that are padding
+        return torch.exp(log_attention(self.windows(q), self.windows(k), self.mask(q))) * real
 
 
 class AxialAttention(PositionAttention):
@@ -234,7 +235,7 @@ class LinearAttention(PositionAttention):
     @staticmethod
     def feature(t: Tensor) -> Tensor:
         """Positive features of queries or keys (B, heads, N, d)."""
-        return elu(t.flatten(2, 3).float()) + 1.0
+        return elu(t.flatten(2, 3).float()) + (1.0 + 1e-6)  # never 0: a row of zeros would be 0/0
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Keys and values are summed up once, (B, heads, d, d): no matrix over positions exists."""

@@ -96,6 +96,8 @@ class ImageAutoencoder(L.LightningModule):
     """Configuration of the run, plain containers: a checkpoint tells how to rebuild its model."""
     importance_samples = 0
     """Samples k of the importance-weighted bound of a test; 0 leaves it out."""
+    generates = True
+    """Whether codes from the prior become images without anything else."""
     num_classes: int | None = None
     """Number of classes of a conditional model."""
     latent_shape: tuple[int, ...]

@@ -4,12 +4,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Unpack
 
+import torch
 from torch import Tensor, nn
 
 from saaae.errors import UserError
 from saaae.models.base import ImageAutoencoder, Parts
 from saaae.ranges import Fraction, PositiveInt
 from saaae.types import Batch, Posterior
+
+WITHHELD = -1
+"""The class of an image that the model is not told."""
 
 
 class ConditionalVAE(ImageAutoencoder):
@@ -42,13 +46,26 @@ class ConditionalVAE(ImageAutoencoder):
         super().__init__(**parts)
         self.labels, self.num_classes, self.label_drop = labels, num_classes, label_drop
 
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch; some images lose their class, in encoder and decoder alike."""
+        if self.label_drop:
+            label = self._label_of(batch)
+            kept = batch.noise.uniform(label) > self.label_drop
+            batch = batch._replace(label=torch.where(kept, label, WITHHELD))
+        return super().training_step(batch, batch_idx)
+
+    def _label_of(self, batch: Batch) -> Tensor:
+        if batch.label is None:
+            raise UserError("model.num_classes: these data have no classes; expected data=mnist")
+        return batch.label
+
+    def vectors(self, label: Tensor) -> Tensor:
+        """Vectors (B, size) of classes (B,); zeros for those that are withheld."""
+        return self.labels(label.clamp_min(0)) * (label != WITHHELD)[:, None]
+
     def condition(self, batch: Batch) -> Tensor:
-        """Vectors (B, size) of the classes; some are withheld in training."""
-        assert batch.label is not None
-        vectors = self.labels(batch.label)
-        if self.training and self.label_drop:
-            vectors = vectors * (batch.noise.uniform(vectors[:, :1]) > self.label_drop)
-        return vectors
+        """Vectors (B, size) of the classes of a batch."""
+        return self.vectors(self._label_of(batch))
 
     def encode(self, batch: Batch) -> Posterior:
         """Posterior of the inputs of a batch, given their classes."""
@@ -59,6 +76,6 @@ class ConditionalVAE(ImageAutoencoder):
         return self.decoder(z, self.condition(batch))
 
     def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] of codes (N, D) and classes (N,)."""
-        assert label is not None
-        return self.likelihood.mean(self.decoder(z, self.labels(label)))
+        """Images (N, C, H, W) in [0, 1] of codes (N, D) and classes (N,); None withholds the classes."""
+        label = torch.full((len(z),), WITHHELD, device=z.device) if label is None else label
+        return self.likelihood.mean(self.decoder(z, self.vectors(label)))

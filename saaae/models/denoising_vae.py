@@ -23,6 +23,7 @@ class DenoisingVAE(ImageAutoencoder):
     def __init__(self, *, skip: Callable[..., nn.Module] | None, **parts: Unpack[Parts]) -> None:
         super().__init__(**parts)
         self.skip = skip(channels=parts["image_channels"]) if skip else None
+        self.generates = skip is None
 
     def raw(self, z: Tensor, batch: Batch) -> Tensor:
         """The decoder's values, plus the skip path's."""

@@ -113,6 +113,8 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
+        if len(latent_shape) == 3 and condition_size:
+            raise UserError("model.latent_channels: a condition needs a latent vector; expected model.latent_dim")
         scale = math.prod(strides)
         if len(strides) != len(widths) + 1:
             raise UserError(f"model.decoder.strides={strides}: expected {len(widths) + 1}, one more than widths")
@@ -122,8 +124,6 @@ class ConvDecoder(nn.Module):
                 f"data.image_size={size}: model.decoder.strides enlarge {given} {scale} times; expected a multiple of "
                 f"{scale}" + (", and as many halvings in model.encoder.widths" if len(latent_shape) == 3 else "")
             )
-        if len(latent_shape) == 3 and condition_size:
-            raise UserError("model.latent_channels: a condition needs a latent vector; expected model.latent_dim")
         side, before = size // scale, start if len(latent_shape) == 1 else latent_shape[0]
         self.start: nn.Module = nn.Identity()
         if len(latent_shape) == 1:

@@ -1,8 +1,8 @@
 """Beta schedules: what the KL costs at each optimizer step.
 
-All but the controller are pure functions of the step. Stretches may be given as fractions of the run. They become
-absolute steps when the run first starts (`bind`) and stay so in its checkpoints: raising `trainer.max_epochs` later
-moves nothing.
+What all but the controller do depends on the step and the batch alone. Stretches may be given as fractions of the
+run. They become absolute steps when the run first starts (`bind`) and stay so in its checkpoints: raising
+`trainer.max_epochs` later moves nothing.
 """
 
 import math
@@ -206,7 +206,7 @@ class TargetKLBeta(ConstantBeta):
         return {"sum": float(self._sum), "beta": float(self._beta)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over the summed error."""
+        """Takes over the summed error and beta."""
         self._sum, self._beta = torch.tensor(state["sum"]), torch.tensor(state["beta"])
 
 

@@ -88,8 +88,7 @@ def combinations(cfg: DictConfig) -> list[str]:
             )
         if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
             found.append("data.target=clean: needs the cleaner images of data.reference_root")
-    if model is not None and model.get("num_classes", 0) is None:
-        found.append("model.num_classes=null: these data have no classes; expected data=mnist")
+    found += _parts_that_clash(cfg)
     accelerator = cfg.get("accelerator")
     if accelerator is not None and accelerator.precision == "16-mixed" and accelerator.accelerator == "cpu":
         found.append("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
@@ -97,6 +96,29 @@ def combinations(cfg: DictConfig) -> list[str]:
     if trainer is not None and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
         found.append(
             f"trainer.max_epochs={trainer.max_epochs}: nothing ends the run; expected a number of epochs or steps"
+        )
+    return found
+
+
+def _parts_that_clash(cfg: DictConfig) -> list[str]:
+    """Parts of a model, or of a model and its data, that do not go together."""
+    found = []
+    model, data, posterior = (cfg.get(name) or {} for name in ("model", "data", "posterior"))
+    likelihood, beta = (cfg.get(name) or {} for name in ("likelihood", "beta"))
+    if "num_classes" in model and data.get("num_classes") is None:
+        found.append("model.num_classes=null: these data have no classes; expected data=mnist")
+    elif "num_classes" in model and model["num_classes"] != data["num_classes"]:
+        found.append(f"model.num_classes={model['num_classes']}: expected the data's {data['num_classes']}")
+    if "looks" in likelihood and data.get("target") == "clean":
+        found.append("data.target=clean: likelihood=speckle is one of noisy images; expected data.target=noisy")
+    activation = likelihood.get("activation")
+    if model.get("skip") is not None and activation != "sigmoid":
+        found.append(f"likelihood.activation={activation}: a skip path adds logits; expected sigmoid")
+    kind = str(posterior.get("_target_")).rsplit(".", 1)[-1]
+    if "floor" in beta and kind not in ("DiagonalPosterior", "AnchoredPosterior"):
+        found.append(
+            "beta=free_bits: needs a posterior whose KL is a sum over dimensions; "
+            "expected posterior=diagonal or anchored"
         )
     return found
 

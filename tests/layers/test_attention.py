@@ -14,7 +14,7 @@ from saaae.layers.attention import (
     PositionAttention,
     SelfAttention,
 )
-from saaae.layers.gates import CBAM, CBAMResidualBlock, EfficientChannelAttention, SpatialAttention, SqueezeExcitation
+from saaae.layers.gates import CBAM, EfficientChannelAttention, SpatialAttention, SqueezeExcitation
 from saaae.layers.placement import Attention
 from tests.conftest import CONF
 
@@ -43,10 +43,10 @@ def test_tokens_attend_with_the_weights_that_are_shown():
     torch.testing.assert_close(layer.weights(tokens).sum(-1), torch.ones(2, 10))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "cbam_residual"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 13), (1, 1), (16, 4)])
 def test_a_fresh_layer_is_the_identity_at_any_size(kind, height, width):
-    layer = CBAMResidualBlock(16, reduction=16, kernel_size=7) if kind == "cbam_residual" else layer_of(kind)
+    layer = layer_of(kind)
     x = features(2, 16, height, width)
     torch.testing.assert_close(layer(x), x, rtol=0, atol=0)
 
@@ -95,8 +95,25 @@ def test_self_attention_applies_the_weights_that_it_shows(kind, height, width):
     else:
         expected = (weights @ v.flatten(2, 3)).view(v.shape)
         torch.testing.assert_close(layer.attend(q, k, v), expected, rtol=1e-4, atol=1e-4)
-    total = 2.0 if kind == "self_axial" else 1.0
-    torch.testing.assert_close(weights.sum(-1), torch.full(weights.shape[:-1], total), rtol=1e-4, atol=1e-4)
+    total = torch.full(weights.shape[:-1], 2.0 if kind == "self_axial" else 1.0)
+    if kind == "self_local":
+        total = ones[..., 0].float()
+    torch.testing.assert_close(weights.sum(-1), total, rtol=1e-4, atol=1e-4)
+
+
+def test_the_heat_of_local_attention_counts_real_queries_only():
+    layer, x = awake(LocalAttention(8, num_heads=2, window=4)), features(1, 8, 6, 6)
+    received = layer.weights(x).sum(3)[..., None]
+    assert float(layer.unwindow(received, 6, 6).sum()) == pytest.approx(2 * 36, rel=1e-4)  # heads x queries
+
+
+def test_linear_attention_survives_features_that_vanish():
+    layer = LinearAttention(8, num_heads=1)
+    with torch.no_grad():
+        layer.to_qkv.weight.fill_(-5.0)
+    x = torch.full((1, 8, 4, 4), 3.0)
+    assert torch.isfinite(layer(x)).all()
+    assert torch.isfinite(layer.weights(x)).all()
 
 
 def test_a_window_over_everything_is_full_attention():
