@@ -45,7 +45,7 @@ def main(channels):
     conf = Path(__file__).parents[1] / "conf" / "attention"
     print(f"| {channels} channels | parameters | " + " | ".join(f"{size}x{size}: ms, MB" for size in SIZES) + " |")
     print("|---" * (len(SIZES) + 2) + "|")
-    for kind in ("se", "eca", "spatial", "cbam", "self", "self_local", "self_axial", "self_linear"):
+    for kind in sorted(path.stem for path in conf.glob("*.yaml") if path.stem != "none"):
         layer = instantiate(yaml.safe_load((conf / f"{kind}.yaml").read_text())["layer"])(channels)
         cells = []
         for size in SIZES:

@@ -41,7 +41,7 @@ class LatentHealth(Callback):
         faults = dict(
             self._faults(
                 numbers,
-                int(statistics["active_units"]),
+                int(active.sum()),
                 len(active),
                 float(statistics["spread"].max()),
                 float(statistics["variance"][active].max()) if active.any() else 1.0,

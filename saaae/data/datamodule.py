@@ -220,6 +220,7 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size, self.num_workers, self.seed = serving["batch_size"], serving["num_workers"], serving["seed"]
         self.resident, self.corruption = serving["resident"], serving["corruption"]
         self.splits: dict[Split, Images] = {}
+        self._manifest: Manifest | None = None
         self._on_device: dict[Split, Images] = {}
         self._position = (0, 0)
 
@@ -227,9 +228,15 @@ class ImageDataModule(L.LightningDataModule):
         """Reads or generates all splits."""
         raise NotImplementedError
 
-    def manifest(self) -> Manifest:
+    def describe(self) -> Manifest:
         """What the loaded splits are made of: the same on every machine for the same data and seed."""
         raise NotImplementedError
+
+    def manifest(self) -> Manifest:
+        """What the loaded splits are made of, found out once."""
+        if self._manifest is None:
+            self._manifest = self.describe()
+        return self._manifest
 
     def present(self, raw: RawBatch, noise: Noise) -> Batch:
         """Turns a raw batch on the device into input and target, before any corruption; by default the same."""

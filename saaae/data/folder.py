@@ -155,7 +155,7 @@ class CachedFiles(ImageDataModule):
             )
         raise UserError(f"data.root={self.root}: nothing is left for the {split} split{reasons}; expected more images")
 
-    def manifest(self) -> Manifest:
+    def describe(self) -> Manifest:
         """Tiles of each file, and why others are missing."""
         names, splits = self._notes["names"], {}
         for split, images in self.splits.items():
@@ -306,9 +306,9 @@ def compiled(pattern: str | None, key: str) -> re.Pattern[str] | None:
     if pattern is None:
         return None
     try:
-        compiled = re.compile(pattern)
+        expression = re.compile(pattern)
     except re.error as error:
         raise UserError(f"data.{key}={pattern}: not a regular expression ({error})") from None
-    if not compiled.groups:
+    if not expression.groups:
         raise UserError(f"data.{key}={pattern}: expected a group, as in ^(scene\\d+)_")
-    return compiled
+    return expression

@@ -102,7 +102,7 @@ class MNISTData(ImageDataModule):
         cut, rows = len(train.pixels) - self.num_val, torch.arange(len(train.pixels))
         return {"train": train._replace(rows=rows[:cut]), "val": train._replace(rows=rows[cut:]), "test": test}
 
-    def manifest(self) -> Manifest:
+    def describe(self) -> Manifest:
         """Ranges of the two archives."""
         train, val, test = (self.splits[split] for split in SPLITS)
         cut, end = train.size, train.size + val.size

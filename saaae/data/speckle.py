@@ -55,7 +55,7 @@ class SpeckleData(ImageDataModule):
             for number, (split, count) in enumerate(self.counts.items())
         }
 
-    def manifest(self) -> Manifest:
+    def describe(self) -> Manifest:
         """Generated scenes; their digest tells a change of the generator."""
         return {
             "splits": {split: {f"{split} scenes": images.size} for split, images in self.splits.items()},

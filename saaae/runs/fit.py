@@ -153,16 +153,7 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
     start = start_of(folder.last, folder.best, model, monitor)
 
-    splits = {"hash": data.split_hash(), "seed": cfg.seed, **data.manifest()}
-    if start.step and (differing := folder.other_data(splits)):
-        raise UserError(
-            f"{shown}: its data have changed since it began ({differing}); put them back, or choose another name"
-        )
-
-    folder.write_record(cfg, overrides)
-    write_json(folder.splits, splits)
-    folder.metrics.unlink(missing_ok=True)
-    _log_to(folder.log)
+    _claim(folder, cfg, overrides, data, shown, continued=bool(start.step))
     _announce(model, data, shown, start.step)
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.score), Throughput()
     own = [throughput, RandomState(), best, LastCheckpoint(folder.last, cfg.checkpoint.every_n_steps)]
@@ -191,12 +182,36 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
     chosen = "before any validation" if best.score is None else f"{monitor} {best.score:.4f}"
     log.info(table(f"\ntest of best.ckpt ({chosen})", test))
     log.info("\n%.0f images per second in training", throughput.images_per_second)
+    _point_to(shown, generated)
+    return best.score
+
+
+def _claim(
+    folder: RunFolder, cfg: DictConfig, overrides: list[str], data: ImageDataModule, shown: Path, continued: bool
+) -> None:
+    """Records what the run is and what its splits are made of; from here on its folder changes.
+
+    Raises:
+        UserError: If the data are not those that a continued run began with.
+    """
+    splits = {"hash": data.split_hash(), "seed": cfg.seed, **data.manifest()}
+    if continued and (differing := folder.other_data(splits)):
+        raise UserError(
+            f"{shown}: its data have changed since it began ({differing}); put them back, or choose another name"
+        )
+    folder.write_record(cfg, overrides)
+    write_json(folder.splits, splits)
+    folder.metrics.unlink(missing_ok=True)
+    _log_to(folder.log)
+
+
+def _point_to(shown: Path, generated: bool) -> None:
+    """Says where to look, and what to do next."""
     log.info("pictures     %s", shown / "reconstructions.png")
     if generated:
         log.info("             %s", shown / "generation.png")
     log.info("curves       tensorboard --logdir %s", shown)
     log.info("test again   python evaluate.py run=%s", quoted(shown))
-    return best.score
 
 
 def _train(
