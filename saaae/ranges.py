@@ -6,7 +6,7 @@ without importing torch, so this module must stay free of heavy imports too.
 
 import math
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf, Predicate
 
@@ -32,3 +32,23 @@ Correlation = Annotated[float, Ge(0), Lt(1)]
 ExistingFolder = Annotated[str, Predicate(os.path.isdir)]
 Span = NonNegativeInt | Fraction
 """A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""
+Looks = PositiveFloat | Annotated[list[PositiveFloat], Len(1)]
+"""Number of looks of speckle, or several of which each image draws one."""
+
+
+def looks_of(looks: float | list[float]) -> list[float]:
+    """The numbers of looks that an image may draw."""
+    return looks if isinstance(looks, list) else [looks]
+
+
+def fault_of_looks(owner: str, looks: float | list[float], correlation: float) -> str | None:
+    """Why speckle correlated so cannot have these looks; None if it can."""
+    if correlation == 0 or all(choice % 0.5 == 0 for choice in looks_of(looks)):
+        return None
+    return f"{owner}.looks={looks}: correlated speckle ({owner}.correlation={correlation}) needs multiples of 0.5"
+
+
+Scale = PositiveFloat | Literal["learned", "optimal", "per_image"]
+"""Scale of a density over pixels: given, one parameter, or the best of each batch or image."""
+Activation = Literal["sigmoid", "tanh", "relu", "none", "log_intensity"]
+"""Output activation of a decoder."""

@@ -26,6 +26,7 @@ class Batch(NamedTuple):
         mask: Defective pixels (B, 1, H, W), uint8: 1 defect, 0 sound, 255 unknown; where the data set has masks.
         fabric: Code of the fabric that each image shows (B,), int64.
         defect: Code of the defect on the strip that each tile was cut from (B,), int64; 0 for a sound strip.
+        seen: What a model's encoder and decoder both use of the input, computed once; empty until the model fills it.
     """
 
     input: Tensor
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
     mask: Tensor | None = None
     fabric: Tensor | None = None
     defect: Tensor | None = None
+    seen: tuple[Tensor, ...] = ()
 
 
 class Loss(NamedTuple):

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from saaae.data.speckle_law import check_looks, speckle_amplitude
 from saaae.noise import Noise
-from saaae.ranges import Correlation, Fraction, NonNegativeFloat, Percent, PositiveFloat, PositiveInt
+from saaae.ranges import Correlation, Fraction, Looks, NonNegativeFloat, Percent, PositiveFloat, PositiveInt
 
 
 def per_image(x: Tensor) -> Tensor:
@@ -140,11 +140,11 @@ class Speckle(Corruption):
     """Multiplicative speckle on amplitude images.
 
     Args:
-        looks: Number of looks; a multiple of 0.5 where the speckle is correlated.
+        looks: Number of looks, a multiple of 0.5 where the speckle is correlated; of a list each image draws one.
         correlation: Correlation of neighbouring pixels' intensities; 0 is white.
     """
 
-    def __init__(self, *, looks: PositiveFloat, correlation: Correlation) -> None:
+    def __init__(self, *, looks: Looks, correlation: Correlation) -> None:
         super().__init__()
         check_looks("corruption", looks, correlation)
         self.looks, self.correlation = looks, correlation

@@ -2,13 +2,17 @@
 
 from typing import Literal, Unpack
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from saaae.data.datamodule import ImageDataModule, Images, Manifest, RawBatch, Serving, tensor_digest, to_unit_range
 from saaae.data.scenes import generate_scenes
 from saaae.data.speckle_law import check_looks, speckle_amplitude
+from saaae.data.tiles import cut_tiles
+from saaae.errors import UserError
 from saaae.noise import Noise
-from saaae.ranges import Correlation, ImageSize, PositiveFloat, PositiveInt
+from saaae.ranges import Correlation, ImageSize, Looks, PositiveInt
 from saaae.types import Batch, Split
 
 
@@ -22,10 +26,11 @@ class SpeckleData(ImageDataModule):
         num_val: Validation scenes.
         num_test: Test scenes.
         looks: Number of looks L; speckle has a coefficient of variation of 1/sqrt(L) in intensity. Any fraction for
-            white speckle, a multiple of 0.5 for a correlated one.
+            white speckle, a multiple of 0.5 for a correlated one. Of a list each image draws one.
         correlation: Correlation of neighbouring pixels' intensities; 0 is white.
         target: `noisy`: an autoencoder of the speckled image. `clean`: a despeckler.
-        image_size: Side in pixels.
+        scene_size: Side of the generated scenes, which are cut into tiles; None is `image_size`, a tile a scene.
+        image_size: Side of a tile in pixels.
         channels: 1.
         **serving: How the images are served.
     """
@@ -36,9 +41,10 @@ class SpeckleData(ImageDataModule):
         num_train: PositiveInt,
         num_val: PositiveInt,
         num_test: PositiveInt,
-        looks: PositiveFloat,
+        looks: Looks,
         correlation: Correlation,
         target: Literal["noisy", "clean"],
+        scene_size: ImageSize | None,
         image_size: ImageSize,
         channels: Literal[1],
         **serving: Unpack[Serving],
@@ -47,13 +53,21 @@ class SpeckleData(ImageDataModule):
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         check_looks("data", looks, correlation)
         self.looks, self.correlation, self.target = looks, correlation, target
+        self.scene_size = scene_size or image_size
+        if self.scene_size % image_size:
+            raise UserError(f"data.scene_size={scene_size}: expected a multiple of data.image_size={image_size}")
 
     def load(self) -> dict[Split, Images]:
-        """Generates the scenes of all splits."""
+        """Generates the scenes of all splits and cuts them."""
         return {
-            split: Images(torch.from_numpy(generate_scenes(count, self.image_size, (self.seed, number))))
+            split: Images(self._tiles(generate_scenes(count, self.scene_size, (self.seed, number))))
             for number, (split, count) in enumerate(self.counts.items())
         }
+
+    def _tiles(self, scenes: NDArray[np.uint8]) -> torch.Tensor:
+        if self.scene_size == self.image_size:
+            return torch.from_numpy(scenes)
+        return torch.cat([cut_tiles(scene, self.image_size)[0] for scene in torch.from_numpy(scenes)])
 
     def describe(self) -> Manifest:
         """Generated scenes; their digest tells a change of the generator."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from saaae.errors import UserError
 from saaae.noise import Noise
+from saaae.ranges import Looks, fault_of_looks, looks_of
 
 
 def gamma_speckle(like: Tensor, looks: float, noise: Noise) -> Tensor:
@@ -71,27 +72,36 @@ def _power(size: int, correlation: float, device: torch.device) -> Tensor:
     return (power / power.mean()).float()  # a long correlation on a small field has lost some to the clamp
 
 
-def check_looks(owner: str, looks: float, correlation: float) -> None:
+def check_looks(owner: str, looks: Looks, correlation: float) -> None:
     """Refuses looks that correlated speckle cannot have.
 
     Raises:
         UserError: Naming `owner`.looks.
     """
-    if correlation > 0 and looks % 0.5:
-        raise UserError(
-            f"{owner}.looks={looks}: correlated speckle ({owner}.correlation={correlation}) needs a multiple of 0.5"
-        )
+    if fault := fault_of_looks(owner, looks, correlation):
+        raise UserError(fault)
 
 
-def speckle_amplitude(amplitude: Tensor, looks: float, correlation: float, noise: Noise) -> Tensor:
+def speckle_amplitude(amplitude: Tensor, looks: Looks, correlation: float, noise: Noise) -> Tensor:
     """Amplitude images under speckle: the root of intensity (amplitude squared) times S; not clipped.
 
     Args:
         amplitude: Clean images (B, C, H, W).
-        looks: Number of looks, a multiple of 0.5 where the speckle is correlated.
+        looks: Number of looks, a multiple of 0.5 where the speckle is correlated; of several each image draws one.
         correlation: Correlation of neighbouring intensities; 0 is white.
         noise: Source of random numbers.
     """
+    choices = looks_of(looks)
+    if len(choices) == 1:
+        return amplitude * torch.sqrt(_speckle(amplitude, choices[0], correlation, noise))
+    chosen = torch.ceil(noise.uniform(amplitude[:, :1, :1, :1]) * len(choices)) - 1
+    speckle = torch.zeros_like(amplitude, dtype=torch.float32)
+    for number, choice in enumerate(choices):
+        speckle = torch.where(chosen == number, _speckle(amplitude, choice, correlation, noise), speckle)
+    return amplitude * torch.sqrt(speckle)
+
+
+def _speckle(like: Tensor, looks: float, correlation: float, noise: Noise) -> Tensor:
     if correlation == 0:
-        return amplitude * torch.sqrt(gamma_speckle(amplitude, looks, noise))
-    return amplitude * torch.sqrt(correlated_speckle(amplitude, looks, correlation, noise))
+        return gamma_speckle(like, looks, noise)
+    return correlated_speckle(like, looks, correlation, noise)

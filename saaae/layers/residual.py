@@ -1,5 +1,6 @@
 """Residual refinement at constant shape."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +26,27 @@ class ResidualBlock(nn.Module):
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) to features of the same shape."""
+        return x + self.body(x)
+
+
+class PlainResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))), without normalisation, which would hide the level of an image from a restorer.
+
+    The second convolution starts at 0.3 of its usual size, so that a deep stack of blocks starts close to the identity.
+
+    Args:
+        channels: Channels in and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        last = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            last.weight *= 0.3
+        self.body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, C, H, W) to features of the same shape."""

@@ -137,6 +137,10 @@ class ImageAutoencoder(L.LightningModule):
 
     # The chain
 
+    def observe(self, batch: Batch) -> Batch:
+        """The batch with what encoder and decoder both use of its input; by default there is nothing."""
+        return batch
+
     def encode(self, batch: Batch) -> Posterior:
         """Posterior of the inputs of a batch."""
         return self.posterior(self.encoder(batch.input), batch.noise)
@@ -151,6 +155,7 @@ class ImageAutoencoder(L.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Reconstructions (B, C, H, W) in [0, 1] from z = mode."""
+        batch = self.observe(batch)
         return self.decode(self.encode(batch).mode, batch)
 
     def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -171,6 +176,7 @@ class ImageAutoencoder(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch; logged at the logger's interval only, so that no step waits for a number."""
+        batch = self.observe(batch)
         posterior = self.encode(batch)
         nll = self.likelihood.nll(self.raw(posterior.rsample(batch.noise), batch), batch.target)
         loss = beta_elbo_loss(nll, posterior, self.beta, self.global_step)
@@ -248,6 +254,7 @@ class ImageAutoencoder(L.LightningModule):
         self._log_quality("test")
 
     def _evaluate(self, batch: Batch, split: str) -> None:
+        batch = self.observe(batch)
         posterior = self.encode(batch)
         raw = self.raw(posterior.mode, batch)
         x_hat = self.likelihood.mean(raw)

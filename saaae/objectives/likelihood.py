@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
 
-from saaae.ranges import NonNegativeFloat, PositiveFloat
+from saaae.ranges import Activation, NonNegativeFloat, PositiveFloat, Scale
 
 ACTIVATIONS = {
     "sigmoid": torch.sigmoid,
     "tanh": lambda raw: 0.5 * (torch.tanh(raw) + 1.0),
     "relu": torch.relu,
     "none": lambda raw: raw,
+    "log_intensity": lambda raw: torch.exp(0.5 * raw.clamp(-30.0, 3.0)),
 }
 """From the decoder's values to pixels, on the scale where images are [0, 1]: tanh's [-1, 1] is brought there."""
 
@@ -22,14 +23,14 @@ class Likelihood(nn.Module):
     """Base.
 
     Args:
-        activation: Output activation: `sigmoid` and `tanh` keep to [0, 1]; `relu` and `none` may leave it, and the mean
-            image is clipped.
+        activation: Output activation: `sigmoid` and `tanh` keep to [0, 1]; `relu`, `none` and `log_intensity` (the
+            root of the exponential of what the decoder gives) may leave it, and the mean image is clipped.
     """
 
     discrete: bool
     """Whether nll counts whole pixel values; a density's bits per dimension are those of 8-bit pixels."""
 
-    def __init__(self, *, activation: Literal["sigmoid", "tanh", "relu", "none"]) -> None:
+    def __init__(self, *, activation: Activation) -> None:
         super().__init__()
         self.activate = ACTIVATIONS[activation]
 
@@ -72,7 +73,9 @@ class ScaledLikelihood(Likelihood):
     Args:
         scale: A number, `learned` (one trained parameter that starts at the optimum of the first batch), or `optimal`:
             the maximum-likelihood scale of the batch in closed form (Rybkin et al. 2021, eq. 8). Evaluation uses the
-            running average of the training batches, so that no metric depends on the batch.
+            running average of the training batches, so that no metric depends on the batch. `per_image`: the same of
+            each image, in evaluation too: half the pixels times the log of its error, so the loss follows the mean
+            PSNR. The image itself chooses the scale, so this is no likelihood.
         activation: Output activation.
         momentum: Weight of the newest batch in that running average.
     """
@@ -84,12 +87,13 @@ class ScaledLikelihood(Likelihood):
     def __init__(
         self,
         *,
-        scale: PositiveFloat | Literal["learned", "optimal"],
-        activation: Literal["sigmoid", "tanh", "relu", "none"],
+        scale: Scale,
+        activation: Activation,
         momentum: float = 0.01,
     ) -> None:
         super().__init__(activation=activation)
-        self.optimal, self.learned, self.momentum = scale == "optimal", scale == "learned", momentum
+        self.scale, self.momentum = scale, momentum
+        self.waits_for_data = scale == "learned"
         log_scale = torch.tensor(0.0 if isinstance(scale, str) else math.log(scale))
         if scale == "learned":
             self.log_scale = nn.Parameter(log_scale)
@@ -101,31 +105,37 @@ class ScaledLikelihood(Likelihood):
         """How the density measures differences, elementwise."""
         raise NotImplementedError
 
-    def best_log_scale(self, distance: Tensor) -> Tensor:
-        """Log of the scale under which distances are most likely, a scalar."""
+    def best_log_scale(self, mean_distance: Tensor) -> Tensor:
+        """Log of the scale under which distances of such means, of any shape, are most likely."""
         raise NotImplementedError
 
     def log_density(self, distance: Tensor, log_scale: Tensor) -> Tensor:
-        """Log density (B,) of distances (B, N), their sum over N."""
+        """Log density (B,) of distances (B, N), their sum over N, under one scale or (B,)."""
         raise NotImplementedError
 
     def nll(self, raw: Tensor, target: Tensor) -> Tensor:
         """Minus the log density (B,) in nats per image; negative once the scale is small."""
         distance = self.distance(self.output(raw) - target).flatten(1)
-        if self.learned and self.training:
+        return -self.log_density(distance, self._log_scale_of(distance))
+
+    def _log_scale_of(self, distance: Tensor) -> Tensor:
+        if self.scale == "per_image":
+            return self.best_log_scale(distance.mean(1))
+        if self.training and self.waits_for_data:
             self._start_from_data(distance)
-        log_scale = self._batch_log_scale(distance) if self.optimal and self.training else self.log_scale.float()
-        return -self.log_density(distance, log_scale)
+        if self.training and self.scale == "optimal":
+            return self._batch_log_scale(distance)
+        return self.log_scale.float()
 
     def _start_from_data(self, distance: Tensor) -> None:
-        self.learned = False  # once a process: asking the device every step would stall it
+        self.waits_for_data = False  # once a process: asking the device every step would stall it
         if self.num_batches == 0:
             self.num_batches += 1
             with torch.no_grad():
-                self.log_scale.copy_(self.best_log_scale(distance))
+                self.log_scale.copy_(self.best_log_scale(distance.mean()))
 
     def _batch_log_scale(self, distance: Tensor) -> Tensor:
-        log_scale = self.best_log_scale(distance)
+        log_scale = self.best_log_scale(distance.mean())
         with torch.no_grad():
             self.num_batches += 1
             weight = (1.0 / self.num_batches).clamp(min=self.momentum)  # a plain average at first
@@ -144,8 +154,8 @@ class Gaussian(ScaledLikelihood):
     def __init__(
         self,
         *,
-        sigma: PositiveFloat | Literal["learned", "optimal"],
-        activation: Literal["sigmoid", "tanh", "relu", "none"],
+        sigma: Scale,
+        activation: Activation,
     ) -> None:
         super().__init__(scale=sigma, activation=activation)
 
@@ -153,9 +163,9 @@ class Gaussian(ScaledLikelihood):
         """Squared."""
         return difference**2
 
-    def best_log_scale(self, distance: Tensor) -> Tensor:
+    def best_log_scale(self, mean_distance: Tensor) -> Tensor:
         """The root of the mean squared error."""
-        return 0.5 * torch.log(distance.mean() + 1e-6)
+        return 0.5 * torch.log(mean_distance + 1e-6)
 
     def log_density(self, distance: Tensor, log_scale: Tensor) -> Tensor:
         """Normal log density."""
@@ -167,15 +177,15 @@ class Laplace(ScaledLikelihood):
     """Laplace density per pixel: absolute errors, less moved by outliers than squared ones.
 
     Args:
-        scale: A number, `learned` or `optimal` (the mean absolute error).
+        scale: A number, `learned`, `optimal` (the mean absolute error) or `per_image`.
         activation: Output activation.
     """
 
     def __init__(
         self,
         *,
-        scale: PositiveFloat | Literal["learned", "optimal"],
-        activation: Literal["sigmoid", "tanh", "relu", "none"],
+        scale: Scale,
+        activation: Activation,
     ) -> None:
         super().__init__(scale=scale, activation=activation)
 
@@ -183,9 +193,9 @@ class Laplace(ScaledLikelihood):
         """Absolute."""
         return difference.abs()
 
-    def best_log_scale(self, distance: Tensor) -> Tensor:
+    def best_log_scale(self, mean_distance: Tensor) -> Tensor:
         """The mean absolute error."""
-        return torch.log(distance.mean() + 1e-3)
+        return torch.log(mean_distance + 1e-3)
 
     def log_density(self, distance: Tensor, log_scale: Tensor) -> Tensor:
         """Laplace log density."""
@@ -208,8 +218,8 @@ class SpectralGaussian(Gaussian):
     def __init__(
         self,
         *,
-        sigma: PositiveFloat | Literal["learned", "optimal"],
-        activation: Literal["sigmoid", "tanh", "relu", "none"],
+        sigma: Scale,
+        activation: Activation,
         weight: NonNegativeFloat,
         logarithm: bool,
     ) -> None:
@@ -235,18 +245,20 @@ class SpeckleLikelihood(Likelihood):
 
     Args:
         looks: Number of looks L of the images.
-        activation: `sigmoid`.
+        activation: `sigmoid` or `log_intensity`.
         floor: Smallest amplitude of the mean image, and what darker observed ones count as: black has no logarithm.
     """
 
     discrete = False
 
-    def __init__(self, *, looks: PositiveFloat, activation: Literal["sigmoid"], floor: float = 1 / 255) -> None:
+    def __init__(
+        self, *, looks: PositiveFloat, activation: Literal["sigmoid", "log_intensity"], floor: float = 1 / 255
+    ) -> None:
         super().__init__(activation=activation)
         self.looks, self.floor = looks, floor
 
     def output(self, raw: Tensor) -> Tensor:
-        """Clean amplitude from the floor to 1."""
+        """Clean amplitude, at least the floor."""
         return self.floor + (1.0 - self.floor) * super().output(raw)
 
     def nll(self, raw: Tensor, target: Tensor) -> Tensor:
@@ -271,8 +283,8 @@ class SSIMGaussian(Gaussian):
     def __init__(
         self,
         *,
-        sigma: PositiveFloat | Literal["learned", "optimal"],
-        activation: Literal["sigmoid", "tanh", "relu", "none"],
+        sigma: Scale,
+        activation: Activation,
         weight: NonNegativeFloat,
     ) -> None:
         super().__init__(sigma=sigma, activation=activation)

@@ -61,6 +61,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("last", lambda values: values[-1] if values else None, replace=True)
     OmegaConf.register_new_resolver(
         "if_small", lambda size, small, large: small if isinstance(size, int) and size <= 32 else large, replace=True
     )

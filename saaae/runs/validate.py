@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from saaae.errors import UserError, nearest
+from saaae.ranges import fault_of_looks
 from saaae.runs.schema import NODES, OWNERS, Train
 from saaae.runs.signature import Parameter, Signature, choices, mismatch, signature
 
@@ -81,11 +82,9 @@ def combinations(cfg: DictConfig) -> list[str]:
             found.append("posterior.kl=budget: has nothing to redistribute where posterior.map=uniform")
     for name in ("data", "corruption"):
         node = cfg.get(name)
-        if node is not None and node.get("correlation", 0) > 0 and node.looks % 0.5:
-            found.append(
-                f"{name}.looks={node.looks}: correlated speckle ({name}.correlation={node.correlation}) "
-                "needs a multiple of 0.5"
-            )
+        if node is not None and "correlation" in node:
+            looks = OmegaConf.to_container(node).get("looks")  # type: ignore[union-attr]
+            found += filter(None, [fault_of_looks(name, looks, node.correlation)])  # type: ignore[arg-type]
         if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
             found.append("data.target=clean: needs the cleaner images of data.reference_root")
     found += _parts_that_clash(cfg)
@@ -114,13 +113,19 @@ def _parts_that_clash(cfg: DictConfig) -> list[str]:
     activation = likelihood.get("activation")
     if model.get("skip") is not None and activation != "sigmoid":
         found.append(f"likelihood.activation={activation}: a skip path adds logits; expected sigmoid")
-    kind = str(posterior.get("_target_")).rsplit(".", 1)[-1]
-    if "floor" in beta and kind not in ("DiagonalPosterior", "AnchoredPosterior"):
+    if _kind(model) == "Despeckler" and activation != "log_intensity":
+        found.append(f"likelihood.activation={activation}: a despeckler gives logs; expected log_intensity")
+    if "floor" in beta and _kind(posterior) not in ("DiagonalPosterior", "AnchoredPosterior"):
         found.append(
             "beta=free_bits: needs a posterior whose KL is a sum over dimensions; "
             "expected posterior=diagonal or anchored"
         )
     return found
+
+
+def _kind(node: Mapping[str, Any]) -> str:
+    """Name of the class that a node makes."""
+    return str(node.get("_target_")).rsplit(".", 1)[-1]
 
 
 def _hints(schema: type) -> Signature:

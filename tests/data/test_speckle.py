@@ -65,8 +65,31 @@ def test_a_long_correlation_on_a_small_field_keeps_the_mean(correlation):
 
 
 def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
-    with pytest.raises(UserError, match=r"data.looks=2.3.*needs a multiple of 0.5"):
+    with pytest.raises(UserError, match=r"data.looks=2.3.*needs multiples of 0.5"):
         make(looks=2.3, correlation=0.3)
+    with pytest.raises(UserError, match=r"data.looks=\[1, 2.3\].*needs multiples of 0.5"):
+        make(looks=[1, 2.3], correlation=0.3)
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+@pytest.mark.parametrize("correlation", [0.0, 0.33])
+def test_of_several_looks_each_image_draws_one(source, correlation):
+    torch.manual_seed(0)
+    s = speckle_amplitude(ONES, [1, 4, 16], correlation, SOURCES[source]).double() ** 2
+    looks = 1 / s.flatten(1).var(1)
+    nearest = (looks[:, None].log2() - torch.tensor([0.0, 2.0, 4.0])).abs()
+    assert nearest.min(1).values.max() < 0.5
+    assert (nearest.argmin(1).bincount(minlength=3) > 8).all()  # of 64, 21 each expected
+
+
+def test_scenes_are_cut_into_tiles_of_their_own_split():
+    whole, cut = make(image_size=64), make(image_size=32, scene_size=64)
+    assert cut.num_images("train") == 4 * whole.num_images("train")
+    scene = whole.batch("train", torch.tensor([1])).clean
+    tiles = cut.batch("train", torch.arange(4, 8)).clean
+    assert torch.equal(torch.cat([torch.cat([*tiles[:2]], 2), torch.cat([*tiles[2:]], 2)], 1), scene[0])
+    with pytest.raises(UserError, match="data.scene_size=48: expected a multiple of data.image_size=32"):
+        make(scene_size=48)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
@@ -86,7 +109,7 @@ def test_a_scene_depends_on_its_seed_and_index_alone():
     assert (many[:6] != many[6:]).any()
 
 
-def make(target="noisy", looks=1, correlation=0.0):
+def make(target="noisy", looks=1, correlation=0.0, image_size=32, scene_size=None):
     data = SpeckleData(
         num_train=8,
         num_val=6,
@@ -94,7 +117,8 @@ def make(target="noisy", looks=1, correlation=0.0):
         looks=looks,
         correlation=correlation,
         target=target,
-        image_size=32,
+        scene_size=scene_size,
+        image_size=image_size,
         channels=1,
         **SERVING,
     )

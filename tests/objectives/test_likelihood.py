@@ -60,6 +60,19 @@ def test_optimal_sigma_in_evaluation_does_not_depend_on_the_batch():
     assert abs(float(likelihood.log_scale.exp()) - float(((torch.sigmoid(RAW) - TARGET) ** 2).mean().sqrt())) < 1e-3
 
 
+def test_the_sigma_of_each_image_makes_the_nll_follow_the_mean_psnr():
+    likelihood = Gaussian(sigma="per_image", activation="none").eval()
+    squared = ((RAW - TARGET) ** 2).flatten(1).mean(1)
+    nll = likelihood.nll(RAW, TARGET)
+    assert torch.equal(likelihood.nll(RAW[1:2], TARGET[1:2]), nll[1:2])
+    psnr = -10 * torch.log10(squared)
+    nats_per_db = RAW[0].numel() / 2 * math.log(10) / 10
+    torch.testing.assert_close(nll - nll[0], nats_per_db * (psnr[0] - psnr), rtol=1e-4, atol=1e-3)
+    best = [Gaussian(sigma=float(s.sqrt()), activation="none").nll(RAW[i : i + 1], TARGET[i : i + 1])
+            for i, s in enumerate(squared)]  # fmt: skip
+    torch.testing.assert_close(nll, torch.cat(best), rtol=1e-4, atol=1e-3)
+
+
 def test_learned_sigma_starts_at_the_first_error_and_is_trained():
     likelihood = Gaussian(sigma="learned", activation="sigmoid")
     likelihood.nll(RAW, TARGET)
@@ -84,6 +97,9 @@ ALL = [
     SpectralGaussian(sigma=0.5, activation="none", weight=1.0, logarithm=False),
     SpectralGaussian(sigma=0.5, activation="sigmoid", weight=1.0, logarithm=True),
     SpeckleLikelihood(looks=1, activation="sigmoid"),
+    SpeckleLikelihood(looks=4, activation="log_intensity"),
+    Gaussian(sigma="per_image", activation="log_intensity"),
+    Laplace(scale="per_image", activation="none"),
     SSIMGaussian(sigma=0.5, activation="sigmoid", weight=1.0),
 ]
 
@@ -106,7 +122,11 @@ def test_every_likelihood_gives_the_decoder_a_finite_gradient_also_in_half_preci
 @pytest.mark.parametrize("likelihood", ALL, ids=lambda x: type(x).__name__)
 def test_the_target_itself_is_more_likely_than_another_image(likelihood):
     target = 0.2 + 0.6 * torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    inverse = {"sigmoid": torch.logit, "tanh": lambda x: torch.atanh(2 * x - 1)}
+    inverse = {
+        "sigmoid": torch.logit,
+        "tanh": lambda x: torch.atanh(2 * x - 1),
+        "log_intensity": lambda x: 2 * torch.log(x),
+    }
     raw = next((f for name, f in inverse.items() if likelihood.activate is ACTIVATIONS[name]), lambda x: x)(target)
     assert (likelihood.nll(raw, target) < likelihood.nll(raw.roll(1, 0), target)).all()
 

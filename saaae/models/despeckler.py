@@ -1,0 +1,31 @@
+"""The despeckler: a residual U-Net in the logarithm of intensity, with a code at its coarsest level."""
+
+from torch import Tensor
+
+from saaae.models.base import ImageAutoencoder
+from saaae.types import Batch, Posterior
+
+
+class Despeckler(ImageAutoencoder):
+    """Removes speckle from amplitude images, blind to the number of looks (Zhang et al. 2018 for the residual in logs).
+
+    The decoder also sees what each finer level of the encoder saw, so a stochastic code is not needed and collapses:
+    the default is deterministic.
+    """
+
+    generates = False
+
+    def observe(self, batch: Batch) -> Batch:
+        """The batch with the encoder's levels, which encoder and decoder share."""
+        return batch._replace(seen=self.encoder(batch.input))
+
+    def encode(self, batch: Batch) -> Posterior:
+        """Posterior of the inputs of a batch, from the coarsest level."""
+        return self.posterior(self._seen(batch)[-1], batch.noise)
+
+    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+        """Logarithms of intensity (B, C, H, W) of codes for the images of a batch."""
+        return self.decoder(z, self._seen(batch))
+
+    def _seen(self, batch: Batch) -> tuple[Tensor, ...]:
+        return batch.seen or self.encoder(batch.input)
