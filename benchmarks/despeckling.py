@@ -95,8 +95,9 @@ def open_run(path):
     """The best model of a run, for whole scenes of 256 pixels, and its data."""
     from saaae.runs.checkpoints import load_weights
     from saaae.runs.fit import build
-    from saaae.runs.folder import RunFolder
+    from saaae.runs.folder import RunFolder, register_resolvers
 
+    register_resolvers()
     folder = RunFolder(path)
     cfg = folder.config()
     cfg.data.image_size, cfg.data.scene_size = 256, None

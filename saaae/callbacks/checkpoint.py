@@ -3,6 +3,7 @@
 import math
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from saaae.callbacks.interruption import Interruption
+from saaae.errors import RunFailedError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -23,10 +28,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes `checkpoint` to the local file `path`.
 
         Raises:
-            OSError: If the folder cannot be written.
+            RunFailedError: If it cannot be written.
         """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._write(checkpoint, target)
+        except (OSError, RuntimeError) as error:  # torch says RuntimeError where its zip archive cannot grow
+            reason = error.strerror if isinstance(error, OSError) else "the disk is full, or the file may not grow"
+            kept = "; the checkpoint before it is intact" if target.is_file() else ""
+            raise RunFailedError(f"{target}: not written ({reason}){kept}") from error
+
+    @staticmethod
+    def _write(checkpoint: dict[str, Any], target: Path) -> None:
         handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -38,11 +52,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def keep_as(path: Path, older: Path) -> None:
+    """Keeps the file at `path` under the name `older` as well, so that there is no moment without an intact one."""
+    if not path.is_file():
+        return
+    partial = older.with_name(f".{older.name}.part")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:  # no hard links on this filesystem
+        os.replace(path, older)
+        return
+    os.replace(partial, older)
+    partial.unlink(missing_ok=True)  # renaming one name of a file to another of the same file leaves both
 
 
 class BestCheckpoint(Checkpoint):
@@ -72,38 +106,74 @@ class BestCheckpoint(Checkpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps one checkpoint of everything, from which a run resumes exactly.
+    """Keeps one checkpoint of everything, from which a run resumes exactly, and the one before it.
 
-    It is written after each epoch, after every so many optimizer steps inside one, and where `max_steps` or `max_time`
-    ends an epoch early: Lightning's own would mark that epoch as finished, and a resumed run would skip the rest of it.
+    It is written after each epoch, after every so many optimizer steps or minutes inside one, and where a signal,
+    `max_steps` or `max_time` ends an epoch early: Lightning's own would mark that epoch as finished, and a resumed run
+    would skip the rest of it.
 
     Args:
         path: The file.
+        previous: The one before it.
         every_n_steps: Optimizer steps between checkpoints inside an epoch; None for none.
+        every_n_minutes: Minutes between checkpoints inside an epoch; None for none.
+        interruption: Tells whether a signal wants the run to stop.
     """
 
-    def __init__(self, path: Path, every_n_steps: int | None) -> None:
-        self.path, self.every_n_steps = path, every_n_steps
-        self._step = 0
+    def __init__(
+        self,
+        path: Path,
+        previous: Path,
+        every_n_steps: int | None,
+        every_n_minutes: float | None,
+        interruption: Interruption,
+    ) -> None:
+        self.path, self.previous, self.interruption = path, previous, interruption
+        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self._step, self._saved = 0, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where the run begins."""
-        self._step = trainer.global_step
+        """Where the run begins; Lightning has put its own signal handlers in place by now."""
+        self._step, self._saved = trainer.global_step, time.monotonic()
+        self.interruption.install()
+        self.interruption.in_training = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves inside an epoch, never between the batches of one accumulated step."""
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        due = self.every_n_steps is not None and self._step % self.every_n_steps == 0
-        ends = self._step == trainer.max_steps or trainer.should_stop
-        if stepped and (due or ends) and not self._epoch_is_complete(trainer):
-            trainer.save_checkpoint(self.path)
+        if not stepped or self._epoch_is_complete(trainer):
+            return
+        ends = self._step == trainer.max_steps or trainer.should_stop or self.interruption.signum is not None
+        if ends or self._is_due():
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves a finished epoch, after its validation."""
         if self._epoch_is_complete(trainer):
-            trainer.save_checkpoint(self.path)
+            self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a signal ends the run at once: everything is saved."""
+        self.interruption.in_training = False
+
+    def _is_due(self) -> bool:
+        minutes = (time.monotonic() - self._saved) / 60
+        return (self.every_n_steps is not None and self._step % self.every_n_steps == 0) or (
+            self.every_n_minutes is not None and minutes >= self.every_n_minutes
+        )
+
+    def _save(self, trainer: L.Trainer) -> None:
+        """What was logged up to here must be on disk first: a resumed run logs only what comes after."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+        if trainer.is_global_zero:
+            keep_as(self.path, self.previous)
+        trainer.save_checkpoint(self.path)
+        self._saved = time.monotonic()
+        self.interruption.leave()
 
     @staticmethod
     def _epoch_is_complete(trainer: L.Trainer) -> bool:

@@ -35,7 +35,7 @@ class LatentHealth(Callback):
         known = bool(statistics["kl"].isfinite().all() and statistics["kl"].any())  # not of a KL that is no sum
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and known:
-                logger.experiment.add_histogram("val/kl_per_dimension", statistics["kl"], trainer.global_step)
+                logger.experiment.add_histogram("val/kl_per_dimension", statistics["kl"], trainer.global_step - 1)
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         active = statistics["spread"] > ACTIVE
         faults = dict(

@@ -1,6 +1,7 @@
 """Every logged number in one plain file that a resumed run continues."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ class MetricsCSV(Logger):
         rows: list[list[str]] = []
         if self.path.is_file() and resume_step:
             with self.path.open(newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if len(row) == 4 and int(row[0]) < resume_step]
+                complete = [row for row in csv.reader(file) if len(row) == 4 and row[0].isdigit()]
+            rows = [row for row in complete if int(row[0]) < resume_step]
         folder.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
+        partial = self.path.with_name(f".{self.path.name}.part")
+        with partial.open("w", newline="") as file:
             csv.writer(file).writerows([HEADER, *rows])
+        os.replace(partial, self.path)
 
     @property
     def name(self) -> str:

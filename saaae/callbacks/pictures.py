@@ -171,8 +171,8 @@ class ReconstructionPictures(Callback):
         """Whether the epoch, counted from 1, gets a picture."""
         return epoch in self.epochs if self.epochs else (epoch - 1) % self.every == 0
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws what the model is fed, once in the life of a run."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws what the model is fed, once in the life of a run: the step of a resumed one is known here."""
         boards = self._boards(trainer)
         if boards and trainer.global_step == 0:
             data = cast(ImageSource, trainer.datamodule)  # type: ignore[attr-defined]
@@ -185,7 +185,7 @@ class ReconstructionPictures(Callback):
             return
         model, data = cast(ImageModel, pl_module), cast(ImageSource, trainer.datamodule)  # type: ignore[attr-defined]
         figure = figure_of(model, data, "val", self.count, f"epoch {epoch}, validation images, z = mean")
-        self._show(boards, "reconstructions", figure, trainer.global_step)
+        self._show(boards, "reconstructions", figure, trainer.global_step - 1)  # resuming keeps what came before
 
     def _boards(self, trainer: L.Trainer) -> list[TensorBoardLogger]:
         """Where to draw: nowhere but on rank 0."""

@@ -100,6 +100,10 @@ class ImageAutoencoder(L.LightningModule):
     """Whether codes from the prior become images without anything else."""
     num_classes: int | None = None
     """Number of classes of a conditional model."""
+    run_record: Mapping[str, Any] = {}
+    """What a run is made of, plain containers: a checkpoint tells it too."""
+    gradient_norm: Tensor
+    """Norm of the whole gradient of the last step, before clipping; 0 where a gradient scaler looks at it."""
     latent_shape: tuple[int, ...]
     encoder: nn.Module
     decoder: nn.Module
@@ -121,6 +125,7 @@ class ImageAutoencoder(L.LightningModule):
         self.likelihood, self.beta, self.optimization = parts["likelihood"], parts["beta"], parts["optimizer"]
         self.num_dimensions = math.prod(image_shape)
         self.total_steps: int | None = None
+        self.gradient_norm = torch.zeros(())
         self.quality = ReconstructionQuality()
         self.quality_clean = ReconstructionQuality()
         self.latent_statistics = LatentStatistics(math.prod(self.latent_shape))
@@ -174,24 +179,19 @@ class ImageAutoencoder(L.LightningModule):
 
     # Training
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch; logged at the logger's interval only, so that no step waits for a number."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The loss of one batch and its terms; at the logger's interval also what is worth a curve beside them."""
         batch = self.observe(batch)
         posterior = self.encode(batch)
         nll = self.likelihood.nll(self.raw(posterior.rsample(batch.noise), batch), batch.target)
         loss = beta_elbo_loss(nll, posterior, self.beta, self.global_step)
+        self._loss = loss.loss.detach()
+        numbers = {"loss": loss.loss, "nll": loss.nll.detach(), "kl": loss.kl.detach()}
         if (self.global_step + 1) % self.log_every_n_steps == 0:
-            self.log_dict(
-                {
-                    "train/loss": loss.loss.detach(),
-                    "train/nll": loss.nll.detach(),
-                    "train/kl": loss.kl.detach(),
-                    "train/beta": loss.beta,
-                    "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
-                    **{f"train/{k}": v.detach().mean() for k, v in posterior.diagnostics().items()},
-                }
-            )
-        return loss.loss
+            numbers["beta"] = torch.as_tensor(loss.beta)
+            numbers["lr"] = torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+            numbers |= {name: value.detach().mean() for name, value in posterior.diagnostics().items()}
+        return numbers
 
     def configure_optimizers(self) -> Any:
         """Binds the schedules to absolute steps, once in the life of a run."""
@@ -211,15 +211,21 @@ class ImageAutoencoder(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clips the norm of the whole gradient; Lightning's own refuses fused optimizers under mixed precision."""
-        if self.optimization.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), self.optimization.gradient_clip)
+        """Clips the norm of the whole gradient; Lightning's own refuses fused optimizers under mixed precision.
+
+        A fused optimizer leaves a step out on the device when `found_inf` is 1: a loss or gradient that is not finite
+        reaches no weight. Under 16-bit precision the gradient scaler sees to that.
+        """
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.optimization.gradient_clip or math.inf)
+        if optimizer.defaults.get("fused"):
+            self.gradient_norm = norm
+            optimizer.found_inf = 1.0 - (norm + self._loss).isfinite().float()  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the bound steps, the configuration and the newest validation metrics."""
+        """Adds the bound steps, the configuration, what the run is made of, and the newest validation metrics."""
         metrics = self.trainer.callback_metrics.items()
         checkpoint["validation"] = {name: float(value) for name, value in metrics if name.startswith("val/")}
-        checkpoint["config"] = self.run_config
+        checkpoint["config"], checkpoint["run"] = self.run_config, self.run_record
         checkpoint["schedules"] = {"total_steps": self.total_steps, "beta": self.beta.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ class ConditionalVAE(ImageAutoencoder):
         super().__init__(**parts)
         self.labels, self.num_classes, self.label_drop = labels, num_classes, label_drop
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The loss of one batch; some images lose their class, in encoder and decoder alike."""
         if self.label_drop:
             label = self._label_of(batch)

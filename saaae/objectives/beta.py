@@ -197,7 +197,7 @@ class TargetKLBeta(ConstantBeta):
             error = self.target - kl
             total = self._sum.to(kl.device) - self.integral * error
             beta = self.proportional * torch.sigmoid(-error) + total
-            self._beta = beta.clamp(0.0, self.value)
+            self._beta = torch.where(beta.isfinite(), beta.clamp(0.0, self.value), self._beta.to(kl.device))
             self._sum = torch.where(beta == self._beta, total, self._sum.to(kl.device))  # no winding up at the limits
         return self._beta * kl
 

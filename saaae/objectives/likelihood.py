@@ -132,14 +132,15 @@ class ScaledLikelihood(Likelihood):
         if self.num_batches == 0:
             self.num_batches += 1
             with torch.no_grad():
-                self.log_scale.copy_(self.best_log_scale(distance.mean()))
+                self.log_scale.copy_(self.best_log_scale(distance.mean()).nan_to_num())
 
     def _batch_log_scale(self, distance: Tensor) -> Tensor:
         log_scale = self.best_log_scale(distance.mean())
         with torch.no_grad():
             self.num_batches += 1
             weight = (1.0 / self.num_batches).clamp(min=self.momentum)  # a plain average at first
-            self.log_scale.lerp_(log_scale.detach(), weight)
+            newest = torch.where(log_scale.isfinite(), log_scale, self.log_scale)  # a broken batch spoils no average
+            self.log_scale.lerp_(newest, weight)
         return log_scale
 
 

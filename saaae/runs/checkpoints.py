@@ -1,5 +1,6 @@
 """Reading checkpoints: nothing in them is executed, and a wrong file is named."""
 
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from saaae.errors import UserError
 from saaae.models.base import ImageAutoencoder
+from saaae.runs.folder import RunFolder
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -55,28 +57,59 @@ def load_weights(model: ImageAutoencoder, path: Path) -> None:
     model.load_state_dict(state)
 
 
+def check_intact(path: Path) -> None:
+    """Reads a checkpoint to its end: a damaged one may still open.
+
+    Raises:
+        UserError: If the file is damaged or foreign.
+    """
+    read_checkpoint(path)
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise UserError(f"{path}: damaged ({damaged} does not have its checksum)")
+
+
 class Start(NamedTuple):
-    """Where a run begins: from nothing, or from its last checkpoint.
+    """Where a run begins: from nothing, or from its newest intact checkpoint.
 
     Attributes:
         checkpoint: The checkpoint to resume from; None for a new run.
         step: Optimizer step that it holds.
         score: Monitored metric of the best checkpoint so far; None if there is none.
+        damaged: What is wrong with newer files that had to be passed over.
     """
 
     checkpoint: Path | None
     step: int
     score: float | None
+    damaged: list[str]
 
 
-def start_of(last: Path, best: Path, model: ImageAutoencoder, monitor: str) -> Start:
-    """Where a run with these checkpoint files begins.
+def start_of(folder: RunFolder, model: ImageAutoencoder, monitor: str) -> Start:
+    """Where a run begins, given the checkpoints in its folder.
 
     Raises:
-        UserError: If a file is damaged, foreign, or of another model (Lightning, which loads it, would not name it).
+        UserError: If none is intact, or they are of another model (Lightning, which loads it, would not name it).
     """
-    if not last.is_file():
-        return Start(None, 0, None)
-    load_weights(model, last)
-    score = read_checkpoint(best)["validation"].get(monitor) if best.is_file() else None
-    return Start(last, int(read_checkpoint(last)["global_step"]), score)
+    damaged: list[str] = []
+    score = None
+    if folder.best.is_file():
+        try:
+            check_intact(folder.best)
+            score = read_checkpoint(folder.best)["validation"].get(monitor)
+        except UserError as error:
+            damaged.append(str(error))
+    lost: list[str] = []
+    for path in (folder.last, folder.previous):
+        if not path.is_file():
+            continue
+        try:
+            check_intact(path)
+        except UserError as error:
+            lost.append(str(error))
+            continue
+        load_weights(model, path)
+        return Start(path, int(read_checkpoint(path)["global_step"]), score, lost + damaged)
+    if lost:
+        raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.checkpoints} to start anew")
+    return Start(None, 0, None, [])

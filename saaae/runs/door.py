@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from saaae.callbacks.interruption import Interrupted
 from saaae.errors import RunFailedError, UserError
 from saaae.runs.folder import OUTPUTS, plain, register_resolvers
 from saaae.runs.validate import explain, faults, keys_of
@@ -67,8 +68,12 @@ def open_door(door: Door, config_dir: Path) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Interrupted:
+        if outcomes:
+            _summarise(outcomes, num_jobs, args.overrides)
+        raise
     if outcomes:
-        _summarise(outcomes, args.overrides)
+        _summarise(outcomes, num_jobs, args.overrides)
         sys.exit(max((o.status for o in outcomes), key=(0, MISTAKE, FAILED).index))
 
 
@@ -77,6 +82,7 @@ class Outcome(NamedTuple):
 
     overrides: str
     folder: str
+    state: str
     status: int
     why: str
 
@@ -91,34 +97,41 @@ def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictC
         if multirun:
             print(f"\n[{hydra_config.job.num + 1}/{num_jobs}] {overrides}", flush=True)
         value, status, why = None, 0, ""
+        folder = hydra_config.runtime.output_dir
         try:
             value = door.run(cfg)
+        except Interrupted as stop:
+            if multirun:
+                outcomes.append(Outcome(overrides, folder, "preempted", stop.status, stop.signal))
+            raise
         except Exception as error:
             mistake = user_error_in(error)
             failed = isinstance(error, RunFailedError)
             status, why = MISTAKE if mistake else FAILED, str(mistake or error) or type(error).__name__
             print(f"error: {why}" if mistake or failed else traceback.format_exc(), file=sys.stderr)
             with contextlib.suppress(OSError):  # the folder that Hydra made, if nothing came of it
-                made = Path(hydra_config.runtime.output_dir)
+                made = Path(folder)
                 made.rmdir()
                 if made.parent.parent.name == OUTPUTS.name:
                     made.parent.rmdir()
         if not multirun and status:
             sys.exit(status)
         if multirun:
-            outcomes.append(Outcome(overrides, hydra_config.runtime.output_dir, status, why))
+            outcomes.append(Outcome(overrides, folder, "failed" if status else "done", status, why))
         return value
 
     return task
 
 
-def _summarise(outcomes: list[Outcome], arguments: list[str]) -> None:
+def _summarise(outcomes: list[Outcome], num_jobs: int, arguments: list[str]) -> None:
     """Prints how every job of a multirun ended, and what to do next."""
     sweep = Path(outcomes[0].folder).parent
     sweep = sweep.relative_to(Path.cwd()) if sweep.is_relative_to(Path.cwd()) else sweep
-    print(f"\n{len(outcomes)} jobs in {sweep}")
+    print(f"\n{num_jobs} jobs in {sweep}")
     for outcome in outcomes:
-        print(f"  {'failed' if outcome.status else 'done':<8}{Path(outcome.folder).name}  {outcome.why}".rstrip())
+        print(f"  {outcome.state:<11}{Path(outcome.folder).name}  {outcome.why}".rstrip())
+    if len(outcomes) < num_jobs:
+        print(f"  {num_jobs - len(outcomes)} not started; repeat the command to go on")
     print(f"compare      tensorboard --logdir {sweep}")
     if not any(argument.startswith("name=") for argument in arguments):
         print(f"repeat       python train.py -m name={sweep.name} {' '.join(arguments)}")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import resource
 import sys
 import warnings
@@ -13,27 +14,29 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from saaae.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from saaae.callbacks.finite import FiniteGuard
+from saaae.callbacks.interruption import Interruption
 from saaae.callbacks.metrics_csv import MetricsCSV
 from saaae.callbacks.pictures import save_generation, save_reconstructions
 from saaae.callbacks.progress import EpochLines
 from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
+from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import RunFailedError, UserError
 from saaae.models.base import ImageAutoencoder
-from saaae.runs.checkpoints import load_weights, start_of
-from saaae.runs.door import INTERRUPTED
+from saaae.runs.checkpoints import Start, load_weights, start_of
 from saaae.runs.folder import RunFolder, config_hash, plain, quoted, write_json
 from saaae.runs.report import commit, table, versions
+from saaae.runs.status import write_status
 
 log = logging.getLogger("saaae")
 
 HPARAM_METRICS = ("ssim", "psnr", "elbo", "nll", "kl_effective", "ssim_clean", "psnr_clean")
-TERMINATED = 143  # 128 + signal number
 
 
 def set_up(cfg: DictConfig) -> None:
@@ -56,6 +59,8 @@ def set_up(cfg: DictConfig) -> None:
         )
     if accelerator.precision == "16-mixed" and not torch.cuda.is_available():
         raise UserError("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    if cfg.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's own condition
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision(accelerator.matmul_precision)
@@ -126,7 +131,14 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trai
     )
 
 
-def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], told: dict[str, Any]) -> float | None:
+def fit(
+    cfg: DictConfig,
+    folder: RunFolder,
+    shown: Path,
+    overrides: list[str],
+    told: dict[str, Any],
+    interruption: Interruption,
+) -> float | None:
     """Trains (or continues) the run in `folder`, tests best.ckpt and writes the results.
 
     Nothing in the folder changes before model and data are built.
@@ -137,26 +149,31 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
         shown: The folder as the user would type it.
         overrides: What was typed.
         told: What tells this run from others, for the table of hyperparameters in TensorBoard.
+        interruption: Tells whether a signal wants the run to stop.
 
     Returns:
         The monitored metric of best.ckpt; None if the run ended before its first validation.
 
     Raises:
         UserError: If a part refuses its settings, or the data or a checkpoint cannot be read.
-        RunFailedError: If the results are not finite.
+        RunFailedError: If numbers are not finite, or the disk takes no more.
+        Interrupted: If a signal ends it.
     """
     set_up(cfg)
     model, data = build(cfg)
     monitor, mode = monitor_of(cfg, model, data)
     check_limits(cfg, data)
-    model.run_config = plain(cfg)
+    model.run_config, model.run_record = plain(cfg), run_record(cfg, data)
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
-    start = start_of(folder.last, folder.best, model, monitor)
+    start = start_of(folder, model, monitor)
 
     _claim(folder, cfg, overrides, data, shown, continued=bool(start.step))
-    _announce(model, data, shown, start.step)
+    _announce(model, data, shown, start)
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.score), Throughput()
-    own = [throughput, RandomState(), best, LastCheckpoint(folder.last, cfg.checkpoint.every_n_steps)]
+    every = (cfg.checkpoint.every_n_steps, cfg.checkpoint.every_n_minutes)
+    last = LastCheckpoint(folder.last, folder.previous, *every, interruption)
+    interval = cfg.trainer.log_every_n_steps
+    own = [throughput, FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval), RandomState(), best, last]
     trainer = make_trainer(
         cfg,
         folder,
@@ -165,7 +182,7 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
     )
-    _train(trainer, model, data, start.checkpoint, shown)
+    _train(trainer, model, data, start.checkpoint)
     if not folder.best.is_file():  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
@@ -177,7 +194,7 @@ def fit(cfg: DictConfig, folder: RunFolder, shown: Path, overrides: list[str], t
         logger.log_hyperparams(told, {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test})
     save_reconstructions(model, data, folder.path / "reconstructions.png", f"{shown}: test images, z = mean")
     generated = save_generation(model, folder.path / "generation.png", f"{shown}: from the prior")
-    results = {"test": test, "train": training_record(trainer, throughput), "run": run_record(cfg, data)}
+    results = {"test": test, "train": training_record(trainer, throughput), "run": model.run_record}
     write_json(folder.metrics, results)
     chosen = "before any validation" if best.score is None else f"{monitor} {best.score:.4f}"
     log.info(table(f"\ntest of best.ckpt ({chosen})", test))
@@ -202,6 +219,7 @@ def _claim(
     folder.write_record(cfg, overrides)
     write_json(folder.splits, splits)
     folder.metrics.unlink(missing_ok=True)
+    write_status(folder, "running")
     _log_to(folder.log)
 
 
@@ -214,17 +232,18 @@ def _point_to(shown: Path, generated: bool) -> None:
     log.info("test again   python evaluate.py run=%s", quoted(shown))
 
 
-def _train(
-    trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, resume: Path | None, shown: Path
-) -> None:
-    """Fits; a signal ends in the exit status that shells expect of it."""
+def _train(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, resume: Path | None) -> None:
+    """Fits; what users can mend is said in one line."""
     try:
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
-    except SystemExit as stop:  # Lightning turns signals into it
-        log.info("interrupted; continue from the last checkpoint with   python train.py resume=%s", quoted(shown))
-        raise SystemExit(TERMINATED if isinstance(stop, SIGTERMException) else INTERRUPTED) from None
     except MisconfigurationException as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise RunFailedError(f"{error.filename or trainer.default_root_dir}: {error.strerror or error}") from error
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise UserError(f"deterministic=true: {str(error).splitlines()[0]}") from error
 
 
 def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, checkpoint: Path) -> dict[str, float]:
@@ -262,7 +281,7 @@ def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
         "precision": cfg.accelerator.precision,
         "device": torch.cuda.get_device_name() if _on_gpu(cfg) else "cpu",
         "data_range": [0.0, 1.0],
-        "commit": commit(),
+        **commit(),
         "versions": versions(),
     }
 
@@ -278,11 +297,13 @@ def _on_gpu(cfg: DictConfig) -> bool:
     return torch.cuda.is_available() and cfg.accelerator.accelerator != "cpu"
 
 
-def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, step: int) -> None:
+def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, start: Start) -> None:
     counts = ", ".join(f"{data.num_images(split)} {split}" for split in SPLITS)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     code = "x".join(map(str, model.latent_shape))
-    log.info("run          %s%s", shown, f" (continued from step {step})" if step else "")
+    for line in start.damaged:
+        log.warning("warning: %s; passed over", line)
+    log.info("run          %s%s", shown, f" (continued from step {start.step})" if start.step else "")
     log.info("data         %s images of %d pixels", counts, data.image_size)
     manifest = data.manifest()
     for reason, count in manifest["left_out"].items():

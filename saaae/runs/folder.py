@@ -28,7 +28,7 @@ LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 @cache
 def stamp() -> str:
     """Time and chance, the same all through this process: unique even for launches in the same second."""
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{random.SystemRandom().randrange(16**4):04x}"
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{random.SystemRandom().randrange(16**6):06x}"
 
 
 def run_folder(name: str | None, resume: str | None, default: str) -> str:
@@ -106,7 +106,9 @@ def quoted(path: Path) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old or the new text, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False, newline=""
+    ) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -138,7 +140,9 @@ class RunFolder:
         self.resolved = self.path / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.last, self.best = self.checkpoints / "last.ckpt", self.checkpoints / "best.ckpt"
+        self.previous = self.checkpoints / "previous.ckpt"
         self.metrics = self.path / "metrics.json"
+        self.status = self.path / "status.json"
         self.splits = self.path / "splits.json"
         self.log = self.path / "train.log"
 

@@ -49,8 +49,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str | None:
-    """Commit of the source tree, with `+` when it has uncommitted changes; None outside a checkout."""
+def commit() -> dict[str, Any]:
+    """Commit of the source tree and whether it has uncommitted changes (`dirty`); None outside a checkout."""
     root = Path(__file__).parents[2]
 
     def git(*words: str) -> str:
@@ -59,9 +59,9 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return {"commit": None, "dirty": None}
 
 
 def table(title: str, metrics: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Lt
 from pydantic import Field
 
-from saaae.ranges import NonNegativeInt, PositiveFraction, PositiveInt
+from saaae.ranges import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 
 BatchLimit = PositiveInt | PositiveFraction | None
 OrUnlimited = Literal[-1] | PositiveInt
@@ -21,6 +21,7 @@ class Train:
     resume: str | None
     threads: PositiveInt | None
     importance_samples: NonNegativeInt
+    on_nonfinite: Literal["stop", "skip"]
     deterministic: bool
     keep_freed_memory: bool
 
@@ -74,6 +75,7 @@ class Checkpoint:
     """When checkpoints are written, and which is best."""
 
     every_n_steps: PositiveInt | None
+    every_n_minutes: PositiveFloat | None
     monitor: Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"] | None
 
 

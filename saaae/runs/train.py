@@ -1,17 +1,22 @@
 """The job behind train.py: decides what a folder needs, then fits. Free of torch until there is something to fit."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from saaae.callbacks.interruption import Interrupted, Interruption
 from saaae.errors import UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
-from saaae.runs.folder import LENGTH, RunFolder
+from saaae.runs.folder import LENGTH, RunFolder, quoted
 from saaae.runs.schema import Train
+from saaae.runs.status import State, locked, read_status, write_status
 from saaae.runs.validate import combinations, refuse_faults
 
 WITH_RESUME = ("resume", "accelerator", "data_dir", "cache_dir", "data.num_workers", "data.resident", *LENGTH)
@@ -98,9 +103,14 @@ def run(cfg: DictConfig) -> float | None:
     Returns:
         The value of the monitored metric of best.ckpt on the validation images, for sweepers; None if nothing ran.
     """
-    folder, overrides = RunFolder(HydraConfig.get().runtime.output_dir), list(HydraConfig.get().overrides.task)
+    folder = RunFolder(HydraConfig.get().runtime.output_dir)
     shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
-    resuming = bool(cfg.resume)
+    with locked(folder, shown), recorded(folder, shown), Interruption() as interruption:
+        return _run(cfg, folder, shown, interruption)
+
+
+def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interruption) -> float | None:
+    overrides, resuming = list(HydraConfig.get().overrides.task), bool(cfg.resume)
     cfg = settle(resumed(folder, cfg, overrides) if resuming else cfg)
     if folder.record.is_file():
         if not resuming:
@@ -114,7 +124,30 @@ def run(cfg: DictConfig) -> float | None:
         keep_freed_blocks()
     from saaae.runs.fit import fit
 
-    return fit(cfg, folder, shown, overrides, told(cfg, overrides))
+    return fit(cfg, folder, shown, overrides, told(cfg, overrides), interruption)
+
+
+@contextmanager
+def recorded(folder: RunFolder, shown: Path) -> Iterator[None]:
+    """Writes into status.json how a run ended; a command that never became a run leaves no trace."""
+    try:
+        yield
+    except Interrupted as stop:
+        if folder.record.is_file():
+            _record(folder, "preempted", stop.signal)
+            print(f"{stop.signal}: stopped; continue with   python train.py resume={quoted(shown)}", flush=True)
+        raise
+    except Exception as error:
+        if read_status(folder).get("state") == "running" or HydraConfig.get().mode == RunMode.MULTIRUN:
+            _record(folder, "failed", " ".join(str(error).split()) or type(error).__name__)
+        raise
+    if folder.metrics.is_file():
+        _record(folder, "done")
+
+
+def _record(folder: RunFolder, state: State, why: str = "") -> None:
+    with suppress(OSError):  # a full disk is what this is about
+        write_status(folder, state, why)
 
 
 def told(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:

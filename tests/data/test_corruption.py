@@ -119,7 +119,7 @@ def test_a_composition_applies_each_part_to_its_share_of_images():
 
 
 def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
-    with pytest.raises(UserError, match=r"corruption.looks=2.3.*needs a multiple of 0.5"):
+    with pytest.raises(UserError, match=r"corruption.looks=2.3.*needs multiples of 0.5"):
         Speckle(looks=2.3, correlation=0.3)
 
 

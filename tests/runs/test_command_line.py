@@ -51,7 +51,10 @@ MISTAKES = [
     ("data=mnist data.image_size=32", "data.image_size=32: expected 28"),
     ("data.looks=0", "data.looks=0: expected greater than 0"),
     ("data.correlation=1", "data.correlation=1: expected less than 1"),
-    ("data.looks=2.3 data.correlation=0.3", "data.looks=2.3: correlated speckle (data.correlation=0.3) needs a mul"),
+    (
+        "data.looks=2.3 data.correlation=0.3",
+        "data.looks=2.3: correlated speckle (data.correlation=0.3) needs multiples of 0.5",
+    ),
     ("corruption=speckle corruption.looks=2.3 corruption.correlation=0.3", "corruption.looks=2.3: correlated"),
     ("data=sar data.root=. data.target=clean", "data.target=clean: needs the cleaner images of data.reference_root"),
     ("data=sar data.root=. data.scale=db", "data.scale=db: expected 'amplitude', 'intensity' or 'decibel'"),

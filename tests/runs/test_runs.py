@@ -7,11 +7,16 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from saaae.callbacks.interruption import Interruption
 from saaae.errors import RunFailedError, UserError
 from saaae.runs import checkpoints, evaluate, fit
 from saaae.runs.folder import RunFolder
 from saaae.runs.train import settle
-from tests.conftest import TINY
+from tests.conftest import CONF, TINY
+from tests.data.test_mnist import write_archives
+from tests.models.test_models import MODELS, SMALL
+
+CORRUPTIONS = sorted(path.stem for path in (CONF / "corruption").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def launch(compose_config, tmp_path):
     def launched(name, *overrides):
         cfg = settle(compose_config(*TINY, *overrides))
         folder = RunFolder(tmp_path / name)
-        fit.fit(cfg, folder, folder.path, list(overrides), {"seed": 0})
+        fit.fit(cfg, folder, folder.path, list(overrides), {"seed": 0}, Interruption())
         return folder
 
     return launched
@@ -103,16 +108,49 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(launch, first, wh
     assert same[0] == same[1]
 
 
+def resumes_exactly(launch, *fixed):
+    """Stopped inside the second epoch and resumed, a run ends with the weights and curves of an uninterrupted one."""
+    fixed = [*fixed, "optimizer.schedule=constant", "trainer.max_epochs=2", "logger=none", "callbacks=none"]
+    straight = launch("straight", *fixed)
+    launch("broken", *fixed, "trainer.max_steps=4")
+    resumed = launch("broken", *fixed)
+    a, b = weights(straight), weights(resumed)
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    kept = [[row for row in rows(run) if not row[2].startswith("test/")] for run in (straight, resumed)]
+    assert kept[0] == kept[1]
+
+
 @pytest.mark.parametrize(
-    "part", ["beta=target_kl", "likelihood=laplace", "posterior=full_covariance", "attention=self"]
+    "part",
+    ["beta=target_kl", "likelihood=laplace", "posterior=full_covariance", "posterior=low_rank", "attention=self"],
 )
 def test_every_kind_of_state_is_resumed_from_inside_an_epoch(launch, part):
-    fixed = [part, "model=vae", "model.latent_dim=4", "optimizer.schedule=constant", "checkpoint.every_n_steps=1"]
-    straight = launch("straight", *fixed, "trainer.max_epochs=2")
-    launch("broken", *fixed, "trainer.max_epochs=2", "trainer.max_steps=4")
-    resumed = launch("broken", *fixed, "trainer.max_epochs=2")
-    a, b = weights(straight), weights(resumed)
-    assert all(torch.equal(a[key], b[key]) for key in a)
+    resumes_exactly(launch, "model=vae", part, "model.latent_dim=6")
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if not model.startswith("cvae")])
+def test_every_model_is_resumed_from_inside_an_epoch(launch, model):
+    resumes_exactly(launch, f"model={model}", *SMALL.get(model, []))
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_corruption_is_resumed_from_inside_an_epoch(launch, corruption, workers):
+    resumes_exactly(launch, "model=vae", f"corruption={corruption}", "data.target=clean", f"data.num_workers={workers}")
+
+
+def test_a_conditional_model_is_resumed_from_inside_an_epoch(compose_config, tmp_path):
+    write_archives(tmp_path / "mnist")
+    tiny = [o for o in TINY if not o.startswith("data")]
+    data = ["data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5", "data.batch_size=4"]
+
+    def launch(name, *overrides):
+        cfg = settle(compose_config(*tiny, *data, *SMALL["cvae_onehot"], *overrides))
+        folder = RunFolder(tmp_path / name)
+        fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
+        return folder
+
+    resumes_exactly(launch, "model=cvae_embedding", "model.label_drop=0.3")
 
 
 def test_schedules_keep_their_absolute_steps_when_a_run_is_extended(launch):
@@ -218,7 +256,7 @@ def test_a_failed_checkpoint_write_leaves_the_old_one(tmp_path):
 
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     io.save_checkpoint({"a": torch.ones(3)}, path)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunFailedError, match=r"last.ckpt: not written \(No space left.*before it is intact"):
         io.save_checkpoint({"a": Unwritable()}, path)
     assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
@@ -330,7 +368,7 @@ def folder_run(compose_config, tmp_path, overrides, *more):
     tiny = [o for o in TINY if not o.startswith("data")]
     cfg = settle(compose_config(*tiny, *overrides, *more))
     folder = RunFolder(tmp_path / "run")
-    fit.fit(cfg, folder, folder.path, [], {"seed": 0})
+    fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
     return folder
 
 
@@ -374,7 +412,6 @@ def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
 
 def test_a_conditional_model_shows_its_classes_and_its_latent_plane(compose_config, tmp_path):
     from saaae.callbacks.pictures import generation_grids
-    from tests.data.test_mnist import write_archives
 
     write_archives(tmp_path / "mnist")
     tiny = [o for o in TINY if not o.startswith("data")]
@@ -382,7 +419,7 @@ def test_a_conditional_model_shows_its_classes_and_its_latent_plane(compose_conf
         compose_config(*tiny, "model=cvae_onehot", "data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5")
     )
     folder = RunFolder(tmp_path / "run")
-    fit.fit(cfg, folder, folder.path, [], {"seed": 0})
+    fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
     assert (folder.path / "generation.png").is_file()
     model, _ = fit.build(cfg)
     grids = generation_grids(model.eval(), torch.device("cpu"))
@@ -390,3 +427,128 @@ def test_a_conditional_model_shows_its_classes_and_its_latent_plane(compose_conf
         "a row a class, a column a style": (10, 10, 1, 28, 28),
         "the latent plane of class 5": (15, 15, 1, 28, 28),
     }
+
+
+def poison(monkeypatch, steps, what="target"):
+    """Training batches of these steps hold a value that is not a number."""
+    from saaae.data.speckle import SpeckleData
+
+    real, seen = SpeckleData.present, []
+
+    def present(self, raw, noise):
+        batch = real(self, raw, noise)
+        if self.trainer is not None and self.trainer.training:
+            seen.append(len(seen))
+            if seen[-1] in steps:
+                broken = getattr(batch, what).clone()
+                broken[1] = float("nan")
+                batch = batch._replace(**{what: broken})
+        return batch
+
+    monkeypatch.setattr(SpeckleData, "present", present)
+
+
+NARROW = [
+    "model=vae",
+    "data.num_train=20",
+    "optimizer.schedule=constant",
+    "checkpoint.every_n_steps=1",
+    "callbacks=none",
+]
+
+
+@pytest.mark.parametrize(
+    ("what", "terms"), [("target", "loss, nll, gradient norm"), ("input", "loss, nll, kl, gradient norm")]
+)
+def test_numbers_that_are_not_finite_stop_the_run_and_are_named(launch, monkeypatch, what, terms):
+    good = launch("good", *NARROW, "trainer.max_steps=3")
+    poison(monkeypatch, {3}, what)
+    with pytest.raises(RunFailedError, match=rf"step 4: {terms} not finite; training images \d+, \d+, \d+, \d+; the"):
+        launch("x", *NARROW)
+    kept = RunFolder(good.path.parent / "x")
+    assert torch.load(kept.last, weights_only=True)["global_step"] == 3
+    assert all(torch.equal(weights(good)[key], value) for key, value in weights(kept).items())
+
+
+@pytest.mark.parametrize("part", ["likelihood=gaussian", "beta=target_kl", "likelihood.sigma=learned"])
+def test_a_bad_step_is_left_out_where_asked(launch, monkeypatch, part):
+    before = launch("before", *NARROW, part, "trainer.max_steps=3")
+    poison(monkeypatch, {3}, "input")
+    after = launch("after", *NARROW, part, "trainer.max_steps=4", "on_nonfinite=skip")
+    assert "warning: step 4: loss, nll, kl, gradient norm not finite" in after.log.read_text()
+    a, b = weights(before), weights(after)
+    assert [key for key in a if "num_batches" not in key and not torch.equal(a[key], b[key])] == []
+    monkeypatch.undo()
+    poison(monkeypatch, {1}, "input")
+    whole = launch("whole", *NARROW, part, "on_nonfinite=skip")
+    assert json.loads(whole.metrics.read_text())["test"]["psnr"] > 5
+
+
+def test_nothing_but_bad_steps_ends_a_run_all_the_same(launch, monkeypatch):
+    poison(monkeypatch, range(1000))
+    with pytest.raises(RunFailedError, match="not finite.*like the 50 steps before it"):
+        launch("x", *NARROW, "trainer.max_epochs=20", "on_nonfinite=skip")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(launch):
+    straight = launch("straight", *NARROW, "trainer.max_epochs=2")
+    folder = launch("x", *NARROW, "trainer.max_epochs=2", "trainer.max_steps=7")
+    content = bytearray(folder.last.read_bytes())
+    content[len(content) // 2] ^= 0xFF  # one byte of a weight: the file still opens
+    folder.last.write_bytes(content)
+    launch("x", *NARROW, "trainer.max_epochs=2")
+    told = folder.log.read_text()
+    assert "last.ckpt: damaged (" in told
+    assert "continued from step 6" in told
+    assert all(torch.equal(weights(straight)[key], value) for key, value in weights(folder).items())
+
+    for path in (folder.last, folder.previous):
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"last.ckpt: not a readable checkpoint.*no older one is intact; remove"):
+        launch("x", *NARROW, "trainer.max_epochs=3")
+
+
+def test_a_damaged_best_checkpoint_is_passed_over(launch):
+    folder = launch("x", *NARROW)
+    folder.best.write_text("broken")
+    launch("x", *NARROW, "trainer.max_epochs=2")
+    assert "best.ckpt: not a readable checkpoint" in folder.log.read_text()
+    assert torch.load(folder.best, weights_only=True)["global_step"] == 10
+
+
+def test_checkpoints_come_by_the_minute_too(launch, monkeypatch):
+    from saaae.callbacks import checkpoint
+
+    saved, clock = [], iter(range(0, 10_000, 30))
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
+    real = checkpoint.AtomicCheckpointIO.save_checkpoint
+
+    def save(self, content, path, storage_options=None):
+        saved.append((path.name, content["global_step"]))
+        real(self, content, path, storage_options)
+
+    monkeypatch.setattr(checkpoint.AtomicCheckpointIO, "save_checkpoint", save)
+    launch("x", "model=vae", "data.num_train=40", "checkpoint.every_n_minutes=1.5")
+    assert [step for name, step in saved if name == "last.ckpt"] == [3, 6, 9, 10]
+
+
+def test_a_checkpoint_tells_what_its_run_is_made_of(launch):
+    folder = launch("x")
+    told = torch.load(folder.best, weights_only=True)["run"]
+    assert told == json.loads(folder.metrics.read_text())["run"]
+    assert {"config_hash", "split_hash", "seed", "threads", "commit", "dirty", "versions", "device"} <= set(told)
+
+
+def test_deterministic_runs_repeat_and_say_what_prevents_them(launch, monkeypatch):
+    words = ["deterministic=true", "model=vae"]
+    a, b = launch("a", *words), launch("b", *words)
+    assert all(torch.equal(weights(a)[key], value) for key, value in weights(b).items())
+    from saaae.models.vae import VAE
+
+    def step(self, batch, batch_idx):
+        raise RuntimeError("histc_cuda does not have a deterministic implementation, but you set ...")
+
+    monkeypatch.setattr(VAE, "training_step", step)
+    with pytest.raises(UserError, match="deterministic=true: histc_cuda does not have a deterministic"):
+        launch("c", *words)
+    torch.use_deterministic_algorithms(False)

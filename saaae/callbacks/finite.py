@@ -1,0 +1,85 @@
+"""Numbers that are not finite end a run, or cost it a step, and are named."""
+
+import logging
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from saaae.errors import RunFailedError
+
+log = logging.getLogger("saaae")
+
+PATIENCE = 50
+"""Steps in a row that `skip` may skip: weights that give no finite step any more will not recover."""
+SHOWN = 16
+"""Image indices that a message lists."""
+
+
+class FiniteGuard(Callback):
+    """Looks at loss, its terms and the gradient norm of every step; the optimizer itself leaves a bad step out.
+
+    On a CPU it looks at once. On a GPU, where looking waits for the device, every `interval` batches.
+
+    Args:
+        on_nonfinite: `stop` ends the run; `skip` warns and goes on with the next batch.
+        interval: Batches between looks on a GPU.
+    """
+
+    def __init__(self, on_nonfinite: Literal["stop", "skip"], interval: int) -> None:
+        self.on_nonfinite, self.interval = on_nonfinite, interval
+        self._in_a_row = 0
+        self._unseen: list[tuple[int, Tensor, dict[str, Tensor]]] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the numbers of the batch, and looks when it is time."""
+        numbers = {name: outputs[name] for name in ("loss", "nll", "kl")} | {"gradient norm": pl_module.gradient_norm}
+        self._unseen.append((trainer.global_step, batch.indices, numbers))
+        if len(self._unseen) >= (1 if pl_module.device.type == "cpu" else self.interval):
+            self.look()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at the rest."""
+        self.look()
+
+    def look(self) -> None:
+        """Names what is not finite.
+
+        Raises:
+            RunFailedError: If the run is to stop, or nothing but bad steps has come for long.
+        """
+        unseen, self._unseen = self._unseen, []
+        if not unseen:
+            return
+        device = unseen[0][1].device
+        values = torch.stack(
+            [torch.stack([n.detach().to(device, torch.float32) for n in numbers.values()]) for *_, numbers in unseen]
+        )
+        finite = values.isfinite()
+        if finite.all():
+            self._in_a_row = 0
+            return
+        for (step, indices, numbers), good in zip(unseen, finite.tolist(), strict=True):
+            self._in_a_row = 0 if all(good) else self._in_a_row + 1
+            if not all(good):
+                names = ", ".join(name for name, is_good in zip(numbers, good, strict=True) if not is_good)
+                self._answer(f"step {step}: {names} not finite; training images {_listed(indices)}")
+
+    def _answer(self, what: str) -> None:
+        if self.on_nonfinite == "stop":
+            raise RunFailedError(
+                f"{what}; the last checkpoint is good: a smaller optimizer.lr or optimizer.gradient_clip may help, "
+                "on_nonfinite=skip leaves such steps out"
+            )
+        if self._in_a_row > PATIENCE:
+            raise RunFailedError(f"{what}, like the {PATIENCE} steps before it")
+        log.warning("warning: %s; the step is left out", what)
+
+
+def _listed(indices: Tensor) -> str:
+    shown = ", ".join(map(str, indices[:SHOWN].tolist()))
+    return shown if len(indices) <= SHOWN else f"{shown} and {len(indices) - SHOWN} more"

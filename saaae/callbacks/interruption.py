@@ -1,0 +1,85 @@
+"""Signals that ask a run to stop: it finishes its step, saves and leaves; the next start goes on from there."""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from types import FrameType
+from typing import Any
+
+log = logging.getLogger("saaae")
+
+
+class Interrupted(SystemExit):
+    """A run that a signal has stopped; its exit status is what shells expect of it (128 + the signal).
+
+    Args:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.status = 128 + signum
+        super().__init__(self.status)
+        self.signal = signal.Signals(signum).name
+
+
+class Interruption:
+    """Handles SIGTERM and SIGINT, and SIGUSR1 where SLURM announces a preemption by it, while it is entered.
+
+    During training the first signal is remembered for whoever saves at the end of the step; a second one, and any
+    signal elsewhere, ends the run at once.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.in_training = False
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # no other may handle signals
+            wanted = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
+            self._before = {signum: signal.getsignal(signum) for signum in wanted}
+        self.install()
+        return self
+
+    def __exit__(self, kind: Any, value: BaseException | None, trace: Any) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        if isinstance(value, Interrupted) and value.signal == "SIGUSR1":
+            requeue()
+
+    def install(self) -> None:
+        """Puts the handlers in place; again where Lightning has put its own."""
+        for signum in self._before:
+            signal.signal(signum, self._handle)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a data loader's worker, which inherited the handler: its parent decides
+        if not self.in_training or self.signum is not None:
+            raise Interrupted(signum)
+        self.signum = signum
+        log.info("%s: finishing the step; once more to stop at once", signal.Signals(signum).name)
+
+    def leave(self) -> None:
+        """Ends the run if a signal has asked for it.
+
+        Raises:
+            Interrupted: With that signal.
+        """
+        if self.signum is not None:
+            self.in_training = False
+            raise Interrupted(self.signum)
+
+
+def requeue() -> None:
+    """Asks SLURM to start this job again, under its own number."""
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.warning("warning: SLURM did not requeue job %s (%s)", job, error)

@@ -1,0 +1,32 @@
+"""The curves of training."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+
+class TrainingLog(Callback):
+    """Writes what a training step gives back to the loggers, every `trainer.log_every_n_steps` optimizer steps.
+
+    At once: Lightning writes what a module logs after the callbacks, so a checkpoint of that step would precede it and
+    a run that ends there would have lost a point.
+    """
+
+    def __init__(self, interval: int) -> None:
+        self.interval, self._step = interval, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where the run begins."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes, when a step has been made."""
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if not stepped or self._step % self.interval or not trainer.is_global_zero:
+            return
+        values = {f"train/{name}": float(value) for name, value in outputs.items()} | {"epoch": trainer.current_epoch}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=self._step - 1)

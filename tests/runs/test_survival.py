@@ -1,0 +1,296 @@
+"""Runs that are killed, starved, locked out and signalled: real processes, real signals."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import threading
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from saaae.runs.checkpoints import read_checkpoint
+from tests.conftest import TINY
+from tests.zygote import Zygote, wait_until
+
+pytestmark = pytest.mark.processes
+SMALL = [
+    *TINY,
+    "model=vae",
+    "optimizer.schedule=constant",
+    "data.num_train=80",
+    "logger=tensorboard",
+    "pictures.count=1",
+]
+LONG = [*SMALL, "trainer.max_epochs=1000"]
+"""A run that is still going on when it is killed; 20 steps an epoch."""
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    with Zygote() as started:
+        yield started
+
+
+def steps(run):
+    """Optimizer steps that metrics.csv has seen."""
+    try:
+        return max((int(row[0]) + 1 for row in csv.reader((run / "metrics.csv").open()) if row[0].isdigit()), default=0)
+    except (OSError, IndexError):
+        return 0
+
+
+def state(run):
+    return json.loads((run / "status.json").read_text())["state"] if (run / "status.json").is_file() else None
+
+
+def numbers(run):
+    """Every logged number but the speed."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [row for row in csv.reader(file) if "images_per_second" not in row[2]]
+
+
+def curves(run):
+    """What TensorBoard shows: (tag, step, value) of scalars and (tag, step) of pictures."""
+    board = EventAccumulator(str(run), {"scalars": 0, "images": 0}).Reload()
+    tags = board.Tags()
+    scalars = [(t, e.step, e.value) for t in tags["scalars"] for e in board.Scalars(t) if "images_per" not in t]
+    return scalars, [(t, e.step) for t in tags["images"] for e in board.Images(t)]
+
+
+def same(a, b):
+    """Whether two contents of checkpoints are equal to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+EXACT = ["state_dict", "optimizer_states", "lr_schedulers", "random_state", "schedules", "global_step", "validation"]
+
+
+def equal_runs(a, b):
+    """Both ended alike: weights, optimizer, schedules, random state, every curve and the test."""
+    ours, theirs = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (a, b))
+    assert [key for key in EXACT if not same(ours[key], theirs[key])] == []
+    assert numbers(a) == numbers(b)
+    assert curves(a) == curves(b)
+    tests = [json.loads((run / "metrics.json").read_text())["test"] for run in (a, b)]
+    assert tests[0] == tests[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(zygote, tmp_path, workers):
+    words = [*SMALL, "trainer.max_epochs=3", "checkpoint.every_n_steps=7", f"data.num_workers={workers}"]
+    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    run = tmp_path / "outputs" / "broken"
+    for step in (5, 18, 33, 41, 60):  # before the first checkpoint, twice inside an epoch, just after one, at the end
+        child = zygote.start(tmp_path, "name=broken", *words)
+        wait_until(lambda step=step: steps(run) >= step)
+        child.send(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert state(run) == "running"
+    status, printed = zygote.run(tmp_path, "name=broken", *words)
+    assert status == 0, printed
+    assert "continued from step" in printed
+    assert state(run) == "done"
+    equal_runs(tmp_path / "outputs" / "whole", run)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_saves_and_the_next_start_goes_on(zygote, tmp_path, signum, status):
+    words = [*SMALL, "trainer.max_epochs=3"]
+    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    run = tmp_path / "outputs" / "stopped"
+    child = zygote.start(tmp_path, "name=stopped", *words)
+    wait_until(lambda: steps(run) >= 25)
+    child.send(signum)
+    assert child.wait() == status
+    assert "python train.py resume=outputs/stopped" in child.printed
+    assert state(run) == "preempted"
+    saved = read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
+    assert saved >= 25
+    assert saved == steps(run)  # nothing was trained for nothing
+    assert zygote.run(tmp_path, "resume=outputs/stopped")[0] == 0
+    equal_runs(tmp_path / "outputs" / "whole", run)
+
+
+def test_slurm_is_asked_to_requeue_a_job_that_it_preempts(zygote, tmp_path):
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    environment = {"SLURM_JOB_ID": "7", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    run = tmp_path / "outputs" / "x"
+    child = zygote.start(tmp_path, "name=x", *LONG, environment=environment)
+    wait_until(lambda: steps(run) >= 5)
+    child.send(signal.SIGUSR1)
+    assert child.wait() == 128 + signal.SIGUSR1
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert state(run) == "preempted"
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] >= 5
+
+
+def test_a_second_process_on_a_run_is_refused_and_a_dead_one_holds_nothing(zygote, tmp_path):
+    run = tmp_path / "outputs" / "x"
+    first = zygote.start(tmp_path, "name=x", *LONG)
+    wait_until(lambda: steps(run) >= 5)
+    status, printed = zygote.run(tmp_path, "name=x", *LONG)
+    assert (status, printed.count("\n")) == (2, 1), printed
+    assert f"error: outputs/x: process {first.pid} of " in printed
+    assert f" on {socket.gethostname()}, since " in printed
+    first.send(signal.SIGKILL)
+    first.wait()
+    status, printed = zygote.run(tmp_path, "name=x", *LONG, "trainer.max_time=00:00:00:01")
+    assert status == 2, "another length"
+    third = zygote.start(tmp_path, "resume=outputs/x")
+    wait_until(lambda: "continued from step" in third.printed or "epoch" in third.printed)
+    third.send(signal.SIGKILL)
+    third.wait()
+
+
+@pytest.mark.parametrize("limit", [100_000, 3_000_000])
+def test_a_full_disk_costs_no_checkpoint(zygote, tmp_path, limit):
+    """Files that may not grow are refused as by a full disk: below the size of a checkpoint, and above."""
+    words = [*SMALL, "logger=none", "model.encoder.widths=[16,16]"]
+    assert zygote.run(tmp_path, "name=x", *words)[0] == 0
+    last = tmp_path / "outputs" / "x" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    assert 100_000 < len(before) < 3_000_000
+    status, printed = zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2", file_limit=limit)
+    if limit > len(before):
+        assert status == 0, printed
+        return
+    assert status == 1
+    errors = [line for line in printed.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1
+    assert "best.ckpt: not written" in errors[0] or "last.ckpt: not written" in errors[0]
+    assert errors[0].endswith("the checkpoint before it is intact")
+    assert last.read_bytes() == before
+    assert not list(last.parent.glob(".*"))
+    assert state(tmp_path / "outputs" / "x") == "failed"
+    assert zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2")[0] == 0
+
+
+def test_a_folder_that_may_not_be_written_is_named(zygote, tmp_path):
+    run = tmp_path / "outputs" / "x"
+    assert zygote.run(tmp_path, "name=x", *SMALL)[0] == 0
+    checkpoints = run / "checkpoints"
+    before = {path: path.read_bytes() for path in checkpoints.iterdir()}
+    checkpoints.chmod(0o555)
+    try:
+        status, printed = zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2", powerless=True)
+    finally:
+        checkpoints.chmod(0o755)
+    assert status == 1
+    assert [line for line in printed.splitlines() if line.startswith("error: ")] == [
+        line for line in printed.splitlines() if "Permission denied" in line
+    ], printed
+    assert "Traceback" not in printed
+    assert {path: path.read_bytes() for path in checkpoints.iterdir()} == before
+
+
+def test_what_a_killed_process_left_half_written_is_swept(zygote, tmp_path):
+    run = tmp_path / "outputs" / "x"
+    assert zygote.run(tmp_path, "name=x", *SMALL)[0] == 0
+    for left in (run / "checkpoints" / ".last.ckpt.abc.part", run / ".metrics.json.def.part"):
+        left.write_text("half")
+    assert zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2")[0] == 0
+    assert not list(run.rglob("*.part"))
+
+
+def test_a_sweep_killed_in_its_third_job_is_finished_by_repeating_it(zygote, tmp_path):
+    sweep = ["-m", "name=s", "seed=0,1,2,3,4,5", *SMALL, "logger=none", "callbacks=none"]
+    folder = tmp_path / "outputs" / "s"
+    child = zygote.start(tmp_path, *sweep)
+    jobs = {seed: f"seed={seed}-" for seed in range(6)}
+
+    def job(seed):
+        return next(folder.glob(jobs[seed] + "*"), folder / "none")
+
+    wait_until(lambda: steps(job(2)) >= 3)
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert [state(job(seed)) for seed in range(4)] == ["done", "done", "running", None]
+    before = {seed: (job(seed) / "metrics.json").stat().st_mtime_ns for seed in (0, 1)}
+
+    status, printed = zygote.run(tmp_path, *sweep)
+    assert status == 0, printed
+    assert printed.count("finished already, nothing to do") == 2
+    assert printed.count("\nrun          ") == 4  # one of them anew or continued, three that had not begun
+    assert [state(job(seed)) for seed in range(6)] == ["done"] * 6
+    assert {seed: (job(seed) / "metrics.json").stat().st_mtime_ns for seed in (0, 1)} == before
+
+
+def test_a_signal_stops_a_sweep_and_says_what_is_left(zygote, tmp_path):
+    sweep = ["-m", "name=s", "seed=0,1,2", *LONG, "logger=none", "callbacks=none"]
+    child = zygote.start(tmp_path, *sweep)
+    folder = tmp_path / "outputs" / "s"
+    wait_until(lambda: any(steps(job) >= 3 for job in folder.glob("*")))
+    child.send(signal.SIGTERM)
+    assert child.wait() == 143
+    assert "3 jobs in outputs/s" in child.printed
+    assert "preempted  seed=0-" in child.printed
+    assert "2 not started; repeat the command to go on" in child.printed
+
+
+def test_a_failed_job_says_why_in_its_folder(zygote, tmp_path):
+    sweep = ["-m", "name=s", "optimizer.lr=1e-3,1e30", *SMALL, "optimizer.gradient_clip=null", "logger=none"]
+    status, printed = zygote.run(tmp_path, *sweep)
+    assert status == 1
+    folders = sorted((tmp_path / "outputs" / "s").glob("lr=*"))
+    assert [state(folder) for folder in folders] == ["done", "failed"]
+    why = json.loads((folders[1] / "status.json").read_text())["why"]
+    assert "not finite" in why
+    assert f"failed     {folders[1].name}  {why}" in printed
+
+
+def test_launches_in_the_same_second_get_folders_of_their_own(zygote, tmp_path):
+    tiny = [*TINY, "model=vae", "trainer.max_steps=1", "logger=none", "callbacks=none"]
+    children = [zygote.start(tmp_path, *tiny) for _ in range(8)]
+    assert [child.wait() for child in children] == [0] * 8
+    assert len(list((tmp_path / "outputs" / "vae-speckle").glob("*/metrics.json"))) == 8
+
+
+def test_a_malicious_checkpoint_is_passed_over_and_nothing_in_it_runs(zygote, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    run = tmp_path / "outputs" / "x"
+    assert zygote.run(tmp_path, "name=x", *SMALL, "trainer.max_epochs=2")[0] == 0
+    torch.save({"state_dict": Evil(), "config": Evil()}, run / "checkpoints" / "last.ckpt")
+    status, printed = zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=3")
+    assert status == 0, printed
+    assert "last.ckpt: not a readable checkpoint" in printed
+    assert "passed over" in printed
+    assert "continued from step 20" in printed  # that of previous.ckpt
+    torch.save({"state_dict": Evil()}, run / "checkpoints" / "best.ckpt")
+    status, printed = zygote.run(tmp_path, "run=outputs/x", script="evaluate.py")
+    assert (status, printed.count("\n")) == (2, 1), printed
+    assert "best.ckpt: not a readable checkpoint" in printed
+    assert not (tmp_path / "executed").exists()
+
+
+def test_this_process_handles_no_signals_from_another_thread():
+    """Ray and joblib may run a job in a thread, where Python allows no handlers."""
+    from saaae.callbacks.interruption import Interruption
+
+    failed = []
+
+    def enter():
+        try:
+            with Interruption():
+                pass
+        except ValueError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert failed == []

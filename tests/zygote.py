@@ -1,0 +1,183 @@
+"""Starts the project's commands as real processes in a moment: one process imports everything once and forks for each.
+
+`python tests/zygote.py` reads one JSON request a line; `Zygote` speaks to it.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+class Child:
+    """A running command.
+
+    Args:
+        zygote: Who forked it.
+        pid: Its process.
+        output: File that holds what it prints.
+    """
+
+    def __init__(self, zygote: "Zygote", pid: int, output: Path) -> None:
+        self.zygote, self.pid, self.output = zygote, pid, output
+
+    def send(self, signum: int) -> None:
+        """Sends a signal."""
+        os.kill(self.pid, signum)
+
+    def wait(self) -> int:
+        """Exit status; minus the signal that killed it."""
+        return self.zygote.ask({"wait": self.pid})
+
+    @property
+    def printed(self) -> str:
+        """Everything that it has printed so far."""
+        return self.output.read_text() if self.output.is_file() else ""
+
+
+class Zygote:
+    """The forking process, for as long as it is entered."""
+
+    def __enter__(self) -> "Zygote":
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.number = 0
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def ask(self, request: dict[str, Any]) -> int:
+        """One request, one number back."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def start(
+        self,
+        cwd: Path,
+        *arguments: str,
+        script: str = "train.py",
+        environment: dict[str, str] | None = None,
+        file_limit: int | None = None,
+        powerless: bool = False,
+    ) -> Child:
+        """Starts `python <script> <arguments>` in a folder.
+
+        Args:
+            cwd: The folder.
+            *arguments: The command line.
+            script: A file at the top of the project.
+            environment: Variables to add.
+            file_limit: Bytes that no file may pass: what lies beyond fails as on a full disk.
+            powerless: Whether the process gives up root's power over file permissions.
+        """
+        self.number += 1
+        output = cwd / f".output-{self.number}"
+        request = {
+            "arguments": [str(ROOT / script), *arguments], "cwd": str(cwd), "output": str(output),
+            "environment": environment or {}, "file_limit": file_limit, "powerless": powerless,
+        }  # fmt: skip
+        return Child(self, self.ask(request), output)
+
+    def run(self, cwd: Path, *arguments: str, **options: Any) -> tuple[int, str]:
+        """Exit status and output of a whole command."""
+        child = self.start(cwd, *arguments, **options)
+        return child.wait(), child.printed
+
+
+def wait_until(condition: Any, seconds: float = 60.0) -> None:
+    """Returns as soon as a condition holds.
+
+    Raises:
+        TimeoutError: If it never does.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+def give_up_power() -> None:
+    """Drops every capability, so that file permissions hold for root too."""
+
+    class Header(ctypes.Structure):
+        _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+    nothing = (ctypes.c_uint32 * 6)()
+    ctypes.CDLL(None, use_errno=True).capset(ctypes.byref(Header(0x20080522, 0)), ctypes.byref(nothing))
+
+
+def become(request: dict[str, Any]) -> None:
+    """Turns the forked process into the command; never returns."""
+    import runpy
+
+    status = 1
+    try:
+        os.chdir(request["cwd"])
+        handle = os.open(request["output"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(handle, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.update(request["environment"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if request["file_limit"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+        if request["powerless"]:
+            give_up_power()
+        sys.argv = request["arguments"]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    """Forks and waits as told."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+    from lightning.pytorch.loggers import TensorBoardLogger  # noqa: F401
+
+    import saaae.data.speckle
+    import saaae.models.saaae
+    import saaae.models.vae
+    import saaae.runs.fit  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                become(request)
+        print(answer, flush=True)
+
+
+if __name__ == "__main__":
+    main()
