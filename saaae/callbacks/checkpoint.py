@@ -105,6 +105,10 @@ class BestCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=True)
 
 
+AGREE_EVERY = 8
+"""Optimizer steps between the moments when several processes ask each other whether a signal has come."""
+
+
 class LastCheckpoint(Checkpoint):
     """Keeps one checkpoint of everything, from which a run resumes exactly, and the one before it.
 
@@ -145,24 +149,33 @@ class LastCheckpoint(Checkpoint):
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if not stepped or self._epoch_is_complete(trainer):
             return
-        ends = self._step == trainer.max_steps or trainer.should_stop or self.interruption.signum is not None
-        if ends or self._is_due():
+        if trainer.world_size == 1 or self._step % AGREE_EVERY == 0:
+            self._agree(trainer)
+        ends = self._step == trainer.max_steps or trainer.should_stop or self.interruption.agreed
+        if ends or self._is_due(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves a finished epoch, after its validation."""
         if self._epoch_is_complete(trainer):
+            self._agree(trainer)
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """From here on a signal ends the run at once: everything is saved."""
         self.interruption.in_training = False
 
-    def _is_due(self) -> bool:
-        minutes = (time.monotonic() - self._saved) / 60
-        return (self.every_n_steps is not None and self._step % self.every_n_steps == 0) or (
-            self.every_n_minutes is not None and minutes >= self.every_n_minutes
-        )
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        if self.every_n_steps is not None and self._step % self.every_n_steps == 0:
+            return True
+        if self.every_n_minutes is None:
+            return False
+        return bool(trainer.strategy.broadcast(time.monotonic() - self._saved >= 60 * self.every_n_minutes))
+
+    def _agree(self, trainer: L.Trainer) -> None:
+        """Several processes must save and leave at the same step, whichever of them got the signal."""
+        here = self.interruption.signum is not None
+        self.interruption.agreed = trainer.strategy.reduce_boolean_decision(here, all=False)
 
     def _save(self, trainer: L.Trainer) -> None:
         """What was logged up to here must be on disk first: a resumed run logs only what comes after."""

@@ -66,18 +66,19 @@ class FiniteGuard(Callback):
         for (step, indices, numbers), good in zip(unseen, finite.tolist(), strict=True):
             self._in_a_row = 0 if all(good) else self._in_a_row + 1
             if not all(good):
-                names = ", ".join(name for name, is_good in zip(numbers, good, strict=True) if not is_good)
-                self._answer(f"step {step}: {names} not finite; training images {_listed(indices)}")
+                names = [name for name, is_good in zip(numbers, good, strict=True) if not is_good]
+                what = f"step {step}: {', '.join(names)} not finite; training images {_listed(indices)}"
+                self._answer(what, left_out="gradient norm" in names)
 
-    def _answer(self, what: str) -> None:
+    def _answer(self, what: str, left_out: bool) -> None:
         if self.on_nonfinite == "stop":
             raise RunFailedError(
-                f"{what}; the last checkpoint is good: a smaller optimizer.lr or optimizer.gradient_clip may help, "
+                f"{what}; the last checkpoint is good; a smaller optimizer.lr or optimizer.gradient_clip may help, "
                 "on_nonfinite=skip leaves such steps out"
             )
         if self._in_a_row > PATIENCE:
             raise RunFailedError(f"{what}, like the {PATIENCE} steps before it")
-        log.warning("warning: %s; the step is left out", what)
+        log.warning("warning: %s%s", what, "; the step is left out" if left_out else "")
 
 
 def _listed(indices: Tensor) -> str:

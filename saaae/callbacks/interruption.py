@@ -29,10 +29,15 @@ class Interruption:
 
     During training the first signal is remembered for whoever saves at the end of the step; a second one, and any
     signal elsewhere, ends the run at once.
+
+    Attributes:
+        signum: The signal that this process has got in training; None for none.
+        agreed: Whether all processes of the run know that one of them has.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.agreed = False
         self.in_training = False
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
@@ -64,14 +69,14 @@ class Interruption:
         log.info("%s: finishing the step; once more to stop at once", signal.Signals(signum).name)
 
     def leave(self) -> None:
-        """Ends the run if a signal has asked for it.
+        """Ends the run if a signal has asked for it, and all its processes know.
 
         Raises:
             Interrupted: With that signal.
         """
-        if self.signum is not None:
+        if self.agreed:
             self.in_training = False
-            raise Interrupted(self.signum)
+            raise Interrupted(self.signum or signal.SIGTERM)
 
 
 def requeue() -> None:

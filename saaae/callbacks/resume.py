@@ -1,5 +1,6 @@
 """What a checkpoint needs beyond weights so that a resumed run equals an uninterrupted one."""
 
+import logging
 import random
 from typing import Any
 
@@ -7,6 +8,8 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+
+log = logging.getLogger("saaae")
 
 
 def random_state() -> dict[str, Any]:
@@ -31,26 +34,44 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(cuda_state, device)
 
 
+def seed_of(seed: int, rank: int) -> int:
+    """Seed of the noise of one of several processes."""
+    return seed + 1_000_003 * rank
+
+
 class RandomState(Callback):
-    """Saves the random state, and restores it before the next draw that matters.
+    """Saves the random state of every process, and restores it before the next draw that matters.
 
     Loaders draw from generators of their own, so nothing touches the global ones between `on_train_start` and the
     noise of the first batch.
+
+    Args:
+        seed: Seed of the run.
     """
 
-    def __init__(self) -> None:
-        self._pending: dict[str, Any] | None = None
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._pending: list[dict[str, Any]] = []
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds it."""
-        checkpoint["random_state"] = random_state()
+        """Adds it; every process takes part."""
+        states: list[Any] = [random_state()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, random_state())
+        checkpoint["random_state"] = states
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remembers it: setting up the run still draws."""
         self._pending = checkpoint["random_state"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Puts it back."""
-        if self._pending is not None:
-            restore_random_state(self._pending)
-            self._pending = None
+        """Puts it back; a new run, or one on another number of processes, gives each a noise of its own."""
+        if len(self._pending) == trainer.world_size:
+            restore_random_state(self._pending[trainer.global_rank])
+        elif self._pending:
+            log.warning("warning: resumed on %d processes instead of %d: not bit for bit",
+                        trainer.world_size, len(self._pending))  # fmt: skip
+        if len(self._pending) != trainer.world_size and trainer.global_rank:
+            torch.manual_seed(seed_of(self.seed, trainer.global_rank) + trainer.global_step)
+        self._pending = []

@@ -121,14 +121,20 @@ class Positions(Dataset[Tensor]):
 class EpochBatches(Sampler[Tensor]):
     """Batches of indices whose order is a function of (seed, epoch), starting anywhere in an epoch.
 
+    Several processes share the images of each step. Shuffled for training, they get equally many batches of equal
+    sizes, so an epoch leaves out up to one image fewer than there are processes; in order, every image comes once.
+
     Args:
         size: Number of images.
-        batch_size: Images a batch; the last one may be smaller.
+        batch_size: Images a batch of one process; the last one may be smaller.
         seed: Seed of the order; None keeps the images in order.
+        rank: Number of this process.
+        num_processes: How many there are.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int | None) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int | None, rank: int = 0, num_processes: int = 1) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.num_processes = rank, num_processes
         self.epoch, self.start = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -137,7 +143,9 @@ class EpochBatches(Sampler[Tensor]):
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)  # of the whole epoch: Lightning counts batches by it
+        full, rest = divmod(self.size, self.batch_size * self.num_processes)
+        last = rest > self.rank if self.seed is None else rest >= self.num_processes
+        return full + last  # of the whole epoch: Lightning counts batches by it
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.arange(self.size)
@@ -145,7 +153,10 @@ class EpochBatches(Sampler[Tensor]):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.size, generator=generator)
         start, self.start = self.start, 0
-        yield from order.split(self.batch_size)[start:]
+        steps = order.split(self.batch_size * self.num_processes)[start : len(self)]
+        for step in steps:
+            shared = len(step) if self.seed is None else len(step) - len(step) % self.num_processes
+            yield step[self.rank : shared : self.num_processes]
 
 
 class BatchLoader(DataLoader):
@@ -284,7 +295,9 @@ class ImageDataModule(L.LightningDataModule):
         return batch._replace(input=self.corruption(batch.input, noise))
 
     def _loader(self, split: Split, shuffle: bool) -> DataLoader:
-        batches = EpochBatches(self.num_images(split), self.batch_size, self.seed if shuffle else None)
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        seed = self.seed if shuffle else None
+        batches = EpochBatches(self.num_images(split), self.batch_size, seed, rank, processes)
         if shuffle:
             batches.epoch, batches.start = self._position
         return BatchLoader(

@@ -14,6 +14,7 @@ from saaae.errors import UserError
 from saaae.layers.attention import AttentionLayer
 from saaae.metrics.image import ReconstructionQuality
 from saaae.metrics.latent import LatentStatistics
+from saaae.metrics.means import Means
 from saaae.models.optimization import Optimization
 from saaae.noise import Noise
 from saaae.objectives.beta import ConstantBeta
@@ -126,6 +127,7 @@ class ImageAutoencoder(L.LightningModule):
         self.num_dimensions = math.prod(image_shape)
         self.total_steps: int | None = None
         self.gradient_norm = torch.zeros(())
+        self.means = Means()
         self.quality = ReconstructionQuality()
         self.quality_clean = ReconstructionQuality()
         self.latent_statistics = LatentStatistics(math.prod(self.latent_shape))
@@ -185,7 +187,6 @@ class ImageAutoencoder(L.LightningModule):
         posterior = self.encode(batch)
         nll = self.likelihood.nll(self.raw(posterior.rsample(batch.noise), batch), batch.target)
         loss = beta_elbo_loss(nll, posterior, self.beta, self.global_step)
-        self._loss = loss.loss.detach()
         numbers = {"loss": loss.loss, "nll": loss.nll.detach(), "kl": loss.kl.detach()}
         if (self.global_step + 1) % self.log_every_n_steps == 0:
             numbers["beta"] = torch.as_tensor(loss.beta)
@@ -213,13 +214,13 @@ class ImageAutoencoder(L.LightningModule):
     ) -> None:
         """Clips the norm of the whole gradient; Lightning's own refuses fused optimizers under mixed precision.
 
-        A fused optimizer leaves a step out on the device when `found_inf` is 1: a loss or gradient that is not finite
-        reaches no weight. Under 16-bit precision the gradient scaler sees to that.
+        A fused optimizer leaves a step out on the device when `found_inf` is 1: a gradient that is not finite reaches
+        no weight. Under 16-bit precision the gradient scaler sees to that.
         """
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.optimization.gradient_clip or math.inf)
         if optimizer.defaults.get("fused"):
             self.gradient_norm = norm
-            optimizer.found_inf = 1.0 - (norm + self._loss).isfinite().float()  # type: ignore[attr-defined]
+            optimizer.found_inf = 1.0 - norm.isfinite().float()  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the bound steps, the configuration, what the run is made of, and the newest validation metrics."""
@@ -276,8 +277,7 @@ class ImageAutoencoder(L.LightningModule):
             values["bits_per_dim"] = bits_per_dimension(values["elbo"], self.num_dimensions, self.likelihood.discrete)
             if split == "test" and self.importance_samples:
                 values["iw_elbo"] = self.importance_weighted_bound(batch, self.importance_samples)
-        means = {f"{split}/{name}": value.mean() for name, value in values.items()}
-        self.log_dict(means, on_step=False, on_epoch=True, batch_size=len(batch.indices), sync_dist=True)
+        self.means.update(values)
 
     def importance_weighted_bound(self, batch: Batch, num_samples: int) -> Tensor:
         """log 1/k sum p(x, z_i) / q(z_i|x), z_i ~ q (Burda et al. 2016, eq. 8), (B,) in nats: tighter than the ELBO.
@@ -299,6 +299,8 @@ class ImageAutoencoder(L.LightningModule):
 
     def _log_quality(self, split: str) -> None:
         shown = {f"{split}/ssim", f"{split}/psnr"}
+        self.log_dict({f"{split}/{name}": value.float() for name, value in self.means.compute().items()})
+        self.means.reset()
         for suffix, metric in (("", self.quality), ("_clean", self.quality_clean)):
             if metric.count > 0:
                 for name, value in metric.compute().items():

@@ -10,6 +10,7 @@ from saaae.errors import UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
 from saaae.runs.folder import RunFolder, write_json
+from saaae.runs.processes import rank
 from saaae.runs.schema import Evaluate
 from saaae.runs.validate import combinations, refuse_faults
 
@@ -98,6 +99,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     trainer = make_trainer(full, folder, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                            enable_model_summary=False, limit_test_batches=full.trainer.limit_test_batches)  # fmt: skip
     results = {"test": run_test(trainer, model, data, path), "run": run_record(full, data)}
+    if rank() > 0:
+        return results
     results["run"] |= {"checkpoint": str(path), "limit_test_batches": full.trainer.limit_test_batches}
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
     target = target_folder(folder, path, data_name, cfg.limit_batches) / "metrics.json"

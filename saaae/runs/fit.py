@@ -31,6 +31,7 @@ from saaae.errors import RunFailedError, UserError
 from saaae.models.base import ImageAutoencoder
 from saaae.runs.checkpoints import Start, load_weights, start_of
 from saaae.runs.folder import RunFolder, config_hash, plain, quoted, write_json
+from saaae.runs.processes import rank
 from saaae.runs.report import commit, table, versions
 from saaae.runs.status import write_status
 
@@ -50,6 +51,8 @@ def set_up(cfg: DictConfig) -> None:
         ".*LeafSpec.*",
         ".*your dataloader is not resumable.*",  # the data module is
         ".*is smaller than the logging interval.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged so is the same in every process
+        ".*it is recommended to use `Trainer\\(devices=1.*",  # no image is tested twice
     ):
         warnings.filterwarnings("ignore", message)
     accelerator = cfg.accelerator
@@ -167,26 +170,29 @@ def fit(
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
     start = start_of(folder, model, monitor)
 
-    _claim(folder, cfg, overrides, data, shown, continued=bool(start.step))
-    _announce(model, data, shown, start)
+    if rank() == 0:
+        _claim(folder, cfg, overrides, data, shown, continued=bool(start.step))
+        _announce(model, data, shown, start)
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.score), Throughput()
     every = (cfg.checkpoint.every_n_steps, cfg.checkpoint.every_n_minutes)
     last = LastCheckpoint(folder.last, folder.previous, *every, interruption)
     interval = cfg.trainer.log_every_n_steps
-    own = [throughput, FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval), RandomState(), best, last]
+    watch = [throughput, FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval)]
     trainer = make_trainer(
         cfg,
         folder,
-        callbacks=[*_callbacks(cfg), *own],
+        callbacks=[*_callbacks(cfg), *watch, RandomState(cfg.seed), best, last],
         logger=_loggers(cfg, folder, start.step),
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
     )
     _train(trainer, model, data, start.checkpoint)
-    if not folder.best.is_file():  # the run ended before its first validation
+    if best.score is None:  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
     test = run_test(trainer, model, data, folder.best)
+    if not trainer.is_global_zero:
+        return best.score
     broken = [name for name, value in test.items() if not math.isfinite(value)]
     if broken:
         raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
@@ -336,7 +342,9 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
 
 
 def _loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Any]:
-    """The configured loggers and metrics.csv, cut back to the step that the run continues from."""
+    """The configured loggers and metrics.csv, cut back to the step that the run continues from; the first writes."""
+    if rank() > 0:
+        return []
     loggers = [instantiate(node)(save_dir=str(folder.path), purge_step=step) for node in cfg.logger.values()]
     return [*loggers, MetricsCSV(folder.path, step)]
 

@@ -64,8 +64,8 @@ class Accelerator:
     """Where and in which precision a run computes."""
 
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: Literal[1]
-    strategy: Literal["auto"]
+    devices: PositiveInt
+    strategy: Literal["auto", "ddp"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     memory_format: Literal["channels_last", "contiguous"]
     matmul_precision: Literal["highest", "high", "medium"]

@@ -123,3 +123,22 @@ def test_images_resident_on_the_device_make_the_very_batches_that_travelling_one
     for a, b in zip(*seen, strict=True):
         for field in ("input", "target", "indices", "label", "mask", "fabric"):
             assert torch.equal(getattr(a, field), getattr(b, field)), field
+
+
+def test_several_processes_share_every_step_and_test_every_image_once():
+    def batches(size, seed):
+        ranks = [list(EpochBatches(size, 4, seed, rank, 3)) for rank in range(3)]
+        lengths = [len(EpochBatches(size, 4, seed, rank, 3)) for rank in range(3)]
+        assert lengths == [len(of_rank) for of_rank in ranks]
+        return ranks
+
+    for size in (24, 25, 26, 36, 11):
+        shuffled = batches(size, 0)
+        assert len({tuple(map(len, of_rank)) for of_rank in shuffled}) == 1  # the same sizes at the same steps
+        seen = torch.cat([batch for of_rank in shuffled for batch in of_rank])
+        assert len(seen.unique()) == len(seen) == size - size % 3
+        in_order = torch.cat([batch for of_rank in batches(size, None) for batch in of_rank])
+        assert in_order.sort().values.tolist() == list(range(size))
+    one = torch.cat(list(EpochBatches(24, 12, 0)))
+    three = torch.stack([torch.cat(of_rank) for of_rank in batches(24, 0)], 1).flatten()
+    assert torch.equal(one, three)  # a step of three processes sees the images of one with three times the batch

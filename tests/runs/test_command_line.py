@@ -53,7 +53,7 @@ MISTAKES = [
     ("data.correlation=1", "data.correlation=1: expected less than 1"),
     (
         "data.looks=2.3 data.correlation=0.3",
-        "data.looks=2.3: correlated speckle (data.correlation=0.3) needs multiples of 0.5",
+        "data.looks=2.3: correlated speckle (data.correlation=0.3)",
     ),
     ("corruption=speckle corruption.looks=2.3 corruption.correlation=0.3", "corruption.looks=2.3: correlated"),
     ("data=sar data.root=. data.target=clean", "data.target=clean: needs the cleaner images of data.reference_root"),

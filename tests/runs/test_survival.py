@@ -120,6 +120,52 @@ def test_a_signal_finishes_the_step_saves_and_the_next_start_goes_on(zygote, tmp
     equal_runs(tmp_path / "outputs" / "whole", run)
 
 
+def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
+    words = [*SMALL, "accelerator=ddp_cpu", "trainer.max_epochs=2", "checkpoint.every_n_steps=4", "data.num_test=11"]
+    words += ["data.num_train=41", "corruption=gaussian"]  # 5 steps an epoch, an image left out, odd test images
+    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    run = tmp_path / "outputs" / "broken"
+    child = zygote.start(tmp_path, "name=broken", *words)
+    wait_until(lambda: steps(run) >= 5)
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert state(run) == "running"
+    assert zygote.run(tmp_path, "name=broken", *words)[0] == 0
+    equal_runs(tmp_path / "outputs" / "whole", run)
+    checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 10
+    states = [random["torch"] for random in checkpoint["random_state"]]
+    assert len(states) == 2
+    assert not torch.equal(*states)
+
+    status, printed = zygote.run(tmp_path, "run=outputs/whole", "accelerator=cpu", script="evaluate.py")
+    assert status == 0, printed
+    two = json.loads((tmp_path / "outputs/whole/metrics.json").read_text())["test"]
+    one = json.loads((tmp_path / "outputs/whole/evaluation/own-best/metrics.json").read_text())["test"]
+    assert one == pytest.approx(two, rel=1e-6, abs=1e-6)
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(zygote, tmp_path):
+    run = tmp_path / "outputs" / "x"
+    child = zygote.start(tmp_path, "name=x", *LONG, "accelerator=ddp_cpu")
+    wait_until(lambda: steps(run) >= 3)
+    child.send(signal.SIGTERM)
+    assert child.wait() == 143
+    assert state(run) == "preempted"
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == steps(run)
+
+
+def test_a_sweep_over_one_and_two_processes_runs_every_job_once(zygote, tmp_path):
+    sweep = ["-m", "name=s", "accelerator=ddp_cpu,cpu", *TINY[:-3], "threads=1", "trainer.max_epochs=1", "model=vae"]
+    status, printed = zygote.run(tmp_path, *[word for word in sweep if word != "accelerator=cpu"])
+    assert status == 0, printed
+    assert printed.count("test of best.ckpt") == 2
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["s"]
+    jobs = sorted((tmp_path / "outputs" / "s").glob("accelerator=*"))
+    assert [state(job) for job in jobs] == ["done", "done"]
+    assert [job.name.split("-")[0] for job in jobs] == ["accelerator=cpu", "accelerator=ddp_cpu"]
+
+
 def test_slurm_is_asked_to_requeue_a_job_that_it_preempts(zygote, tmp_path):
     (tmp_path / "bin").mkdir()
     scontrol = tmp_path / "bin" / "scontrol"

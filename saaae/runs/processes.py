@@ -1,0 +1,53 @@
+"""The several processes of one run: which of them speaks, and how they start inside a sweep."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import open_dict, read_write
+
+MADE_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def rank() -> int:
+    """Number of this process among those of its run, as torchrun, SLURM or Lightning has set it; 0 speaks for all."""
+    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+
+
+@contextmanager
+def one_job_of_a_sweep() -> Iterator[None]:
+    """Lightning starts further processes by repeating the command line: inside a sweep, that of this one job.
+
+    Afterwards nothing of them is left in the environment, or the next job would believe that somebody else had
+    started its processes, and wait for them.
+    """
+    hydra = HydraConfig.get()
+    argv, directory = sys.argv, hydra.run.dir
+    if hydra.mode == RunMode.MULTIRUN:
+        sys.argv = [sys.argv[0], *hydra.overrides.task]
+        _set_run_folder(hydra.runtime.output_dir)
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        _set_run_folder(directory)
+        _forget_processes()
+
+
+def _set_run_folder(directory: str) -> None:
+    cfg: Any = HydraConfig.instance().cfg
+    with read_write(cfg.hydra), open_dict(cfg.hydra), read_write(cfg.hydra.run):
+        cfg.hydra.run.dir = directory
+
+
+def _forget_processes() -> None:
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    if "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
+        for name in MADE_BY_LIGHTNING:
+            os.environ.pop(name, None)
