@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def set_up(cfg: DictConfig) -> None:
         ".*it is recommended to use `Trainer\\(devices=1.*",  # no image is tested twice
     ):
         warnings.filterwarnings("ignore", message)
+    threading.excepthook = _quiet_about_full_disks
     accelerator = cfg.accelerator
     if accelerator.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError(
@@ -68,6 +70,12 @@ def set_up(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision(accelerator.matmul_precision)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writing thread would print a stack trace; the run itself ends by the same error, in one line."""
+    if not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
 
 
 def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
@@ -197,7 +205,8 @@ def fit(
     if broken:
         raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
     for logger in trainer.loggers:
-        logger.log_hyperparams(told, {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test})
+        final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
+        logger.log_hyperparams(told, final, step=trainer.global_step)
     save_reconstructions(model, data, folder.path / "reconstructions.png", f"{shown}: test images, z = mean")
     generated = save_generation(model, folder.path / "generation.png", f"{shown}: from the prior")
     results = {"test": test, "train": training_record(trainer, throughput), "run": model.run_record}

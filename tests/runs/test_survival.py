@@ -9,9 +9,9 @@ import threading
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from saaae.runs.checkpoints import read_checkpoint
+from tests.comparison import differences
 from tests.conftest import TINY
 from tests.zygote import Zygote, wait_until
 
@@ -46,44 +46,6 @@ def state(run):
     return json.loads((run / "status.json").read_text())["state"] if (run / "status.json").is_file() else None
 
 
-def numbers(run):
-    """Every logged number but the speed."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [row for row in csv.reader(file) if "images_per_second" not in row[2]]
-
-
-def curves(run):
-    """What TensorBoard shows: (tag, step, value) of scalars and (tag, step) of pictures."""
-    board = EventAccumulator(str(run), {"scalars": 0, "images": 0}).Reload()
-    tags = board.Tags()
-    scalars = [(t, e.step, e.value) for t in tags["scalars"] for e in board.Scalars(t) if "images_per" not in t]
-    return scalars, [(t, e.step) for t in tags["images"] for e in board.Images(t)]
-
-
-def same(a, b):
-    """Whether two contents of checkpoints are equal to the bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-EXACT = ["state_dict", "optimizer_states", "lr_schedulers", "random_state", "schedules", "global_step", "validation"]
-
-
-def equal_runs(a, b):
-    """Both ended alike: weights, optimizer, schedules, random state, every curve and the test."""
-    ours, theirs = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (a, b))
-    assert [key for key in EXACT if not same(ours[key], theirs[key])] == []
-    assert numbers(a) == numbers(b)
-    assert curves(a) == curves(b)
-    tests = [json.loads((run / "metrics.json").read_text())["test"] for run in (a, b)]
-    assert tests[0] == tests[1]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(zygote, tmp_path, workers):
     words = [*SMALL, "trainer.max_epochs=3", "checkpoint.every_n_steps=7", f"data.num_workers={workers}"]
@@ -99,7 +61,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(zygote, tm
     assert status == 0, printed
     assert "continued from step" in printed
     assert state(run) == "done"
-    equal_runs(tmp_path / "outputs" / "whole", run)
+    assert differences(tmp_path / "outputs" / "whole", run) == []
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -117,7 +79,7 @@ def test_a_signal_finishes_the_step_saves_and_the_next_start_goes_on(zygote, tmp
     assert saved >= 25
     assert saved == steps(run)  # nothing was trained for nothing
     assert zygote.run(tmp_path, "resume=outputs/stopped")[0] == 0
-    equal_runs(tmp_path / "outputs" / "whole", run)
+    assert differences(tmp_path / "outputs" / "whole", run) == []
 
 
 def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
@@ -131,7 +93,7 @@ def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     child.wait()
     assert state(run) == "running"
     assert zygote.run(tmp_path, "name=broken", *words)[0] == 0
-    equal_runs(tmp_path / "outputs" / "whole", run)
+    assert differences(tmp_path / "outputs" / "whole", run) == []
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 10
     states = [random["torch"] for random in checkpoint["random_state"]]

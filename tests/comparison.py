@@ -1,0 +1,52 @@
+"""What differs between two runs that should have ended alike."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from saaae.runs.checkpoints import read_checkpoint
+
+EXACT = ["state_dict", "optimizer_states", "lr_schedulers", "random_state", "schedules", "global_step", "validation"]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two contents of checkpoints are equal to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def numbers(run: Path) -> list[list[str]]:
+    """Every row of metrics.csv but the speed, which no two runs share."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [row for row in csv.reader(file) if "images_per_second" not in row[2]]
+
+
+def curves(run: Path) -> list[tuple[Any, ...]]:
+    """What TensorBoard shows: (tag, step, value) of scalars but the speed, (tag, step) of pictures and histograms."""
+    board = EventAccumulator(str(run), {"scalars": 0, "images": 0, "histograms": 0}).Reload()
+    tags = board.Tags()
+    scalars = [(t, e.step, e.value) for t in tags["scalars"] for e in board.Scalars(t) if "images_per" not in t]
+    images = [(t, e.step) for t in tags["images"] for e in board.Images(t)]
+    return scalars + images + [(t, e.step) for t in tags["histograms"] for e in board.Histograms(t)]
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """Parts of the last checkpoint, curves or test in which two finished runs differ; empty if they ended alike."""
+    saved = [read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (a, b)]
+    found = [key for key in EXACT if not same(saved[0][key], saved[1][key])]
+    found += [] if numbers(a) == numbers(b) else ["metrics.csv"]
+    ours, theirs = Counter(curves(a)), Counter(curves(b))
+    missing, more = ours - theirs, theirs - ours
+    found += [f"TensorBoard (lacks {[*missing][:3]}, has more {[*more][:3]})"] if missing or more else []
+    tests = [json.loads((run / "metrics.json").read_text())["test"] for run in (a, b)]
+    return found + ([] if tests[0] == tests[1] else ["test"])
