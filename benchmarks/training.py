@@ -2,7 +2,8 @@
 
 Both train the same VAE on the same random 28-pixel images with the same optimizer, in turn, in one process;
 `lightning` is what train.py runs: data module, logged terms, metrics.csv, TensorBoard, clipping, schedule.
-Prints images per second and the ratio of each round. Add --allocator to see what keeping freed blocks brings instead.
+Prints images per second and the ratio of each round. Add --allocator to see what keeping freed blocks brings instead,
+or --checkpoints to see what a checkpoint every 50 steps costs.
 """
 
 import subprocess
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-STEPS, BATCH = 60, 128
+STEPS, BATCH = 100, 128
 
 
 def prepare():
@@ -61,21 +62,30 @@ def tight(model, data):
     return len(pixels) / (time.perf_counter() - start)
 
 
-def lightning(cfg, model, data):
-    """One epoch of what train.py runs, without validation."""
-    import lightning as L
+def lightning(cfg, model, data, every_n_steps=None):
+    """One epoch of what train.py runs, without validation; with a checkpoint every so many steps."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
+    from saaae.callbacks.checkpoint import LastCheckpoint
+    from saaae.callbacks.finite import FiniteGuard
+    from saaae.callbacks.interruption import Interruption
     from saaae.callbacks.metrics_csv import MetricsCSV
+    from saaae.callbacks.resume import RandomState
     from saaae.callbacks.throughput import Throughput
+    from saaae.callbacks.training_log import TrainingLog
+    from saaae.runs.fit import make_trainer
+    from saaae.runs.folder import RunFolder
 
-    throughput = Throughput()
-    model.total_steps, model.log_every_n_steps = None, cfg.trainer.log_every_n_steps
-    with tempfile.TemporaryDirectory() as folder:
-        L.Trainer(
-            max_epochs=1, limit_val_batches=0, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, log_every_n_steps=cfg.trainer.log_every_n_steps, use_distributed_sampler=False,
-            callbacks=[throughput], logger=[TensorBoardLogger(folder), MetricsCSV(Path(folder), 0)],
+    throughput, interval = Throughput(), cfg.trainer.log_every_n_steps
+    model.total_steps, model.log_every_n_steps = None, interval
+    data._position = (0, 0)
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as path:
+        folder = RunFolder(path)
+        last = LastCheckpoint(folder.last, folder.previous, every_n_steps, None, Interruption())
+        watch = [throughput, FiniteGuard("stop", interval), TrainingLog(interval), RandomState(0), last]
+        make_trainer(
+            cfg, folder, max_epochs=1, limit_val_batches=0, enable_progress_bar=False, enable_model_summary=False,
+            log_every_n_steps=interval, callbacks=watch, logger=[TensorBoardLogger(path), MetricsCSV(folder.path, 0)],
         ).fit(model, data)  # fmt: skip
     return throughput.images_per_second
 
@@ -85,19 +95,23 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
-def compare(rounds):
-    """Alternates the two loops and prints each round."""
+def compare(rounds, checkpoints):
+    """Alternates two loops and prints each round: a bare one and train.py's, or that without checkpoints and with."""
     from saaae.runs.allocator import keep_freed_blocks
 
     keep_freed_blocks()
     cfg, model, data = prepare()
+    loops = {"tight": lambda: tight(model, data), "train.py": lambda: lightning(cfg, model, data)}
+    if checkpoints:  # two of them in 100 steps, apart from the one at the end of the epoch, which is not timed
+        loops = {"none": loops["train.py"], "every 50 steps": lambda: lightning(cfg, model, data, every_n_steps=40)}
     tight(model, data)
+    (first, reference), (second, other) = loops.items()
     pairs = []
     for i in range(rounds):
-        pairs.append((tight(model, data), lightning(cfg, model, data)))
-        print(f"round {i + 1}: tight {pairs[-1][0]:.0f} img/s, train.py {pairs[-1][1]:.0f} img/s")
+        pairs.append((reference(), other()))
+        print(f"round {i + 1}: {first} {pairs[-1][0]:.0f} img/s, {second} {pairs[-1][1]:.0f} img/s")
     ratios = [b / a for a, b in pairs]
-    print(f"train.py / tight: median {median(ratios):.3f}, range {min(ratios):.3f} to {max(ratios):.3f}")
+    print(f"{second} / {first}: median {median(ratios):.3f}, range {min(ratios):.3f} to {max(ratios):.3f}")
 
 
 def allocator(rounds):
@@ -117,4 +131,4 @@ def allocator(rounds):
 if __name__ == "__main__":
     words = sys.argv[1:]
     count = next((int(word) for word in words if word.isdigit()), 3)
-    allocator(count) if "--allocator" in words else compare(count)
+    allocator(count) if "--allocator" in words else compare(count, "--checkpoints" in words)
