@@ -131,8 +131,8 @@ class ImageModel(Protocol):
         """Images (N, C, H, W) in [0, 1] of codes and, where the model has them, classes (N,)."""
         ...
 
-    def sample(self, count: int, noise: Noise) -> Tensor:
-        """Images (count, C, H, W) decoded from the prior."""
+    def sample(self, count: int, noise: Noise, label: int | None = None) -> Tensor:
+        """Images (count, C, H, W) decoded from the prior, of one class or of the classes in turn."""
         ...
 
     def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:

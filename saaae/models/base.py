@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import lightning as L
 import torch
@@ -95,6 +95,8 @@ class ImageAutoencoder(L.LightningModule):
     """Optimizer steps between logged training losses; a run sets it."""
     run_config: Mapping[str, Any] = {}
     """Configuration of the run, plain containers: a checkpoint tells how to rebuild its model."""
+    reconstruct_from: Literal["mean", "sample"] = "mean"
+    """Which code the images come from that `ssim` and `psnr` compare."""
     importance_samples = 0
     """Samples k of the importance-weighted bound of a test; 0 leaves it out."""
     generates = True
@@ -169,11 +171,13 @@ class ImageAutoencoder(L.LightningModule):
         """Images (N, C, H, W) in [0, 1] of codes (N, *latent_shape) and, where the model has them, classes (N,)."""
         return self.likelihood.mean(self.decoder(z))
 
-    def sample(self, count: int, noise: Noise) -> Tensor:
-        """Images (count, C, H, W) decoded from z ~ N(0, I), of the classes in turn where there are any."""
+    def sample(self, count: int, noise: Noise, label: int | None = None) -> Tensor:
+        """Images (count, C, H, W) decoded from z ~ N(0, I): of one class, or of all in turn where there are any."""
         z = noise.normal(torch.empty(count, *self.latent_shape, device=self.device))
-        label = torch.arange(count, device=self.device) % self.num_classes if self.num_classes else None
-        return self.generate(z, label)
+        if not self.num_classes:
+            return self.generate(z)
+        classes = torch.arange(count, device=self.device) % self.num_classes
+        return self.generate(z, classes if label is None else torch.full_like(classes, label))
 
     def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
         """Heat maps (B, 1, h, w) in [0, 1] of the attention layers that have one."""
@@ -263,13 +267,13 @@ class ImageAutoencoder(L.LightningModule):
     def _evaluate(self, batch: Batch, split: str) -> None:
         batch = self.observe(batch)
         posterior = self.encode(batch)
-        raw = self.raw(posterior.mode, batch)
-        x_hat = self.likelihood.mean(raw)
+        raw, sampled = self.raw(posterior.mode, batch), self.raw(posterior.rsample(batch.noise), batch)
+        x_hat = self.likelihood.mean(raw if self.reconstruct_from == "mean" else sampled)
         self.quality.update(x_hat, batch.target)
         if batch.clean is not None and batch.clean is not batch.target:
             self.quality_clean.update(x_hat, batch.clean)
         self.latent_statistics.update(posterior)
-        nll = self.likelihood.nll(self.raw(posterior.rsample(batch.noise), batch), batch.target)
+        nll = self.likelihood.nll(sampled, batch.target)
         nll_mode = self.likelihood.nll(raw, batch.target)
         values = {"nll": nll, "nll_mode": nll_mode, "kl": posterior.kl, **posterior.diagnostics()}
         if posterior.stochastic:

@@ -68,6 +68,8 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         UserError: Naming the key, folder or file.
     """
     checkpoint_path(cfg)
+    if cfg["class"] is not None and not cfg.generate:
+        raise UserError(f"class={cfg['class']}: goes with generate=<number of images>")
     if cfg.run:
         for line in combinations(configuration(cfg, RunFolder(cfg.run).config(), overrides)):
             raise UserError(line)
@@ -85,7 +87,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Tests, prints the table and writes `<run>/evaluation/<data>-<checkpoint>/metrics.json`."""
     path, overrides = checkpoint_path(cfg), list(HydraConfig.get().overrides.task)
     keep_freed_blocks()
+    import torch
+
+    from saaae.noise import IndexedNoise
     from saaae.runs.checkpoints import config_in
+    from saaae.runs.exports import refuse_generation, save_arrays, save_generated
     from saaae.runs.fit import build, make_trainer, run_record, run_test, set_up
     from saaae.runs.report import table
 
@@ -94,19 +100,29 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     full = configuration(cfg, folder.config() if cfg.run else config_in(path), overrides)
     set_up(full)
     model, data = build(full)
+    if cfg.generate:
+        refuse_generation(model, cfg["class"])
     if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **data.manifest()})):
         print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
+    model.reconstruct_from = cfg.samples
     trainer = make_trainer(full, folder, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                            enable_model_summary=False, limit_test_batches=full.trainer.limit_test_batches)  # fmt: skip
     results = {"test": run_test(trainer, model, data, path), "run": run_record(full, data)}
     if rank() > 0:
         return results
     results["run"] |= {"checkpoint": str(path), "limit_test_batches": full.trainer.limit_test_batches}
+    results["run"]["reconstructions"] = f"z = {cfg.samples}"
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
     target = target_folder(folder, path, data_name, cfg.limit_batches) / "metrics.json"
     write_json(target, results)
     print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results["test"]))
     print(f"written to {target}")
+    if cfg.save_arrays:
+        print(f"arrays       {save_arrays(model, data, cfg.save_arrays, target.with_name('arrays.npz'))}")
+    if cfg.generate:
+        noise = IndexedNoise(full.seed, torch.arange(cfg.generate, device=model.device))
+        images = model.sample(cfg.generate, noise, cfg["class"])
+        print(f"generated    {save_generated(images, target.with_name('generated.png'))}")
     return results
 
 

@@ -35,7 +35,13 @@ class Evaluate:
     cache_dir: str | None
     threads: PositiveInt | None
     importance_samples: NonNegativeInt | None
+    samples: Literal["mean", "sample"]
+    save_arrays: PositiveInt | None
+    generate: PositiveInt | None
     limit_batches: BatchLimit
+
+
+Evaluate.__annotations__["class"] = NonNegativeInt | None  # a word of Python's own
 
 
 class Trainer:

@@ -15,7 +15,7 @@ from saaae.errors import UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
 from saaae.runs.folder import LENGTH, RunFolder, quoted
-from saaae.runs.processes import one_job_of_a_sweep, rank
+from saaae.runs.processes import end_with_parent, one_job_of_a_sweep, rank
 from saaae.runs.schema import Train
 from saaae.runs.status import State, locked, read_status, write_status
 from saaae.runs.validate import combinations, refuse_faults
@@ -107,6 +107,7 @@ def run(cfg: DictConfig) -> float | None:
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
     if rank() > 0:
+        end_with_parent()
         with Interruption() as interruption:
             return _run(cfg, folder, shown, interruption)
     with locked(folder, shown), recorded(folder, shown), Interruption() as interruption:

@@ -165,6 +165,25 @@ def test_the_class_reaches_encoder_and_decoder(make, model):
     torch.testing.assert_close(module.generate(z, batch.label), module.decode(z, batch))
 
 
+def test_images_of_a_chosen_class_are_generated(make):
+    from saaae.runs.exports import refuse_generation
+
+    module, _ = make("model=cvae_onehot")
+    module.eval()
+    noise = [TrainingNoise() for _ in range(3)]
+    torch.manual_seed(0)
+    seven = module.sample(4, noise[0], 7)
+    torch.manual_seed(0)
+    z = noise[1].normal(torch.empty(4, 2))
+    torch.testing.assert_close(seven, module.generate(z, torch.full((4,), 7)))
+    refuse_generation(module, 9)
+    with pytest.raises(UserError, match="class=10: expected 0 to 9"):
+        refuse_generation(module, 10)
+    for words in (["model=despeckler"], ["model=vae", "posterior=delta"]):
+        with pytest.raises(UserError, match="generate: a .* has no prior to generate from"):
+            refuse_generation(make(*words)[0], None)
+
+
 def test_thousands_of_classes_are_embedded():
     from saaae.layers.labels import LabelEmbedding, OneHot
 

@@ -79,3 +79,34 @@ def test_evaluation_takes_other_data_at_the_door(tmp_path, monkeypatch):
         refused = command("evaluate.py", "run=outputs/x", *words, cwd=tmp_path)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
         assert refused.stderr.startswith(answer), refused.stderr
+
+
+def test_evaluation_gives_away_arrays_and_images_from_the_prior(tmp_path):
+    import numpy as np
+
+    assert command("train.py", "name=x", *TINY, "model=vae", cwd=tmp_path).returncode == 0
+    words = ["run=outputs/x", "save_arrays=5", "samples=sample", "generate=7"]
+    found = command("evaluate.py", *words, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    folder = tmp_path / "outputs/x/evaluation/own-best"
+    arrays = np.load(folder / "arrays.npz")
+    assert {name: arrays[name].shape for name in arrays} == dict.fromkeys(
+        ("input", "target", "reconstruction"), (5, 1, 32, 32)
+    )
+    assert all(
+        arrays[name].dtype == np.float32 and 0 <= arrays[name].min() <= arrays[name].max() <= 1 for name in arrays
+    )
+    assert np.load(folder / "generated.npz")["images"].shape == (7, 1, 32, 32)
+    assert (folder / "generated.png").is_file()
+    sampled = json.loads((folder / "metrics.json").read_text())
+    assert sampled["run"]["reconstructions"] == "z = sample"
+    stored = json.loads((tmp_path / "outputs/x/metrics.json").read_text())["test"]
+    assert sampled["test"]["nll"] == stored["nll"]
+    assert sampled["test"]["mse"] != stored["mse"]
+    for words, answer in [
+        (["generate=2", "class=1"], "error: class=1: a VAE knows no classes\n"),
+        (["class=1"], "error: class=1: goes with generate=<number of images>\n"),
+        (["samples=mode"], "error: samples=mode: expected 'mean' or 'sample'\n"),
+    ]:
+        refused = command("evaluate.py", "run=outputs/x", *words, cwd=tmp_path)
+        assert (refused.returncode, refused.stderr) == (2, answer)

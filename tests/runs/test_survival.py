@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,12 @@ def steps(run):
 
 def state(run):
     return json.loads((run / "status.json").read_text())["state"] if (run / "status.json").is_file() else None
+
+
+def other_process_of(pid):
+    """The process that a run has started beside its first one."""
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return child
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -89,8 +96,10 @@ def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     run = tmp_path / "outputs" / "broken"
     child = zygote.start(tmp_path, "name=broken", *words)
     wait_until(lambda: steps(run) >= 5)
+    other = other_process_of(child.pid)
     child.send(signal.SIGKILL)
     child.wait()
+    wait_until(lambda: not Path(f"/proc/{other}").exists())
     assert state(run) == "running"
     assert zygote.run(tmp_path, "name=broken", *words)[0] == 0
     assert differences(tmp_path / "outputs" / "whole", run) == []
