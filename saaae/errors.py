@@ -1,6 +1,7 @@
 """Exceptions that the doors answer in one line."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -13,6 +14,16 @@ class UserError(Exception):
 
 class RunFailedError(Exception):
     """A run that ended without usable results; the doors print the message and exit with status 1."""
+
+
+DISK_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """One line for what a full disk or a missing permission raises, naming the file; None for other errors."""
+    if not isinstance(error, OSError) or error.errno not in DISK_FAULTS:
+        return None
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

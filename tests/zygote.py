@@ -156,6 +156,19 @@ def become(request: dict[str, Any]) -> None:
         os._exit(status)
 
 
+def wait_for(pid: int, seconds: float = 180.0) -> int:
+    """Exit status of a child, minus the signal that killed it; one that hangs is killed, and its status is 999."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return 999
+
+
 def main() -> None:
     """Forks and waits as told."""
     sys.path.insert(0, str(ROOT))
@@ -171,7 +184,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+            answer = wait_for(request["wait"])
         else:
             answer = os.fork()
             if answer == 0:

@@ -149,10 +149,10 @@ class LastCheckpoint(Checkpoint):
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if not stepped or self._epoch_is_complete(trainer):
             return
-        if trainer.world_size == 1 or self._step % AGREE_EVERY == 0:
+        saves = self._step == trainer.max_steps or trainer.should_stop or self._is_due(trainer)
+        if saves or trainer.world_size == 1 or self._step % AGREE_EVERY == 0:
             self._agree(trainer)
-        ends = self._step == trainer.max_steps or trainer.should_stop or self.interruption.agreed
-        if ends or self._is_due(trainer):
+        if saves or self.interruption.agreed:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -162,8 +162,10 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal ends the run at once: everything is saved."""
+        """From here on a signal ends the run at once: everything is saved. One that came since then does so now."""
+        self._agree(trainer)
         self.interruption.in_training = False
+        self.interruption.leave()
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         if self.every_n_steps is not None and self._step % self.every_n_steps == 0:

@@ -30,21 +30,38 @@ class FiniteGuard(Callback):
 
     def __init__(self, on_nonfinite: Literal["stop", "skip"], interval: int) -> None:
         self.on_nonfinite, self.interval = on_nonfinite, interval
-        self._in_a_row = 0
+        self._in_a_row = self._step = 0
+        self._batches: list[tuple[Tensor, dict[str, Tensor]]] = []
         self._unseen: list[tuple[int, Tensor, dict[str, Tensor]]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where the run begins."""
+        self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers the numbers of the batch, and looks when it is time."""
-        numbers = {name: outputs[name] for name in ("loss", "nll", "kl")} | {"gradient norm": pl_module.gradient_norm}
-        self._unseen.append((trainer.global_step, batch.indices, numbers))
+        """Remembers the numbers of a step, of all its batches, and looks when it is time."""
+        self._batches.append((batch.indices, {name: outputs[name] for name in ("loss", "nll", "kl")}))
+        if trainer.global_step == self._step:  # more batches of this step follow
+            return
+        assert isinstance(pl_module.gradient_norm, Tensor)
+        self._step, batches, self._batches = trainer.global_step, self._batches, []
+        terms = {name: torch.stack([numbers[name] for _, numbers in batches]).sum() for name in batches[0][1]}
+        indices = torch.cat([indices for indices, _ in batches])
+        self._unseen.append((self._step, indices, terms | {"gradient norm": pl_module.gradient_norm}))
         if len(self._unseen) >= (1 if pl_module.device.type == "cpu" else self.interval):
             self.look()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks at the rest."""
         self.look()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at the validation: one finite step may have been enough to ruin the weights."""
+        names = [n for n, v in trainer.callback_metrics.items() if n.startswith("val/") and not torch.isfinite(v)]
+        if names and trainer.state.fn == "fit":
+            self._answer(f"epoch {trainer.current_epoch + 1}: {', '.join(names)} not finite", left_out=False)
 
     def look(self) -> None:
         """Names what is not finite.
@@ -73,8 +90,8 @@ class FiniteGuard(Callback):
     def _answer(self, what: str, left_out: bool) -> None:
         if self.on_nonfinite == "stop":
             raise RunFailedError(
-                f"{what}; the last checkpoint is good; a smaller optimizer.lr or optimizer.gradient_clip may help, "
-                "on_nonfinite=skip leaves such steps out"
+                f"{what}; no checkpoint holds it: a smaller optimizer.lr or optimizer.gradient_clip may help, "
+                "on_nonfinite=skip goes on"
             )
         if self._in_a_row > PATIENCE:
             raise RunFailedError(f"{what}, like the {PATIENCE} steps before it")

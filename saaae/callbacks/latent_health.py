@@ -27,8 +27,8 @@ class LatentHealth(Callback):
     def __init__(self) -> None:
         self._named: set[str] = set()
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the validation's statistics."""
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Looks at the statistics of a validation whose means are known."""
         if not getattr(pl_module, "has_bound", False):
             return
         statistics = cast(LatentStatistics, pl_module.latent_statistics).compute()

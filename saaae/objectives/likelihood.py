@@ -67,6 +67,14 @@ class Bernoulli(Likelihood):
         return binary_cross_entropy_with_logits(raw.float(), target, reduction="none").flatten(1).sum(1)
 
 
+def _mean_over_processes(value: Tensor) -> Tensor:
+    """The same number in every process of a run: parameters are not made equal again once training goes on."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value = value / torch.distributed.get_world_size()
+    return value
+
+
 class ScaledLikelihood(Likelihood):
     """Base of the densities with one scale for all pixels, given, learnt or optimal.
 
@@ -132,7 +140,7 @@ class ScaledLikelihood(Likelihood):
         if self.num_batches == 0:
             self.num_batches += 1
             with torch.no_grad():
-                self.log_scale.copy_(self.best_log_scale(distance.mean()).nan_to_num())
+                self.log_scale.copy_(self.best_log_scale(_mean_over_processes(distance.mean())).nan_to_num())
 
     def _batch_log_scale(self, distance: Tensor) -> Tensor:
         log_scale = self.best_log_scale(distance.mean())

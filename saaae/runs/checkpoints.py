@@ -24,8 +24,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         missing = {"config", "state_dict", "global_step", "validation"} - set(checkpoint)
     except Exception as error:  # torch raises half a dozen kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+        objects = "weights" in str(error).lower() and "unsupported" in str(error).lower()
+        reason = "it holds more than plain data" if objects else "damaged, cut short, or something else"
+        raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
     if missing:
         raise UserError(f"{path}: not a checkpoint of this project, it lacks {', '.join(sorted(missing))}")
     return checkpoint
@@ -76,13 +77,15 @@ class Start(NamedTuple):
         checkpoint: The checkpoint to resume from; None for a new run.
         step: Optimizer step that it holds.
         score: Monitored metric of the best checkpoint so far; None if there is none.
-        damaged: What is wrong with newer files that had to be passed over.
+        damaged: What is wrong with files that had to be passed over.
+        best_is_damaged: Whether best.ckpt is one of them.
     """
 
     checkpoint: Path | None
     step: int
     score: float | None
     damaged: list[str]
+    best_is_damaged: bool
 
 
 def start_of(folder: RunFolder, model: ImageAutoencoder, monitor: str) -> Start:
@@ -109,7 +112,7 @@ def start_of(folder: RunFolder, model: ImageAutoencoder, monitor: str) -> Start:
             lost.append(str(error))
             continue
         load_weights(model, path)
-        return Start(path, int(read_checkpoint(path)["global_step"]), score, lost + damaged)
+        return Start(path, int(read_checkpoint(path)["global_step"]), score, lost + damaged, bool(damaged))
     if lost:
         raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.checkpoints} to start anew")
-    return Start(None, 0, None, [])
+    return Start(None, 0, None, damaged, bool(damaged))

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from saaae.callbacks.interruption import Interrupted
-from saaae.errors import RunFailedError, UserError
+from saaae.errors import RunFailedError, UserError, disk_fault
 from saaae.runs.folder import OUTPUTS, plain, register_resolvers
 from saaae.runs.validate import explain, faults, keys_of
 
@@ -68,6 +68,11 @@ def open_door(door: Door, config_dir: Path) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except OSError as error:  # Hydra makes the run folder before there is a job
+        if not (fault := disk_fault(error)):
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(FAILED)
     except Interrupted:
         if outcomes:
             _summarise(outcomes, num_jobs, args.overrides)
@@ -106,9 +111,10 @@ def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictC
             raise
         except Exception as error:
             mistake = user_error_in(error)
-            failed = isinstance(error, RunFailedError)
-            status, why = MISTAKE if mistake else FAILED, str(mistake or error) or type(error).__name__
-            print(f"error: {why}" if mistake or failed else traceback.format_exc(), file=sys.stderr)
+            fault = disk_fault(error)
+            status, why = MISTAKE if mistake else FAILED, fault or str(mistake or error) or type(error).__name__
+            known = mistake or fault or isinstance(error, RunFailedError)
+            print(f"error: {why}" if known else traceback.format_exc(), file=sys.stderr)
             with contextlib.suppress(OSError):  # the folder that Hydra made, if nothing came of it
                 made = Path(folder)
                 made.rmdir()

@@ -114,12 +114,15 @@ def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:
     Raises:
         UserError: If nothing would be left of a split, or validation would never come.
     """
-    trainer = cfg.trainer
+    trainer, devices = cfg.trainer, cfg.accelerator.devices
+    images_a_step = data.batch_size * devices
     for split in SPLITS:
-        limit, batches = trainer[f"limit_{split}_batches"], -(-data.num_images(split) // data.batch_size)
+        if data.num_images(split) < devices:
+            raise UserError(f"accelerator.devices={devices}: more than the {data.num_images(split)} {split} images")
+        limit, batches = trainer[f"limit_{split}_batches"], -(-data.num_images(split) // images_a_step)
         if isinstance(limit, float) and int(limit * batches) == 0:
             raise UserError(f"trainer.limit_{split}_batches={limit}: leaves none of {batches} batches")
-    batches, every = -(-data.num_images("train") // data.batch_size), trainer.val_check_interval
+    batches, every = -(-data.num_images("train") // images_a_step), trainer.val_check_interval
     if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch is not None:
         raise UserError(
             f"trainer.val_check_interval={every}: an epoch has {batches} batches; "
@@ -178,9 +181,10 @@ def fit(
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
     start = start_of(folder, model, monitor)
 
+    began = folder.record.is_file()
     if rank() == 0:
-        _claim(folder, cfg, overrides, data, shown, continued=bool(start.step))
-        _announce(model, data, shown, start)
+        _claim(folder, cfg, overrides, data, shown, start)
+        _announce(model, data, shown, start, began)
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.score), Throughput()
     every = (cfg.checkpoint.every_n_steps, cfg.checkpoint.every_n_minutes)
     last = LastCheckpoint(folder.last, folder.previous, *every, interruption)
@@ -211,7 +215,8 @@ def fit(
     generated = save_generation(model, folder.path / "generation.png", f"{shown}: from the prior")
     results = {"test": test, "train": training_record(trainer, throughput), "run": model.run_record}
     write_json(folder.metrics, results)
-    chosen = "before any validation" if best.score is None else f"{monitor} {best.score:.4f}"
+    none = "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
+    chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
     log.info(table(f"\ntest of best.ckpt ({chosen})", test))
     log.info("\n%.0f images per second in training", throughput.images_per_second)
     _point_to(shown, generated)
@@ -219,7 +224,7 @@ def fit(
 
 
 def _claim(
-    folder: RunFolder, cfg: DictConfig, overrides: list[str], data: ImageDataModule, shown: Path, continued: bool
+    folder: RunFolder, cfg: DictConfig, overrides: list[str], data: ImageDataModule, shown: Path, start: Start
 ) -> None:
     """Records what the run is and what its splits are made of; from here on its folder changes.
 
@@ -227,14 +232,16 @@ def _claim(
         UserError: If the data are not those that a continued run began with.
     """
     splits = {"hash": data.split_hash(), "seed": cfg.seed, **data.manifest()}
-    if continued and (differing := folder.other_data(splits)):
+    if start.step and (differing := folder.other_data(splits)):
         raise UserError(
             f"{shown}: its data have changed since it began ({differing}); put them back, or choose another name"
         )
+    write_status(folder, "running")
+    folder.metrics.unlink(missing_ok=True)  # before the record: a kill between the two must not look like a finish
     folder.write_record(cfg, overrides)
     write_json(folder.splits, splits)
-    folder.metrics.unlink(missing_ok=True)
-    write_status(folder, "running")
+    if start.checkpoint == folder.previous and folder.last.is_file():  # never to replace the only intact one
+        os.replace(folder.last, folder.checkpoints / "damaged.ckpt")
     _log_to(folder.log)
 
 
@@ -253,8 +260,9 @@ def _train(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, r
         trainer.fit(model, data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
-    except OSError as error:
-        raise RunFailedError(f"{error.filename or trainer.default_root_dir}: {error.strerror or error}") from error
+    except OSError as error:  # TensorBoard's does not know its file
+        error.filename = error.filename or trainer.default_root_dir
+        raise
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
@@ -312,13 +320,14 @@ def _on_gpu(cfg: DictConfig) -> bool:
     return torch.cuda.is_available() and cfg.accelerator.accelerator != "cpu"
 
 
-def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, start: Start) -> None:
+def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, start: Start, began: bool) -> None:
     counts = ", ".join(f"{data.num_images(split)} {split}" for split in SPLITS)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     code = "x".join(map(str, model.latent_shape))
     for line in start.damaged:
         log.warning("warning: %s; passed over", line)
-    log.info("run          %s%s", shown, f" (continued from step {start.step})" if start.step else "")
+    anew = " (no checkpoint to continue from: begins anew)" if began else ""
+    log.info("run          %s%s", shown, f" (continued from step {start.step})" if start.step else anew)
     log.info("data         %s images of %d pixels", counts, data.image_size)
     manifest = data.manifest()
     for reason, count in manifest["left_out"].items():

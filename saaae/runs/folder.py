@@ -19,7 +19,7 @@ from saaae.errors import UserError, nearest
 from saaae.runs.validate import keys_of
 
 OUTPUTS = Path("outputs")
-FREE = ("name", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "accelerator",
+FREE = ("name", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "accelerator", "on_nonfinite",
         "pictures", "keep_freed_memory", "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
 """Settings that say where a run computes and what it displays, not what it computes."""
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")

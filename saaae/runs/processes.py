@@ -59,6 +59,9 @@ def _set_run_folder(directory: str) -> None:
 
 
 def _forget_processes() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":  # Lightning's: would kill the next job for how this one ended
+            thread._finished = True  # type: ignore[attr-defined]
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

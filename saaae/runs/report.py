@@ -68,6 +68,7 @@ def table(title: str, metrics: dict[str, Any]) -> str:
     """The main test metrics as aligned lines, most telling first; the others stay in metrics.json."""
     is_bound = not metrics.get("uncharged_nats")
     hidden = {"kl_effective", "kl_nominal", "uncharged_nats"} if is_bound else set()
+    hidden |= set() if "elbo" in metrics else {"kl"}  # a deterministic model charges nothing
     shown = [name for name in UNITS if metrics.get(name) is not None and name not in hidden]
     rows = [(name, metrics[name], UNITS[name]) for name in shown]
     lines = [f"  {name:<16}{value:>12.4f}  {unit:<16}{NOTES.get(name, '')}".rstrip() for name, value, unit in rows]

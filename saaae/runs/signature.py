@@ -151,6 +151,7 @@ _WORDS = {
     "list_type": "a list",
     "dict_type": "a mapping",
     "none_required": "null",
+    "too_short": "a list of at least one item",
 }
 
 
@@ -158,4 +159,6 @@ def _expected(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "predicate_failed":
         return "an existing folder (data_dir= or SAAAE_DATA_DIR says where the data is)"
     message = str(detail["msg"]).replace("Input should be ", "")
-    return _WORDS.get(detail["type"], message[0].lower() + message[1:])
+    text = _WORDS.get(detail["type"], message[0].lower() + message[1:])
+    in_list = any(isinstance(part, int) for part in detail["loc"])
+    return f"in a list each {text}" if in_list else text

@@ -26,8 +26,7 @@ def write_status(folder: RunFolder, state: State, why: str = "") -> None:
         state: `running`, `done`, `failed`, or `preempted`: stopped by a signal, with a checkpoint to go on from.
         why: The reason of a failure, or the signal.
     """
-    who = {"host": platform.node(), "process": os.getpid(), "user": _user()}
-    write_json(folder.status, {"state": state, "why": why, **who, "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})
+    write_json(folder.status, {"state": state, "why": why, **_owner()})
 
 
 def read_status(folder: RunFolder) -> dict[str, Any]:
@@ -36,6 +35,11 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
         return json.loads(folder.status.read_text())
     except (OSError, ValueError):
         return {}
+
+
+def _owner() -> dict[str, Any]:
+    now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+    return {"host": platform.node(), "process": os.getpid(), "user": _user(), "since": now}
 
 
 def _user() -> str:
@@ -49,26 +53,35 @@ def _user() -> str:
 def locked(folder: RunFolder, shown: Path) -> Iterator[None]:
     """Keeps every other process out of a run folder; the system lets go of the lock of a process that dies.
 
-    A folder that nothing came of is left without the lock's file.
+    A folder that nothing came of is left without the lock's files.
 
     Raises:
         UserError: If another process is at work there, naming it.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.path / ".lock", blocking=False)
+    lock, owner = FileLock(folder.path / ".lock", blocking=False), folder.path / ".owner"
     try:
         lock.acquire()
     except Timeout:
-        owner = read_status(folder)
-        who = "process {process} of {user} on {host}, since {since}".format(**owner) if owner else "another process"
-        raise UserError(f"{shown}: {who} is at work there; wait for it, stop it, or choose another name") from None
+        raise UserError(f"{shown}: {_named(owner)}; wait for it, stop it, or choose another name") from None
     try:
         _sweep(folder)
+        write_json(owner, _owner())
         yield
     finally:
+        with suppress(FileNotFoundError):
+            owner.unlink()
         if [path.name for path in folder.path.iterdir()] == [".lock"]:
             Path(lock.lock_file).unlink()
         lock.release()
+
+
+def _named(owner: Path) -> str:
+    try:
+        who = json.loads(owner.read_text())
+    except (OSError, ValueError):
+        return "another process is at work there"
+    return "process {process} of {user} on {host} is at work there since {since}".format(**who)
 
 
 def _sweep(folder: RunFolder) -> None:

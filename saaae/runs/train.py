@@ -1,6 +1,8 @@
 """The job behind train.py: decides what a folder needs, then fits. Free of torch until there is something to fit."""
 
 import math
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.callbacks.interruption import Interrupted, Interruption
-from saaae.errors import UserError
+from saaae.errors import RunFailedError, UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
 from saaae.runs.folder import LENGTH, RunFolder, quoted
@@ -20,7 +22,16 @@ from saaae.runs.schema import Train
 from saaae.runs.status import State, locked, read_status, write_status
 from saaae.runs.validate import combinations, refuse_faults
 
-WITH_RESUME = ("resume", "accelerator", "data_dir", "cache_dir", "data.num_workers", "data.resident", *LENGTH)
+WITH_RESUME = (
+    "resume",
+    "accelerator",
+    "on_nonfinite",
+    "data_dir",
+    "cache_dir",
+    "data.num_workers",
+    "data.resident",
+    *LENGTH,
+)
 """What may be said together with `resume=`."""
 
 
@@ -72,6 +83,8 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
     stored = folder.config()
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     for key in keys:
+        if key.startswith("hydra."):  # Lightning tells its further processes their folder so
+            continue
         if not any(key == free or key.startswith(f"{free}.") for free in WITH_RESUME):
             raise UserError(
                 f"{key}: not with resume=, the run keeps its own; only {', '.join(WITH_RESUME[1:])} may be given"
@@ -107,11 +120,19 @@ def run(cfg: DictConfig) -> float | None:
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
     if rank() > 0:
-        end_with_parent()
-        with Interruption() as interruption:
-            return _run(cfg, folder, shown, interruption)
+        return _run_beside(cfg, folder, shown)
     with locked(folder, shown), recorded(folder, shown), Interruption() as interruption:
         return _run(cfg, folder, shown, interruption)
+
+
+def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
+    """A further process of a run: where it ends as the first one does, it leaves the word and the exit status to it."""
+    end_with_parent()
+    try:
+        with Interruption() as interruption:
+            return _run(cfg, folder, shown, interruption)
+    except (Interrupted, UserError, RunFailedError):
+        sys.exit(0)  # Lightning kills the first process when another one ends with anything else
 
 
 def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interruption) -> float | None:
@@ -139,21 +160,33 @@ def recorded(folder: RunFolder, shown: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        if folder.record.is_file():
+        began = _is_ours(folder)
+        hint = f"continue with   python train.py resume={quoted(shown)}" if began else "repeat the command to begin"
+        if began:
             _record(folder, "preempted", stop.signal)
-            print(f"{stop.signal}: stopped; continue with   python train.py resume={quoted(shown)}", flush=True)
+        print(f"{stop.signal}: stopped; {hint}", flush=True)
         raise
     except Exception as error:
-        if read_status(folder).get("state") == "running" or HydraConfig.get().mode == RunMode.MULTIRUN:
+        unknown_job = HydraConfig.get().mode == RunMode.MULTIRUN and not folder.status.is_file()
+        if _is_ours(folder) or unknown_job:
             _record(folder, "failed", " ".join(str(error).split()) or type(error).__name__)
         raise
     if folder.metrics.is_file():
         _record(folder, "done")
 
 
+def _is_ours(folder: RunFolder) -> bool:
+    """Whether it was this process that began the run, or began to continue it."""
+    status = read_status(folder)
+    return status.get("state") == "running" and status.get("process") == os.getpid()
+
+
 def _record(folder: RunFolder, state: State, why: str = "") -> None:
     with suppress(OSError):  # a full disk is what this is about
         write_status(folder, state, why)
+        if why and folder.log.is_file():
+            with folder.log.open("a") as log:
+                log.write(f"{state}: {why}\n")
 
 
 def told(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:

@@ -195,10 +195,10 @@ def _check_leaf(parent: DictConfig, key: str, annotation: Any, path: str) -> lis
 
 
 def _source_of(parent: DictConfig, key: str) -> str | None:
-    """The key that a plain interpolation such as ${data.image_size} points at."""
+    """The key that an interpolation such as ${data.image_size} or ${oc.select:data.looks,4} points at."""
     node = parent._get_node(key)
     raw = node._value() if node is not None and hasattr(node, "_value") else None
-    match = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
+    match = re.fullmatch(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^}]*)?\}", raw) if isinstance(raw, str) else None
     return match.group(1) if match else None
 
 

@@ -463,7 +463,7 @@ NARROW = [
 def test_numbers_that_are_not_finite_stop_the_run_and_are_named(launch, monkeypatch, what, terms):
     good = launch("good", *NARROW, "trainer.max_steps=3")
     poison(monkeypatch, {3}, what)
-    with pytest.raises(RunFailedError, match=rf"step 4: {terms} not finite; training images \d+, \d+, \d+, \d+; the"):
+    with pytest.raises(RunFailedError, match=rf"step 4: {terms} not finite; training images \d+, \d+, \d+, \d+; no"):
         launch("x", *NARROW)
     kept = RunFolder(good.path.parent / "x")
     assert torch.load(kept.last, weights_only=True)["global_step"] == 3
@@ -482,6 +482,22 @@ def test_a_bad_step_is_left_out_where_asked(launch, monkeypatch, part):
     poison(monkeypatch, {1}, "input")
     whole = launch("whole", *NARROW, part, "on_nonfinite=skip")
     assert json.loads(whole.metrics.read_text())["test"]["psnr"] > 5
+
+
+def test_of_accumulated_batches_the_whole_step_is_named_and_left_out_once(launch, monkeypatch):
+    poison(monkeypatch, {1}, "input")
+    words = ["trainer.accumulate_grad_batches=2", "data.num_train=24", "on_nonfinite=skip"]
+    folder = launch("x", *NARROW, *words)
+    warnings = [line for line in folder.log.read_text().splitlines() if "not finite" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("warning: step 1: loss, nll, kl, gradient norm not finite; training images ")
+    assert warnings[0].count(", ") == 3 + 7  # terms, and the eight images of both batches
+    assert warnings[0].endswith("; the step is left out")
+
+
+def test_a_validation_that_is_not_finite_ends_the_run(launch):
+    with pytest.raises(RunFailedError, match=r"epoch 1: val/.* not finite"):
+        launch("x", "model=vae", "data.batch_size=12", "optimizer.lr=1e30", "optimizer.gradient_clip=null")
 
 
 def test_nothing_but_bad_steps_ends_a_run_all_the_same(launch, monkeypatch):

@@ -91,7 +91,11 @@ def test_a_signal_finishes_the_step_saves_and_the_next_start_goes_on(zygote, tmp
 
 def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     words = [*SMALL, "accelerator=ddp_cpu", "trainer.max_epochs=2", "checkpoint.every_n_steps=4", "data.num_test=11"]
-    words += ["data.num_train=41", "corruption=gaussian"]  # 5 steps an epoch, an image left out, odd test images
+    words += [
+        "likelihood.sigma=learned",
+        "data.num_train=41",
+        "corruption=gaussian",
+    ]
     assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
     run = tmp_path / "outputs" / "broken"
     child = zygote.start(tmp_path, "name=broken", *words)
@@ -101,7 +105,9 @@ def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     child.wait()
     wait_until(lambda: not Path(f"/proc/{other}").exists())
     assert state(run) == "running"
-    assert zygote.run(tmp_path, "name=broken", *words)[0] == 0
+    status, printed = zygote.run(tmp_path, "resume=outputs/broken")
+    assert status == 0, printed
+    assert "continued from step" in printed
     assert differences(tmp_path / "outputs" / "whole", run) == []
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 10
@@ -126,15 +132,20 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(zygote, tm
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == steps(run)
 
 
-def test_a_sweep_over_one_and_two_processes_runs_every_job_once(zygote, tmp_path):
-    sweep = ["-m", "name=s", "accelerator=ddp_cpu,cpu", *TINY[:-3], "threads=1", "trainer.max_epochs=1", "model=vae"]
-    status, printed = zygote.run(tmp_path, *[word for word in sweep if word != "accelerator=cpu"])
-    assert status == 0, printed
+def test_a_sweep_over_one_and_two_processes_runs_every_job_once_and_outlives_a_failing_one(zygote, tmp_path):
+    words = [word for word in SMALL if word != "accelerator=cpu"]
+    sweep = ["-m", "name=s", "accelerator=ddp_cpu,cpu", "optimizer.lr=1e30,1e-3", "optimizer.gradient_clip=null"]
+    status, printed = zygote.run(tmp_path, *sweep, *words, "trainer.max_epochs=20", "logger=none", "callbacks=none")
+    assert status == 1, printed
     assert printed.count("test of best.ckpt") == 2
+    assert "4 jobs in outputs/s" in printed
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["s"]
-    jobs = sorted((tmp_path / "outputs" / "s").glob("accelerator=*"))
-    assert [state(job) for job in jobs] == ["done", "done"]
-    assert [job.name.split("-")[0] for job in jobs] == ["accelerator=cpu", "accelerator=ddp_cpu"]
+    states = {job.name.rsplit("-", 1)[0]: state(job) for job in (tmp_path / "outputs" / "s").glob("accelerator=*")}
+    assert states == {
+        f"accelerator={accelerator},lr={lr}": state
+        for accelerator in ("cpu", "ddp_cpu")
+        for lr, state in (("0.001", "done"), ("1e+30", "failed"))
+    }
 
 
 def test_slurm_is_asked_to_requeue_a_job_that_it_preempts(zygote, tmp_path):
@@ -160,13 +171,13 @@ def test_a_second_process_on_a_run_is_refused_and_a_dead_one_holds_nothing(zygot
     status, printed = zygote.run(tmp_path, "name=x", *LONG)
     assert (status, printed.count("\n")) == (2, 1), printed
     assert f"error: outputs/x: process {first.pid} of " in printed
-    assert f" on {socket.gethostname()}, since " in printed
+    assert f" on {socket.gethostname()} is at work there since " in printed
     first.send(signal.SIGKILL)
     first.wait()
     status, printed = zygote.run(tmp_path, "name=x", *LONG, "trainer.max_time=00:00:00:01")
     assert status == 2, "another length"
     third = zygote.start(tmp_path, "resume=outputs/x")
-    wait_until(lambda: "continued from step" in third.printed or "epoch" in third.printed)
+    wait_until(lambda: "run          outputs/x" in third.printed)
     third.send(signal.SIGKILL)
     third.wait()
 
@@ -311,3 +322,57 @@ def test_this_process_handles_no_signals_from_another_thread():
     thread.start()
     thread.join()
     assert failed == []
+
+
+def test_a_damaged_checkpoint_never_replaces_the_only_intact_one(zygote, tmp_path):
+    run = tmp_path / "outputs" / "x"
+    words = [*SMALL, "logger=none", "callbacks=none", "model.encoder.widths=[16,16]"]
+    assert zygote.run(tmp_path, "name=x", *words, "trainer.max_epochs=2")[0] == 0
+    last = run / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    last.write_bytes(content)
+    between = ((run / "checkpoints" / "best.ckpt").stat().st_size + len(content)) // 2
+    status, printed = zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=4", file_limit=between)
+    assert status == 1, printed
+    assert "last.ckpt: not written" in printed
+    status, printed = zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=4")
+    assert status == 0, printed
+    assert "continued from step 20" in printed
+
+
+def test_an_extension_killed_as_it_begins_is_not_taken_for_finished(zygote, tmp_path):
+    run = tmp_path / "outputs" / "x"
+    assert zygote.run(tmp_path, "name=x", *SMALL, "logger=none", "callbacks=none")[0] == 0
+    child = zygote.start(tmp_path, "resume=outputs/x", "trainer.max_epochs=3")
+    wait_until(lambda: state(run) == "running")
+    child.send(signal.SIGKILL)
+    child.wait()
+    status, printed = zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=3")
+    assert status == 0, printed
+    assert json.loads((run / "metrics.json").read_text())["train"]["steps"] == 60
+
+
+def test_a_mistyped_command_leaves_the_state_of_a_run_as_it_was(zygote, tmp_path):
+    run = tmp_path / "outputs" / "x"
+    child = zygote.start(tmp_path, "name=x", *LONG, "logger=none")
+    wait_until(lambda: steps(run) >= 3)
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert zygote.run(tmp_path, "name=x", *LONG, "logger=none", "seed=5")[0] == 2
+    assert state(run) == "running"
+
+
+def test_a_run_folder_that_may_not_be_written_is_named_in_one_line(zygote, tmp_path):
+    run = tmp_path / "outputs" / "x"
+    assert zygote.run(tmp_path, "name=x", *SMALL, "logger=none", "callbacks=none")[0] == 0
+    for folder, words in [(run, ["resume=outputs/x", "trainer.max_epochs=2"]), (run.parent, ["name=y", *SMALL])]:
+        folder.chmod(0o555)
+        try:
+            status, printed = zygote.run(tmp_path, *words, powerless=True)
+        finally:
+            folder.chmod(0o755)
+        assert status == 1, printed
+        assert "Traceback" not in printed
+        assert len([line for line in printed.splitlines() if line.startswith("error: ")]) == 1
+        assert "Permission denied" in printed
