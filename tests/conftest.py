@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from saaae.data.corruption import Identity
 from saaae.runs.folder import register_resolvers
+from tests.zygote import Zygote
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -49,6 +50,13 @@ def compose_config() -> Callable[..., DictConfig]:
             return compose(name, overrides=list(overrides))
 
     return composed
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts the project's commands as real processes, without the seconds that imports take."""
+    with Zygote() as started:
+        yield started
 
 
 def real_data(*parts: str) -> Path:

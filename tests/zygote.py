@@ -24,11 +24,11 @@ class Child:
     Args:
         zygote: Who forked it.
         pid: Its process.
-        output: File that holds what it prints.
+        files: Those that take its output and its errors.
     """
 
-    def __init__(self, zygote: "Zygote", pid: int, output: Path) -> None:
-        self.zygote, self.pid, self.output = zygote, pid, output
+    def __init__(self, zygote: "Zygote", pid: int, files: tuple[Path, Path]) -> None:
+        self.zygote, self.pid, self.files = zygote, pid, files
 
     def send(self, signum: int) -> None:
         """Sends a signal."""
@@ -39,9 +39,19 @@ class Child:
         return self.zygote.ask({"wait": self.pid})
 
     @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.files[0].read_text() if self.files[0].is_file() else ""
+
+    @property
+    def errors(self) -> str:
+        """What it has printed to the stream of errors so far."""
+        return self.files[1].read_text() if self.files[1].is_file() else ""
+
+    @property
     def printed(self) -> str:
-        """Everything that it has printed so far."""
-        return self.output.read_text() if self.output.is_file() else ""
+        """Both."""
+        return self.output + self.errors
 
 
 class Zygote:
@@ -87,12 +97,12 @@ class Zygote:
             powerless: Whether the process gives up root's power over file permissions.
         """
         self.number += 1
-        output = cwd / f".output-{self.number}"
+        files = cwd / f".output-{self.number}", cwd / f".errors-{self.number}"
         request = {
-            "arguments": [str(ROOT / script), *arguments], "cwd": str(cwd), "output": str(output),
+            "arguments": [str(ROOT / script), *arguments], "cwd": str(cwd), "files": [str(file) for file in files],
             "environment": environment or {}, "file_limit": file_limit, "powerless": powerless,
         }  # fmt: skip
-        return Child(self, self.ask(request), output)
+        return Child(self, self.ask(request), files)
 
     def run(self, cwd: Path, *arguments: str, **options: Any) -> tuple[int, str]:
         """Exit status and output of a whole command."""
@@ -130,9 +140,8 @@ def become(request: dict[str, Any]) -> None:
     status = 1
     try:
         os.chdir(request["cwd"])
-        handle = os.open(request["output"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        for stream in (1, 2):
-            os.dup2(handle, stream)
+        for stream, file in enumerate(request["files"], 1):
+            os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(request["environment"])
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,19 +1,31 @@
 """Runs from the outside: the commands of the README as a user types them."""
 
 import json
-import subprocess
-import sys
+from typing import NamedTuple
 
-from tests.conftest import ROOT, TINY
+import pytest
 
-
-def command(script, *arguments, cwd):
-    return subprocess.run(
-        [sys.executable, ROOT / script, *arguments], capture_output=True, text=True, cwd=cwd, timeout=300, check=False
-    )
+from tests.conftest import TINY
 
 
-def test_the_life_of_a_sweep(tmp_path):
+class Result(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def command(zygote):
+    def run(script, *arguments, cwd):
+        child = zygote.start(cwd, *arguments, script=script)
+        return Result(child.wait(), child.output, child.errors)
+
+    return run
+
+
+def test_the_life_of_a_sweep(command, tmp_path):
     sweep = ["-m", "name=s", "model=vae,saaae", "trainer.val_check_interval=1,1000", *TINY]
     first = command("train.py", *sweep, cwd=tmp_path)
     # That an epoch has fewer than 1000 batches is known once the data are read: two jobs fail, the others do not.
@@ -38,7 +50,7 @@ def test_the_life_of_a_sweep(tmp_path):
     assert evaluation["test"] == stored
 
 
-def test_the_life_of_a_named_run(tmp_path):
+def test_the_life_of_a_named_run(command, tmp_path):
     def train(*arguments):
         return command("train.py", *arguments, cwd=tmp_path)
 
@@ -63,7 +75,7 @@ def test_the_life_of_a_named_run(tmp_path):
     assert json.loads((tmp_path / "outputs/x/metrics.json").read_text())["train"]["steps"] == 6
 
 
-def test_evaluation_takes_other_data_at_the_door(tmp_path, monkeypatch):
+def test_evaluation_takes_other_data_at_the_door(command, tmp_path, monkeypatch):
     monkeypatch.delenv("SAAAE_DATA_DIR", raising=False)
     assert command("train.py", "name=x", *TINY, cwd=tmp_path).returncode == 0
     tiny = [word for word in TINY if word.startswith("data.num_")]
@@ -81,7 +93,7 @@ def test_evaluation_takes_other_data_at_the_door(tmp_path, monkeypatch):
         assert refused.stderr.startswith(answer), refused.stderr
 
 
-def test_evaluation_gives_away_arrays_and_images_from_the_prior(tmp_path):
+def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_path):
     import numpy as np
 
     assert command("train.py", "name=x", *TINY, "model=vae", cwd=tmp_path).returncode == 0

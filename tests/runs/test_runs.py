@@ -16,6 +16,14 @@ from tests.conftest import CONF, TINY
 from tests.data.test_mnist import write_archives
 from tests.models.test_models import MODELS, SMALL
 
+NARROW = [
+    "model=vae",
+    "data.num_train=20",
+    "optimizer.schedule=constant",
+    "checkpoint.every_n_steps=1",
+    "callbacks=none",
+    "logger=none",
+]
 CORRUPTIONS = sorted(path.stem for path in (CONF / "corruption").glob("*.yaml"))
 
 
@@ -309,7 +317,7 @@ def test_a_refused_command_leaves_a_finished_run_as_it_was(launch):
 )
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_resume_is_exact_with_less_common_settings(launch, options, steps):
-    fixed = ["optimizer.schedule=constant", "checkpoint.every_n_steps=1", "data.num_train=20", *options]
+    fixed = [*NARROW, *options]
     straight = launch("straight", *fixed, "trainer.max_epochs=3")
     launch("broken", *fixed, f"trainer.max_steps={steps}")
     resumed = launch("broken", *fixed, "trainer.max_epochs=3")
@@ -446,15 +454,6 @@ def poison(monkeypatch, steps, what="target"):
         return batch
 
     monkeypatch.setattr(SpeckleData, "present", present)
-
-
-NARROW = [
-    "model=vae",
-    "data.num_train=20",
-    "optimizer.schedule=constant",
-    "checkpoint.every_n_steps=1",
-    "callbacks=none",
-]
 
 
 @pytest.mark.parametrize(

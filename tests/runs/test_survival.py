@@ -14,7 +14,7 @@ import torch
 from saaae.runs.checkpoints import read_checkpoint
 from tests.comparison import differences
 from tests.conftest import TINY
-from tests.zygote import Zygote, wait_until
+from tests.zygote import wait_until
 
 pytestmark = pytest.mark.processes
 SMALL = [
@@ -27,12 +27,6 @@ SMALL = [
 ]
 LONG = [*SMALL, "trainer.max_epochs=1000"]
 """A run that is still going on when it is killed; 20 steps an epoch."""
-
-
-@pytest.fixture(scope="module")
-def zygote():
-    with Zygote() as started:
-        yield started
 
 
 def steps(run):
