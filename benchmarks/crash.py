@@ -54,11 +54,11 @@ class Tally:
     def check(self, run):
         """Counts checkpoints that cannot be read."""
         from saaae.errors import UserError
-        from saaae.runs.checkpoints import check_intact
+        from saaae.runs.checkpoints import read_intact
 
         for path in (run / "checkpoints").glob("*.ckpt"):
             try:
-                check_intact(path)
+                read_intact(path)
             except UserError as error:
                 self.unreadable += 1
                 print(f"  {error}")

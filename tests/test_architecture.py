@@ -8,10 +8,11 @@ import pytest
 
 from tests.conftest import ROOT
 
-BASE = {"ranges", "errors", "noise", "types"}
+BASE = {"ranges", "errors", "atomic", "noise", "types"}
 MAY_IMPORT = {
     "ranges": set(),
     "errors": set(),
+    "atomic": set(),
     "noise": set(),
     "types": {"noise"},
     "layers": BASE,
@@ -29,6 +30,7 @@ DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning
 OUTSIDE = {
     "ranges": {"annotated_types"},
     "errors": set(),
+    "atomic": set(),
     "noise": TORCH,
     "types": TORCH,
     "layers": TORCH,
@@ -82,5 +84,5 @@ def test_answering_the_command_line_imports_no_torch():
 
 
 def test_only_these_folders_hold_code():
-    allowed = {"ranges.py", "errors.py", "noise.py", "types.py", "__init__.py", *MAY_IMPORT}
+    allowed = {"ranges.py", "errors.py", "atomic.py", "noise.py", "types.py", "__init__.py", *MAY_IMPORT}
     assert {p.name for p in (ROOT / "saaae").iterdir() if p.name != "__pycache__"} <= allowed

@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from saaae.atomic import replacing
 from saaae.callbacks.interruption import Interruption
 from saaae.errors import RunFailedError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs, renames: a kill or a full disk leaves the previous checkpoint as it was.
+    """Writes by `replacing`: a kill or a full disk leaves the previous checkpoint as it was.
 
     Lightning's own writer goes through the temporary folder, which on another filesystem means a copy over the old
     file, and passes over missing write permission without a word.
@@ -32,36 +32,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         target = Path(path)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._write(checkpoint, target)
+            with replacing(target) as file:
+                torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch says RuntimeError where its zip archive cannot grow
             reason = error.strerror if isinstance(error, OSError) else "the disk is full, or the file may not grow"
             kept = "; the checkpoint before it is intact" if target.is_file() else ""
             raise RunFailedError(f"{target}: not written ({reason}){kept}") from error
-
-    @staticmethod
-    def _write(checkpoint: dict[str, Any], target: Path) -> None:
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(partial, 0o644)
-            os.replace(partial, target)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-        sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def keep_as(path: Path, older: Path) -> None:

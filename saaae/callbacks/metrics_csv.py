@@ -1,11 +1,13 @@
 """Every logged number in one plain file that a resumed run continues."""
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+
+from saaae.atomic import replacing
 
 HEADER = ["step", "epoch", "metric", "value"]
 
@@ -28,11 +30,10 @@ class MetricsCSV(Logger):
             with self.path.open(newline="") as file:
                 complete = [row for row in csv.reader(file) if len(row) == 4 and row[0].isdigit()]
             rows = [row for row in complete if int(row[0]) < resume_step]
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.part")
-        with partial.open("w", newline="") as file:
-            csv.writer(file).writerows([HEADER, *rows])
-        os.replace(partial, self.path)
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([HEADER, *rows])
+        with replacing(self.path) as file:
+            file.write(text.getvalue().encode())
 
     @property
     def name(self) -> str:

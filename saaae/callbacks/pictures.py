@@ -136,15 +136,15 @@ def generation_grids(model: ImageModel, device: torch.device) -> dict[str, Tenso
     return grids
 
 
-def save_generation(model: ImageModel, path: Path, title: str) -> bool:
-    """Writes what the model generates as a PNG; returns whether there was anything."""
+def save_generation(model: ImageModel, path: Path, title: str) -> None:
+    """Writes what the model generates as a PNG, if there is anything."""
     from matplotlib.figure import Figure
 
     assert isinstance(model, L.LightningModule)
     model.eval()
     grids = generation_grids(model, model.device)
     if not grids:
-        return False
+        return
     figure = Figure(figsize=(5.5 * len(grids), 6), layout="constrained")
     for axis, (name, rows) in zip(figure.subplots(1, len(grids), squeeze=False)[0], grids.items(), strict=True):
         picture = torch.cat([torch.cat(list(row), 2) for row in rows.cpu()], 1)
@@ -152,7 +152,6 @@ def save_generation(model: ImageModel, path: Path, title: str) -> bool:
         axis.set(title=name, xticks=[], yticks=[])
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=130)
-    return True
 
 
 class ReconstructionPictures(Callback):

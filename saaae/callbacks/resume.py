@@ -34,11 +34,6 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(cuda_state, device)
 
 
-def seed_of(seed: int, rank: int) -> int:
-    """Seed of the noise of one of several processes."""
-    return seed + 1_000_003 * rank
-
-
 class RandomState(Callback):
     """Saves the random state of every process, and restores it before the next draw that matters.
 
@@ -73,5 +68,5 @@ class RandomState(Callback):
             log.warning("warning: resumed on %d processes instead of %d: not bit for bit",
                         trainer.world_size, len(self._pending))  # fmt: skip
         if len(self._pending) != trainer.world_size and trainer.global_rank:
-            torch.manual_seed(seed_of(self.seed, trainer.global_rank) + trainer.global_step)
+            torch.manual_seed(self.seed + 1_000_003 * trainer.global_rank + trainer.global_step)
         self._pending = []

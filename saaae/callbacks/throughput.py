@@ -6,6 +6,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from saaae.callbacks.training_log import write_curves
+
 
 class Throughput(Callback):
     """Counts training images and the seconds spent on them; validation inside an epoch is left out."""
@@ -50,6 +52,4 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock and logs the mean, at once: Lightning would only after the checkpoint."""
         self._stop()
-        values = {"train/images_per_second": self.images_per_second, "epoch": trainer.current_epoch}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step - 1)
+        write_curves(trainer, {"train/images_per_second": self.images_per_second})

@@ -6,6 +6,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 
+def write_curves(trainer: L.Trainer, values: dict[str, float]) -> None:
+    """Writes numbers of the step that has just been made, at once."""
+    for logger in trainer.loggers:
+        logger.log_metrics(values | {"epoch": trainer.current_epoch}, step=trainer.global_step - 1)
+
+
 class TrainingLog(Callback):
     """Writes what a training step gives back to the loggers, every `trainer.log_every_n_steps` optimizer steps.
 
@@ -27,6 +33,4 @@ class TrainingLog(Callback):
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if not stepped or self._step % self.interval or not trainer.is_global_zero:
             return
-        values = {f"train/{name}": float(value) for name, value in outputs.items()} | {"epoch": trainer.current_epoch}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=self._step - 1)
+        write_curves(trainer, {f"train/{name}": float(value) for name, value in outputs.items()})

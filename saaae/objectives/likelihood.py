@@ -67,6 +67,10 @@ class Bernoulli(Likelihood):
         return binary_cross_entropy_with_logits(raw.float(), target, reduction="none").flatten(1).sum(1)
 
 
+MOMENTUM = 0.01
+"""Weight of the newest batch in the running average of optimal scales."""
+
+
 def _mean_over_processes(value: Tensor) -> Tensor:
     """The same number in every process of a run: parameters are not made equal again once training goes on."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -85,22 +89,15 @@ class ScaledLikelihood(Likelihood):
             each image, in evaluation too: half the pixels times the log of its error, so the loss follows the mean
             PSNR. The image itself chooses the scale, so this is no likelihood.
         activation: Output activation.
-        momentum: Weight of the newest batch in that running average.
     """
 
     discrete = False
     log_scale: Tensor
     num_batches: Tensor
 
-    def __init__(
-        self,
-        *,
-        scale: Scale,
-        activation: Activation,
-        momentum: float = 0.01,
-    ) -> None:
+    def __init__(self, *, scale: Scale, activation: Activation) -> None:
         super().__init__(activation=activation)
-        self.scale, self.momentum = scale, momentum
+        self.scale = scale
         self.waits_for_data = scale == "learned"
         log_scale = torch.tensor(0.0 if isinstance(scale, str) else math.log(scale))
         if scale == "learned":
@@ -146,7 +143,7 @@ class ScaledLikelihood(Likelihood):
         log_scale = self.best_log_scale(distance.mean())
         with torch.no_grad():
             self.num_batches += 1
-            weight = (1.0 / self.num_batches).clamp(min=self.momentum)  # a plain average at first
+            weight = (1.0 / self.num_batches).clamp(min=MOMENTUM)  # a plain average at first
             newest = torch.where(log_scale.isfinite(), log_scale, self.log_scale)  # a broken batch spoils no average
             self.log_scale.lerp_(newest, weight)
         return log_scale
@@ -156,16 +153,12 @@ class Gaussian(ScaledLikelihood):
     """N(mean, sigma^2) per pixel.
 
     Args:
-        sigma: A number (sigma^2 = 1/2 makes the nll the summed squared error plus a constant), `learned` or `optimal`.
+        sigma: A number (sigma^2 = 1/2 makes the nll the summed squared error plus a constant), `learned`, `optimal`
+            or `per_image`.
         activation: Output activation.
     """
 
-    def __init__(
-        self,
-        *,
-        sigma: Scale,
-        activation: Activation,
-    ) -> None:
+    def __init__(self, *, sigma: Scale, activation: Activation) -> None:
         super().__init__(scale=sigma, activation=activation)
 
     def distance(self, difference: Tensor) -> Tensor:
@@ -189,14 +182,6 @@ class Laplace(ScaledLikelihood):
         scale: A number, `learned`, `optimal` (the mean absolute error) or `per_image`.
         activation: Output activation.
     """
-
-    def __init__(
-        self,
-        *,
-        scale: Scale,
-        activation: Activation,
-    ) -> None:
-        super().__init__(scale=scale, activation=activation)
 
     def distance(self, difference: Tensor) -> Tensor:
         """Absolute."""

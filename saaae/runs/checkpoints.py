@@ -58,16 +58,17 @@ def load_weights(model: ImageAutoencoder, path: Path) -> None:
     model.load_state_dict(state)
 
 
-def check_intact(path: Path) -> None:
-    """Reads a checkpoint to its end: a damaged one may still open.
+def read_intact(path: Path) -> dict[str, Any]:
+    """Content of a checkpoint that has been read to its end: a damaged one may still open.
 
     Raises:
         UserError: If the file is damaged or foreign.
     """
-    read_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise UserError(f"{path}: damaged ({damaged} does not have its checksum)")
+    return checkpoint
 
 
 class Start(NamedTuple):
@@ -98,8 +99,7 @@ def start_of(folder: RunFolder, model: ImageAutoencoder, monitor: str) -> Start:
     score = None
     if folder.best.is_file():
         try:
-            check_intact(folder.best)
-            score = read_checkpoint(folder.best)["validation"].get(monitor)
+            score = read_intact(folder.best)["validation"].get(monitor)
         except UserError as error:
             damaged.append(str(error))
     lost: list[str] = []
@@ -107,12 +107,12 @@ def start_of(folder: RunFolder, model: ImageAutoencoder, monitor: str) -> Start:
         if not path.is_file():
             continue
         try:
-            check_intact(path)
+            step = int(read_intact(path)["global_step"])
         except UserError as error:
             lost.append(str(error))
             continue
         load_weights(model, path)
-        return Start(path, int(read_checkpoint(path)["global_step"]), score, lost + damaged, bool(damaged))
+        return Start(path, step, score, lost + damaged, bool(damaged))
     if lost:
         raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.checkpoints} to start anew")
     return Start(None, 0, None, damaged, bool(damaged))

@@ -87,9 +87,13 @@ class Outcome(NamedTuple):
 
     overrides: str
     folder: str
-    state: str
     status: int
     why: str
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        return "done" if self.status == 0 else "failed" if self.status in (FAILED, MISTAKE) else "preempted"
 
 
 def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictConfig], Any]:
@@ -107,7 +111,7 @@ def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictC
             value = door.run(cfg)
         except Interrupted as stop:
             if multirun:
-                outcomes.append(Outcome(overrides, folder, "preempted", stop.status, stop.signal))
+                outcomes.append(Outcome(overrides, folder, stop.status, stop.signal))
             raise
         except Exception as error:
             mistake = user_error_in(error)
@@ -123,7 +127,7 @@ def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictC
         if not multirun and status:
             sys.exit(status)
         if multirun:
-            outcomes.append(Outcome(overrides, folder, "failed" if status else "done", status, why))
+            outcomes.append(Outcome(overrides, folder, status, why))
         return value
 
     return task

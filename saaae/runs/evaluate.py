@@ -117,6 +117,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     write_json(target, results)
     print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results["test"]))
     print(f"written to {target}")
+    model.eval()  # Lightning has put back the mode that it found
     if cfg.save_arrays:
         print(f"arrays       {save_arrays(model, data, cfg.save_arrays, target.with_name('arrays.npz'))}")
     if cfg.generate:

@@ -32,10 +32,8 @@ def save_arrays(model: ImageAutoencoder, data: ImageDataModule, count: int, path
         posterior = model.encode(batch)
         z = posterior.mode if model.reconstruct_from == "mean" else posterior.rsample(batch.noise)
         found.append((batch.input, batch.target, model.decode(z, batch)))
-    names = ("input", "target", "reconstruction")
-    arrays: dict[str, Any] = {
-        n: torch.cat(x).cpu().numpy() for n, x in zip(names, zip(*found, strict=True), strict=True)
-    }
+    parts = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
+    arrays: dict[str, Any] = dict(zip(("input", "target", "reconstruction"), parts, strict=True))
     np.savez_compressed(path, **arrays)
     return path
 

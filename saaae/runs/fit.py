@@ -28,7 +28,7 @@ from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
 from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
-from saaae.errors import RunFailedError, UserError
+from saaae.errors import RunFailedError, UserError, disk_fault
 from saaae.models.base import ImageAutoencoder
 from saaae.runs.checkpoints import Start, load_weights, start_of
 from saaae.runs.folder import RunFolder, config_hash, plain, quoted, write_json
@@ -74,7 +74,7 @@ def set_up(cfg: DictConfig) -> None:
 
 def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:
     """TensorBoard's writing thread would print a stack trace; the run itself ends by the same error, in one line."""
-    if not isinstance(args.exc_value, OSError):
+    if args.exc_value is None or not disk_fault(args.exc_value):
         threading.__excepthook__(args)
 
 
@@ -186,11 +186,37 @@ def fit(
         _claim(folder, cfg, overrides, data, shown, start)
         _announce(model, data, shown, start, began)
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.score), Throughput()
-    every = (cfg.checkpoint.every_n_steps, cfg.checkpoint.every_n_minutes)
-    last = LastCheckpoint(folder.last, folder.previous, *every, interruption)
-    interval = cfg.trainer.log_every_n_steps
+    trainer = _trainer(cfg, folder, start, best, throughput, interruption)
+    _train(trainer, model, data, start.checkpoint)
+    if best.score is None:  # the run ended before its first validation
+        trainer.save_checkpoint(folder.best, weights_only=True)
+
+    test = run_test(trainer, model, data, folder.best)
+    if trainer.is_global_zero:
+        _report(trainer, model, data, folder, shown, test, told, throughput)
+        none = "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
+        chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
+        log.info(table(f"\ntest of best.ckpt ({chosen})", test))
+        log.info("\n%.0f images per second in training", throughput.images_per_second)
+        _point_to(shown, folder)
+    return best.score
+
+
+def _trainer(
+    cfg: DictConfig,
+    folder: RunFolder,
+    start: Start,
+    best: BestCheckpoint,
+    throughput: Throughput,
+    interruption: Interruption,
+) -> L.Trainer:
+    """The Trainer of a run; Lightning calls the two that write checkpoints after all others."""
+    interval, checkpoint = cfg.trainer.log_every_n_steps, cfg.checkpoint
+    last = LastCheckpoint(
+        folder.last, folder.previous, checkpoint.every_n_steps, checkpoint.every_n_minutes, interruption
+    )
     watch = [throughput, FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval)]
-    trainer = make_trainer(
+    return make_trainer(
         cfg,
         folder,
         callbacks=[*_callbacks(cfg), *watch, RandomState(cfg.seed), best, last],
@@ -198,29 +224,32 @@ def fit(
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
     )
-    _train(trainer, model, data, start.checkpoint)
-    if best.score is None:  # the run ended before its first validation
-        trainer.save_checkpoint(folder.best, weights_only=True)
 
-    test = run_test(trainer, model, data, folder.best)
-    if not trainer.is_global_zero:
-        return best.score
+
+def _report(
+    trainer: L.Trainer,
+    model: ImageAutoencoder,
+    data: ImageDataModule,
+    folder: RunFolder,
+    shown: Path,
+    test: dict[str, float],
+    told: dict[str, Any],
+    throughput: Throughput,
+) -> None:
+    """Writes what a run has come to; metrics.json last, which marks it as finished.
+
+    Raises:
+        RunFailedError: If the test is not finite.
+    """
     broken = [name for name, value in test.items() if not math.isfinite(value)]
     if broken:
         raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
+    final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
     for logger in trainer.loggers:
-        final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
         logger.log_hyperparams(told, final, step=trainer.global_step)
-    save_reconstructions(model, data, folder.path / "reconstructions.png", f"{shown}: test images, z = mean")
-    generated = save_generation(model, folder.path / "generation.png", f"{shown}: from the prior")
-    results = {"test": test, "train": training_record(trainer, throughput), "run": model.run_record}
-    write_json(folder.metrics, results)
-    none = "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
-    chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
-    log.info(table(f"\ntest of best.ckpt ({chosen})", test))
-    log.info("\n%.0f images per second in training", throughput.images_per_second)
-    _point_to(shown, generated)
-    return best.score
+    save_reconstructions(model, data, folder.reconstructions, f"{shown}: test images, z = mean")
+    save_generation(model, folder.generation, f"{shown}: from the prior")
+    write_json(folder.metrics, {"test": test, "train": training_record(trainer, throughput), "run": model.run_record})
 
 
 def _claim(
@@ -245,11 +274,11 @@ def _claim(
     _log_to(folder.log)
 
 
-def _point_to(shown: Path, generated: bool) -> None:
+def _point_to(shown: Path, folder: RunFolder) -> None:
     """Says where to look, and what to do next."""
-    log.info("pictures     %s", shown / "reconstructions.png")
-    if generated:
-        log.info("             %s", shown / "generation.png")
+    log.info("pictures     %s", shown / folder.reconstructions.name)
+    if folder.generation.is_file():
+        log.info("             %s", shown / folder.generation.name)
     log.info("curves       tensorboard --logdir %s", shown)
     log.info("test again   python evaluate.py run=%s", quoted(shown))
 

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import math
-import os
 import random
 import re
-import tempfile
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
+from saaae.atomic import replacing
 from saaae.errors import UserError, nearest
 from saaae.runs.validate import keys_of
 
@@ -105,15 +104,8 @@ def quoted(path: Path) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old or the new text, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False, newline=""
-    ) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -145,6 +137,7 @@ class RunFolder:
         self.status = self.path / "status.json"
         self.splits = self.path / "splits.json"
         self.log = self.path / "train.log"
+        self.reconstructions, self.generation = self.path / "reconstructions.png", self.path / "generation.png"
 
     def config(self) -> DictConfig:
         """The configuration that the run was started with.

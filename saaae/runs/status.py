@@ -1,4 +1,4 @@
-"""What has become of a run: status.json in its folder, and the lock that keeps a second process out."""
+"""What has become of a run: its state in status.json, and the lock that keeps a second process out."""
 
 import getpass
 import json
@@ -10,10 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
+from saaae.callbacks.interruption import Interrupted
 from saaae.errors import UserError
-from saaae.runs.folder import RunFolder, write_json
+from saaae.runs.folder import RunFolder, quoted, write_json
 
 State = Literal["running", "done", "failed", "preempted"]
 
@@ -58,6 +60,8 @@ def locked(folder: RunFolder, shown: Path) -> Iterator[None]:
     Raises:
         UserError: If another process is at work there, naming it.
     """
+    from filelock import FileLock, Timeout  # imports asyncio: nothing that answers a mistake needs it
+
     folder.path.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder.path / ".lock", blocking=False), folder.path / ".owner"
     try:
@@ -89,3 +93,38 @@ def _sweep(folder: RunFolder) -> None:
     for partial in folder.path.rglob(".*.part"):
         with suppress(FileNotFoundError):
             partial.unlink()
+
+
+@contextmanager
+def recorded(folder: RunFolder, shown: Path) -> Iterator[None]:
+    """Writes into status.json how a run ended; a command that never became a run leaves no trace."""
+    try:
+        yield
+    except Interrupted as stop:
+        began = _is_ours(folder)
+        hint = f"continue with   python train.py resume={quoted(shown)}" if began else "repeat the command to begin"
+        if began:
+            _record(folder, "preempted", stop.signal)
+        print(f"{stop.signal}: stopped; {hint}", flush=True)
+        raise
+    except Exception as error:
+        unknown_job = HydraConfig.get().mode == RunMode.MULTIRUN and not folder.status.is_file()
+        if _is_ours(folder) or unknown_job:
+            _record(folder, "failed", " ".join(str(error).split()) or type(error).__name__)
+        raise
+    if folder.metrics.is_file():
+        _record(folder, "done")
+
+
+def _is_ours(folder: RunFolder) -> bool:
+    """Whether it was this process that began the run, or began to continue it."""
+    status = read_status(folder)
+    return status.get("state") == "running" and status.get("process") == os.getpid()
+
+
+def _record(folder: RunFolder, state: State, why: str = "") -> None:
+    with suppress(OSError):  # a full disk is what this is about
+        write_status(folder, state, why)
+        if why and folder.log.is_file():
+            with folder.log.open("a") as log:
+                log.write(f"{state}: {why}\n")

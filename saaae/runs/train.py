@@ -1,25 +1,21 @@
 """The job behind train.py: decides what a folder needs, then fits. Free of torch until there is something to fit."""
 
 import math
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.callbacks.interruption import Interrupted, Interruption
 from saaae.errors import RunFailedError, UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
-from saaae.runs.folder import LENGTH, RunFolder, quoted
+from saaae.runs.folder import LENGTH, RunFolder
 from saaae.runs.processes import end_with_parent, one_job_of_a_sweep, rank
 from saaae.runs.schema import Train
-from saaae.runs.status import State, locked, read_status, write_status
+from saaae.runs.status import locked, recorded
 from saaae.runs.validate import combinations, refuse_faults
 
 WITH_RESUME = (
@@ -152,41 +148,6 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
 
     with one_job_of_a_sweep():
         return fit(cfg, folder, shown, overrides, told(cfg, overrides), interruption)
-
-
-@contextmanager
-def recorded(folder: RunFolder, shown: Path) -> Iterator[None]:
-    """Writes into status.json how a run ended; a command that never became a run leaves no trace."""
-    try:
-        yield
-    except Interrupted as stop:
-        began = _is_ours(folder)
-        hint = f"continue with   python train.py resume={quoted(shown)}" if began else "repeat the command to begin"
-        if began:
-            _record(folder, "preempted", stop.signal)
-        print(f"{stop.signal}: stopped; {hint}", flush=True)
-        raise
-    except Exception as error:
-        unknown_job = HydraConfig.get().mode == RunMode.MULTIRUN and not folder.status.is_file()
-        if _is_ours(folder) or unknown_job:
-            _record(folder, "failed", " ".join(str(error).split()) or type(error).__name__)
-        raise
-    if folder.metrics.is_file():
-        _record(folder, "done")
-
-
-def _is_ours(folder: RunFolder) -> bool:
-    """Whether it was this process that began the run, or began to continue it."""
-    status = read_status(folder)
-    return status.get("state") == "running" and status.get("process") == os.getpid()
-
-
-def _record(folder: RunFolder, state: State, why: str = "") -> None:
-    with suppress(OSError):  # a full disk is what this is about
-        write_status(folder, state, why)
-        if why and folder.log.is_file():
-            with folder.log.open("a") as log:
-                log.write(f"{state}: {why}\n")
 
 
 def told(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def combinations(cfg: DictConfig) -> list[str]:
     for name in ("data", "corruption"):
         node = cfg.get(name)
         if node is not None and "correlation" in node:
-            looks = OmegaConf.to_container(node).get("looks")  # type: ignore[union-attr]
-            found += filter(None, [fault_of_looks(name, looks, node.correlation)])  # type: ignore[arg-type]
+            looks = list(node.looks) if isinstance(node.looks, ListConfig) else node.looks
+            found += filter(None, [fault_of_looks(name, looks, node.correlation)])
         if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
             found.append("data.target=clean: needs the cleaner images of data.reference_root")
     found += _parts_that_clash(cfg)

@@ -56,6 +56,10 @@ MISTAKES = [
         "data.looks=2.3: correlated speckle (data.correlation=0.3)",
     ),
     ("corruption=speckle corruption.looks=2.3 corruption.correlation=0.3", "corruption.looks=2.3: correlated"),
+    (
+        "corruption=speckle corruption.looks='${data.looks}' corruption.correlation=0.3 data.looks=[1,2.3]",
+        "corruption.looks=[1, 2.3]: correlated",
+    ),
     ("data=sar data.root=. data.target=clean", "data.target=clean: needs the cleaner images of data.reference_root"),
     ("data=sar data.root=. data.scale=db", "data.scale=db: expected 'amplitude', 'intensity' or 'decibel'"),
     ("data=folder data.root=. data.test_root=nowhere", "data.test_root=nowhere: expected an existing folder"),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import TINY
+from tests.models.test_models import SMALL
 
 
 class Result(NamedTuple):
@@ -96,7 +97,14 @@ def test_evaluation_takes_other_data_at_the_door(command, tmp_path, monkeypatch)
 def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_path):
     import numpy as np
 
-    assert command("train.py", "name=x", *TINY, "model=vae", cwd=tmp_path).returncode == 0
+    words = ["name=x", *TINY, "model=aitex_vae", *SMALL["aitex_vae"], "model.encoder.dropout=0.5"]
+    assert command("train.py", *words, cwd=tmp_path).returncode == 0
+    stored = json.loads((tmp_path / "outputs/x/metrics.json").read_text())["test"]
+    assert command("evaluate.py", "run=outputs/x", "save_arrays=6", cwd=tmp_path).returncode == 0
+    arrays = np.load(tmp_path / "outputs/x/evaluation/own-best/arrays.npz")
+    mse = np.mean((arrays["reconstruction"] - arrays["target"]) ** 2)
+    assert mse == pytest.approx(stored["mse"], rel=1e-5)  # the images that the metrics are of, without dropout
+
     words = ["run=outputs/x", "save_arrays=5", "samples=sample", "generate=7"]
     found = command("evaluate.py", *words, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
@@ -112,7 +120,6 @@ def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_pat
     assert (folder / "generated.png").is_file()
     sampled = json.loads((folder / "metrics.json").read_text())
     assert sampled["run"]["reconstructions"] == "z = sample"
-    stored = json.loads((tmp_path / "outputs/x/metrics.json").read_text())["test"]
     assert sampled["test"]["nll"] == stored["nll"]
     assert sampled["test"]["mse"] != stored["mse"]
     for words, answer in [
