@@ -20,7 +20,7 @@ def main(runs):
     from hydra.utils import instantiate
     from torch.nn.functional import interpolate
 
-    from saaae.metrics.image import ReconstructionQuality
+    from saaae.metrics.image import reconstruction_quality
     from saaae.runs.folder import register_resolvers
 
     register_resolvers()
@@ -48,10 +48,8 @@ def main(runs):
     }
     print("| restorer | PSNR dB | SSIM |\n|---|---|---|")
     for name, x in restored.items():
-        quality = ReconstructionQuality()
-        for start in range(0, len(x), 1000):
-            quality.update(x[start : start + 1000].clamp(0, 1), test.target[start : start + 1000])
-        found = quality.compute()
+        parts = [reconstruction_quality(*pair) for pair in zip(x.split(1000), test.target.split(1000), strict=True)]
+        found = {key: torch.cat([part[key] for part in parts]).mean() for key in ("psnr", "ssim")}
         print(f"| {name} | {found['psnr']:.2f} | {found['ssim']:.4f} |")
     for run in runs:
         found = json.loads((Path(run) / "metrics.json").read_text())["test"]

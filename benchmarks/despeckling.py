@@ -67,17 +67,15 @@ def score(restore, batch):
     """PSNR, SSIM, MoR and seconds a scene of a function of amplitudes (B, 1, H, W), one scene at a time."""
     import torch
 
-    from saaae.metrics.image import ReconstructionQuality
+    from saaae.metrics.image import reconstruction_quality
 
     start = time.perf_counter()
     with torch.inference_mode():
         restored = torch.cat([restore(x).clamp(0, 1) for x in batch.input.split(1)])
     seconds = (time.perf_counter() - start) / len(restored)
-    quality = ReconstructionQuality()
-    quality.update(restored, batch.clean)
-    found = quality.compute()
+    found = reconstruction_quality(restored, batch.clean)
     ratio = (batch.input**2 / restored.clamp_min(0.01) ** 2).mean()
-    return float(found["psnr"]), float(found["ssim"]), float(ratio), seconds
+    return float(found["psnr"].mean()), float(found["ssim"].mean()), float(ratio), seconds
 
 
 def best_filter(name, looks, val, test):

@@ -85,7 +85,7 @@ def lightning(cfg, model, data, every_n_steps=None):
         watch = [throughput, FiniteGuard("stop", interval), TrainingLog(interval), RandomState(0), last]
         make_trainer(
             cfg, folder, max_epochs=1, limit_val_batches=0, enable_progress_bar=False, enable_model_summary=False,
-            log_every_n_steps=interval, callbacks=watch, logger=[TensorBoardLogger(path), MetricsCSV(folder.path, 0)],
+            log_every_n_steps=interval, callbacks=watch, logger=[TensorBoardLogger(path), MetricsCSV(folder.curves, 0)],
         ).fit(model, data)  # fmt: skip
     return throughput.images_per_second
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from saaae.noise import Noise
 
 Split = Literal["train", "val", "test"]
+Field = Literal["photo", "radar", "fabric"]
+"""Where images come from, which says how they are judged: radar images by their speckle, fabric by its defects."""
 
 
 class Batch(NamedTuple):
@@ -26,6 +28,8 @@ class Batch(NamedTuple):
         mask: Defective pixels (B, 1, H, W), uint8: 1 defect, 0 sound, 255 unknown; where the data set has masks.
         fabric: Code of the fabric that each image shows (B,), int64.
         defect: Code of the defect on the strip that each tile was cut from (B,), int64; 0 for a sound strip.
+        window: Top, left, height and width (B, 4), int64, of a homogeneous rectangle in each radar image, laid down by
+            the user; height 0 where there is none.
         seen: What a model's encoder and decoder both use of the input, computed once; empty until the model fills it.
     """
 
@@ -38,6 +42,7 @@ class Batch(NamedTuple):
     mask: Tensor | None = None
     fabric: Tensor | None = None
     defect: Tensor | None = None
+    window: Tensor | None = None
     seen: tuple[Tensor, ...] = ()
 
 
@@ -97,6 +102,8 @@ class Posterior(Protocol):
 class ImageSource(Protocol):
     """What callbacks may ask of a data module; splits are `train`, `val` and `test`."""
 
+    field: Field
+
     def num_images(self, split: Split) -> int:
         """Size of a split."""
         ...
@@ -137,4 +144,12 @@ class ImageModel(Protocol):
 
     def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
         """Pictures of the model's inner state (B, 1, h, w) in [0, 1], by title; empty where it has none."""
+        ...
+
+    def gates(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Weights (B, C) that the model gives to channels, by where; empty where it has none."""
+        ...
+
+    def importance(self, posterior: Posterior) -> Tensor | None:
+        """How important each cell of the code is: (B, D) for a vector, (B, 1, h, w) for a map; None if unknown."""
         ...

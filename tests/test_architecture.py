@@ -37,10 +37,10 @@ OUTSIDE = {
     "networks": TORCH,
     "posteriors": TORCH,
     "objectives": TORCH,
-    "metrics": TORCH | {"torchmetrics", "scipy"},
+    "metrics": TORCH | {"torchmetrics", "scipy", "constriction"},
     "data": TORCH | DATA,
     "models": TORCH | {"torchmetrics", "lightning"},
-    "callbacks": TORCH | {"torchmetrics", "lightning", "matplotlib"},
+    "callbacks": TORCH | {"torchmetrics", "lightning", "matplotlib", "PIL", "tqdm"},
     "runs": TORCH | DATA | {"torchmetrics", "matplotlib", "hydra", "omegaconf", "yaml", "pydantic", "annotated_types"},
 }
 FILES = sorted((ROOT / "saaae").rglob("*.py"))

@@ -92,7 +92,7 @@ class Zygote:
             cwd: The folder.
             *arguments: The command line.
             script: A file at the top of the project.
-            environment: Variables to add.
+            environment: Variables to add to those of this process as it is now.
             file_limit: Bytes that no file may pass: what lies beyond fails as on a full disk.
             powerless: Whether the process gives up root's power over file permissions.
         """
@@ -100,7 +100,7 @@ class Zygote:
         files = cwd / f".output-{self.number}", cwd / f".errors-{self.number}"
         request = {
             "arguments": [str(ROOT / script), *arguments], "cwd": str(cwd), "files": [str(file) for file in files],
-            "environment": environment or {}, "file_limit": file_limit, "powerless": powerless,
+            "environment": {**os.environ, **(environment or {})}, "file_limit": file_limit, "powerless": powerless,
         }  # fmt: skip
         return Child(self, self.ask(request), files)
 
@@ -143,6 +143,7 @@ def become(request: dict[str, Any]) -> None:
         for stream, file in enumerate(request["files"], 1):
             os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.clear()
         os.environ.update(request["environment"])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if request["file_limit"]:

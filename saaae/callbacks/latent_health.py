@@ -21,7 +21,8 @@ NOISELESS = 1e-4
 class LatentHealth(Callback):
     """Warns, once a process for each, of a collapsed, exploded or deterministic latent and of a loss that is no bound.
 
-    Also shows the KL of each latent dimension as a histogram in TensorBoard.
+    Also shows of each latent dimension, as histograms in TensorBoard, the KL, the standard deviation of the posterior
+    mean over the data (the prior's is 1) and the mean posterior standard deviation.
     """
 
     def __init__(self) -> None:
@@ -32,10 +33,13 @@ class LatentHealth(Callback):
         if not getattr(pl_module, "has_bound", False):
             return
         statistics = cast(LatentStatistics, pl_module.latent_statistics).compute()
-        known = bool(statistics["kl"].isfinite().all() and statistics["kl"].any())  # not of a KL that is no sum
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero and known:
-                logger.experiment.add_histogram("val/kl_per_dimension", statistics["kl"], trainer.global_step - 1)
+        known = bool(statistics["kl"].any())  # not of a KL that is no sum
+        shown = {"kl": statistics["kl"]} if known else {}
+        shown |= {"std_of_mean": statistics["spread"].sqrt(), "posterior_std": statistics["variance"].sqrt()}
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if isinstance(logger, TensorBoardLogger):
+                for name, values in ((name, values) for name, values in shown.items() if values.isfinite().all()):
+                    logger.experiment.add_histogram(f"latent_dimensions/{name}", values, trainer.global_step - 1)
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         active = statistics["spread"] > ACTIVE
         faults = dict(

@@ -18,13 +18,13 @@ class MetricsCSV(Logger):
     Lightning's CSVLogger deletes an older file; this one cuts it back to the step that the run continues from.
 
     Args:
-        folder: The run folder.
+        path: The file.
         resume_step: Optimizer step of the checkpoint that the run continues from, 0 for a new run.
     """
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    def __init__(self, path: Path, resume_step: int) -> None:
         super().__init__()
-        self.path = folder / "metrics.csv"
+        self.path = path
         rows: list[list[str]] = []
         if self.path.is_file() and resume_step:
             with self.path.open(newline="") as file:

@@ -10,7 +10,7 @@ from saaae.callbacks.training_log import write_curves
 
 
 class Throughput(Callback):
-    """Counts training images and the seconds spent on them; validation inside an epoch is left out."""
+    """Counts training images of all processes and the seconds spent on them; validation inside an epoch is left out."""
 
     def __init__(self) -> None:
         self.images, self.seconds = 0, 0.0
@@ -38,7 +38,7 @@ class Throughput(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts."""
-        self.images += len(batch.indices)
+        self.images += len(batch.indices) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock."""

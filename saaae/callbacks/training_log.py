@@ -33,4 +33,6 @@ class TrainingLog(Callback):
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if not stepped or self._step % self.interval or not trainer.is_global_zero:
             return
-        write_curves(trainer, {f"train/{name}": float(value) for name, value in outputs.items()})
+        numbers = {f"train/{name}": float(value) for name, value in outputs.items()}
+        numbers["train/loss"] *= trainer.accumulate_grad_batches  # Lightning has given each batch its share
+        write_curves(trainer, numbers)

@@ -124,6 +124,8 @@ class AITEXData(CachedFiles):
         **serving: How the images are served.
     """
 
+    field = "fabric"
+
     def __init__(
         self,
         *,

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from saaae.data.corruption import Corruption, Identity
 from saaae.noise import IndexedNoise, Noise, TrainingNoise
 from saaae.ranges import NonNegativeInt, PositiveInt
-from saaae.types import Batch, Split
+from saaae.types import Batch, Field, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 UNKNOWN_LABEL, UNKNOWN_MASK = -1, 255
@@ -42,6 +42,7 @@ class RawBatch(NamedTuple):
     mask: Tensor | None = None
     fabric: Tensor | None = None
     defect: Tensor | None = None
+    window: Tensor | None = None
 
 
 class Images(NamedTuple):
@@ -54,6 +55,7 @@ class Images(NamedTuple):
         masks: Pixel masks, or None.
         fabric: Code of each image's fabric (N,), int64, or None.
         defect: Code of the defect on the whole strip that an image is from (N,), int64, 0 for none; or None.
+        window: A homogeneous rectangle of each image, as in `Batch`, or None.
         rows: Which of the N images are in the split (M,), int64; None for all. Splits share what they are rows of.
     """
 
@@ -63,6 +65,7 @@ class Images(NamedTuple):
     masks: Masks | None = None
     fabric: Tensor | None = None
     defect: Tensor | None = None
+    window: Tensor | None = None
     rows: Tensor | None = None
 
     @property
@@ -73,13 +76,13 @@ class Images(NamedTuple):
     def take(self, indices: Tensor) -> RawBatch:
         """The images at positions (B,) of the split."""
         rows = indices if self.rows is None else self.rows[indices]
-        label, reference, fabric, defect = (
+        label, reference, fabric, defect, window = (
             None if field is None else field.index_select(0, rows)
-            for field in (self.label, self.reference, self.fabric, self.defect)
+            for field in (self.label, self.reference, self.fabric, self.defect, self.window)
         )
         mask = None if self.masks is None else self.masks.masks.index_select(0, self.masks.row[rows])
         # Copies whole images: several times faster than pixels[rows].
-        return RawBatch(self.pixels.index_select(0, rows), indices, label, reference, mask, fabric, defect)
+        return RawBatch(self.pixels.index_select(0, rows), indices, label, reference, mask, fabric, defect, window)
 
     def on(self, device: torch.device) -> "Images":
         """The split's own images on a device."""
@@ -88,7 +91,7 @@ class Images(NamedTuple):
         if masks is not None:
             used, row = masks.row[everything if self.rows is None else self.rows].unique(return_inverse=True)
             masks = Masks(masks.masks[used], row)
-        images = Images(own.pixels, own.label, own.reference, masks, own.fabric, own.defect)
+        images = Images(own.pixels, own.label, own.reference, masks, own.fabric, own.defect, own.window)
         return move_data_to_device(images, device)
 
 
@@ -224,6 +227,8 @@ class ImageDataModule(L.LightningDataModule):
         channels: Channels of the images.
         **serving: How the images are served.
     """
+
+    field: Field = "photo"
 
     def __init__(self, *, image_size: int, channels: int, **serving: Unpack[Serving]) -> None:
         super().__init__()

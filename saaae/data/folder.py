@@ -39,6 +39,18 @@ class Pieces(NamedTuple):
     kind: str = ""
 
 
+class Places(NamedTuple):
+    """Where tiles were cut from.
+
+    Attributes:
+        file: Number of each tile's file (N,), int64.
+        start: Row and column where it begins (N, 2), int64.
+    """
+
+    file: Tensor
+    start: Tensor
+
+
 class CachedFiles(ImageDataModule):
     """Base of the data modules that read files: a subclass lists them and says what each becomes, and its split.
 
@@ -142,8 +154,13 @@ class CachedFiles(ImageDataModule):
         for split in SPLITS:
             if not len(rows[split]):
                 self._refuse(split, cache.notes)
-        self._files = cache.arrays["file"]
+        self._files, self._starts = cache.arrays["file"], cache.arrays["start"]
         return {split: whole._replace(rows=rows[split]) for split in SPLITS}
+
+    def places(self, split: Split) -> Places:
+        """Where the images of a split were cut from."""
+        rows = self.splits[split].rows
+        return Places(self._files[rows], self._starts[rows])
 
     def _refuse(self, split: Split, notes: dict[str, Any]) -> NoReturn:
         reasons = "".join(f"; {count} {reason}" for reason, count in notes["left_out"].items())

@@ -12,12 +12,14 @@ from torch import Tensor
 from saaae.data.datamodule import Images, RawBatch, Serving, to_unit_range
 from saaae.data.files import BrokenFileError, read_array
 from saaae.data.folder import FolderData, Pieces, images_below
-from saaae.errors import UserError
+from saaae.errors import UserError, nearest
 from saaae.noise import Noise
-from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, OpenFraction
+from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, NonNegativeInt, OpenFraction
 from saaae.types import Batch
 
 Scale = Literal["amplitude", "intensity", "decibel"]
+SMALLEST_WINDOW = 8
+"""Least rows and columns in one tile on which a number of looks is measured."""
 
 
 def to_amplitude(values: np.ndarray, scale: Scale, full_scale: float) -> np.ndarray:
@@ -89,6 +91,8 @@ class SARData(FolderData):
         target: `noisy`: an autoencoder of the images. `clean`: the reference is the target.
         scale: What the pixels of the files are: `amplitude`, `intensity` or `decibel`.
         full_scale: The stored value that becomes 1.0; None is the largest value of 8 or 16 unsigned bits.
+        enl_windows: Homogeneous rectangles on which the equivalent number of looks is measured: top, left, height and
+            width by file name, one a file; None looks for one in each tile.
         scene_pattern: Regular expression; its first group in a file's name is the scene. A file that does not match is
             a scene of its own.
         split_by: `file` splits whole scenes; `region` gives the right of each image to test, what is left of it to
@@ -102,6 +106,7 @@ class SARData(FolderData):
         **serving: How the images are served.
     """
 
+    field = "radar"
     pattern_key = "scene_pattern"
 
     def __init__(
@@ -112,6 +117,7 @@ class SARData(FolderData):
         target: Literal["noisy", "clean"],
         scale: Literal["amplitude", "intensity", "decibel"],
         full_scale: FiniteFloat | None,
+        enl_windows: dict[str, list[NonNegativeInt]] | None,
         scene_pattern: str | None,
         split_by: Literal["file", "region"],
         val_fraction: OpenFraction,
@@ -141,7 +147,7 @@ class SARData(FolderData):
         if full_scale is not None and full_scale <= 0 and scale != "decibel":
             raise UserError(f"data.full_scale={full_scale}: expected greater than 0 for data.scale={scale}")
         self.reference_root, self.target = Path(reference_root) if reference_root else None, target
-        self.scale, self.full_scale = scale, full_scale
+        self.scale, self.full_scale, self.enl_windows = scale, full_scale, enl_windows
 
     def files(self) -> dict[str, Path]:
         """Names relative to the folder; references in a subfolder of it are not images of their own."""
@@ -180,13 +186,39 @@ class SARData(FolderData):
         return pieces._replace(arrays=pieces.arrays | pairs, kind=" with ".join(str(v.dtype) for v in stored.values()))
 
     def images(self, arrays: dict[str, Tensor]) -> Images:
-        """Tiles with their references, where there are any."""
-        return Images(arrays["pixels"], reference=arrays.get("reference"))
+        """Tiles with their references and windows, where there are any."""
+        return Images(arrays["pixels"], reference=arrays.get("reference"), window=self.windows(arrays))
+
+    def windows(self, arrays: dict[str, Tensor]) -> Tensor | None:
+        """What of its file's window lies in each tile (N, 4); height 0 where that is less than SMALLEST_WINDOW.
+
+        Raises:
+            UserError: If a window is of no file, no rectangle, or in no tile.
+        """
+        if self.enl_windows is None:
+            return None
+        names, start = self._notes["names"], arrays["start"]
+        found = torch.zeros(len(start), 4, dtype=torch.int64)
+        for name, window in self.enl_windows.items():
+            if name not in names:
+                raise UserError(f"data.enl_windows: no file {name}{nearest(name, names)}")
+            if len(window) != 4:
+                raise UserError(f"data.enl_windows: {name}: {window}; expected top, left, height and width")
+            corner, size = torch.tensor(window).view(2, 2)
+            first = (corner - start).clamp(0, self.image_size)
+            inside = torch.cat([first, (corner + size - start).clamp(0, self.image_size) - first], 1)
+            fits = (arrays["file"] == names.index(name)) & (inside[:, 2:] >= SMALLEST_WINDOW).all(1)
+            if not fits.any():
+                raise UserError(
+                    f"data.enl_windows: {name}: {window} covers {SMALLEST_WINDOW} x {SMALLEST_WINDOW} pixels of no tile"
+                )
+            found[fits] = inside[fits]
+        return found
 
     def present(self, raw: RawBatch, noise: Noise) -> Batch:
         """The image as input; the image or the reference as target."""
         x = to_unit_range(raw.pixels)
         if raw.reference is None:
-            return Batch(x, x, raw.indices, noise)
+            return Batch(x, x, raw.indices, noise, window=raw.window)
         clean = to_unit_range(raw.reference)
-        return Batch(x, clean if self.target == "clean" else x, raw.indices, noise, clean=clean)
+        return Batch(x, clean if self.target == "clean" else x, raw.indices, noise, clean=clean, window=raw.window)

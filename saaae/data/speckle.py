@@ -35,6 +35,8 @@ class SpeckleData(ImageDataModule):
         **serving: How the images are served.
     """
 
+    field = "radar"
+
     def __init__(
         self,
         *,

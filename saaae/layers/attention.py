@@ -74,6 +74,10 @@ class AttentionLayer(nn.Module):
         """Where the layer looks (B, 1, H, W), 1 at each image's strongest position; None if it has no positions."""
         return None
 
+    def channel_gates(self, x: Tensor) -> Tensor | None:
+        """What each channel is multiplied by (B, C); None if the layer has no such gates."""
+        return None
+
 
 class PositionAttention(AttentionLayer):
     """Base of the multi-head self-attentions: x + gain * projection(attend(q, k, v)), with a gain that starts at 0.

@@ -25,6 +25,11 @@ class Gate(AttentionLayer):
         """The gate in (0, 2), in the shape of the logits; 1 leaves the features alone."""
         return 2.0 * torch.sigmoid(self.logits(x))
 
+    def channel_gates(self, x: Tensor) -> Tensor | None:
+        """The gates over channels (B, C); None if they are over positions."""
+        weights = self.weights(x)
+        return weights.flatten(1) if weights.shape[2:] == (1, 1) else None
+
     def heat_map(self, x: Tensor) -> Tensor | None:
         """The gates over positions; None if they are over channels alone."""
         weights = self.weights(x)

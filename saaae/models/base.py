@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from saaae.errors import UserError
 from saaae.layers.attention import AttentionLayer
-from saaae.metrics.image import ReconstructionQuality
+from saaae.metrics.image import quality_of
 from saaae.metrics.latent import LatentStatistics
-from saaae.metrics.means import Means
+from saaae.metrics.per_image import PerImage, summary
 from saaae.models.optimization import Optimization
 from saaae.noise import Noise
 from saaae.objectives.beta import ConstantBeta
@@ -25,32 +25,48 @@ from saaae.types import Batch, Posterior
 
 log = logging.getLogger("saaae")
 
+DomainScores = Callable[[Tensor, Batch], Mapping[str, Tensor]]
+"""Numbers (B,) by name of reconstructions (B, C, H, W) and the batch that they belong to."""
 
-def attention_maps(model: "ImageAutoencoder", batch: Batch) -> dict[str, Tensor]:
-    """Heat maps (B, 1, h, w) in [0, 1] of a model's attention layers, by where they are.
+
+def watched(
+    model: "ImageAutoencoder", batch: Batch, look: Callable[[AttentionLayer, Tensor], Tensor | None]
+) -> dict[str, Tensor]:
+    """What a look at the inputs of each attention layer gives, by where the layer is.
 
     Args:
         model: The model.
         batch: Images to attend to.
+        look: Given a layer and its features (B, C, H, W); None is left out.
     """
     found: dict[str, Tensor] = {}
-    names = {name for name, module in model.named_modules() if isinstance(module, AttentionLayer)}
 
     def watch(name: str, layer: AttentionLayer) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            heat = layer.heat_map(inputs[0].float())
-            if heat is not None:
-                found[f"attention, {name.removesuffix('.0')}"] = heat
+            seen = look(layer, inputs[0].float())
+            if seen is not None:
+                found[name] = seen
 
         return layer.register_forward_pre_hook(hook)
 
-    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
-    hooks = [watch(name, model.get_submodule(name)) for name in outermost]  # type: ignore[arg-type]
+    hooks = [watch(name, layer) for name, layer in model.named_modules() if isinstance(layer, AttentionLayer)]
     if hooks:
         model(batch)
     for handle in hooks:
         handle.remove()
     return dict(sorted(found.items()))
+
+
+def attention_maps(model: "ImageAutoencoder", batch: Batch) -> dict[str, Tensor]:
+    """Heat maps (B, 1, h, w) in [0, 1] of a model's attention layers, by where they are; of nested ones the outermost.
+
+    Args:
+        model: The model.
+        batch: Images to attend to.
+    """
+    heat = watched(model, batch, lambda layer, x: layer.heat_map(x))
+    outermost = [name for name in heat if not any(name.startswith(f"{other}.") for other in heat)]
+    return {f"attention, {name.removesuffix('.0')}": heat[name] for name in outermost}
 
 
 class Parts(TypedDict):
@@ -103,6 +119,8 @@ class ImageAutoencoder(L.LightningModule):
     """Whether codes from the prior become images without anything else."""
     num_classes: int | None = None
     """Number of classes of a conditional model."""
+    domain_scores: DomainScores = staticmethod(lambda x_hat, batch: {})
+    """What the field of the images measures of each test image beside the common numbers; a run sets it."""
     run_record: Mapping[str, Any] = {}
     """What a run is made of, plain containers: a checkpoint tells it too."""
     gradient_norm: Tensor
@@ -129,9 +147,7 @@ class ImageAutoencoder(L.LightningModule):
         self.num_dimensions = math.prod(image_shape)
         self.total_steps: int | None = None
         self.gradient_norm = torch.zeros(())
-        self.means = Means()
-        self.quality = ReconstructionQuality()
-        self.quality_clean = ReconstructionQuality()
+        self.scores = PerImage()
         self.latent_statistics = LatentStatistics(math.prod(self.latent_shape))
 
     @property
@@ -182,6 +198,19 @@ class ImageAutoencoder(L.LightningModule):
     def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
         """Heat maps (B, 1, h, w) in [0, 1] of the attention layers that have one."""
         return attention_maps(self, batch)
+
+    def gates(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Weights (B, C) in (0, 2) that attention layers give to channels, by where they are."""
+        return watched(self, batch, lambda layer, x: layer.channel_gates(x))
+
+    @property
+    def class_vectors(self) -> Tensor | None:
+        """Learnt vectors (K, size) that stand for classes; None if there are none."""
+        return None
+
+    def importance(self, posterior: Posterior) -> Tensor | None:
+        """How important each cell of the code is: (B, D) for a vector, (B, 1, h, w) for a map; None if unknown."""
+        return None
 
     # Training
 
@@ -258,20 +287,17 @@ class ImageAutoencoder(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the streaming metrics."""
-        self._log_quality("val")
+        self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
         """Logs the streaming metrics."""
-        self._log_quality("test")
+        self._log_scores("test")
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         batch = self.observe(batch)
         posterior = self.encode(batch)
         raw, sampled = self.raw(posterior.mode, batch), self.raw(posterior.rsample(batch.noise), batch)
         x_hat = self.likelihood.mean(raw if self.reconstruct_from == "mean" else sampled)
-        self.quality.update(x_hat, batch.target)
-        if batch.clean is not None and batch.clean is not batch.target:
-            self.quality_clean.update(x_hat, batch.clean)
         self.latent_statistics.update(posterior)
         nll = self.likelihood.nll(sampled, batch.target)
         nll_mode = self.likelihood.nll(raw, batch.target)
@@ -281,7 +307,9 @@ class ImageAutoencoder(L.LightningModule):
             values["bits_per_dim"] = bits_per_dimension(values["elbo"], self.num_dimensions, self.likelihood.discrete)
             if split == "test" and self.importance_samples:
                 values["iw_elbo"] = self.importance_weighted_bound(batch, self.importance_samples)
-        self.means.update(values)
+        values |= quality_of(x_hat, batch.target, batch.clean, multiscale=split == "test")
+        values |= self.domain_scores(x_hat, batch) if split == "test" else {}
+        self.scores.update(values)
 
     def importance_weighted_bound(self, batch: Batch, num_samples: int) -> Tensor:
         """log 1/k sum p(x, z_i) / q(z_i|x), z_i ~ q (Burda et al. 2016, eq. 8), (B,) in nats: tighter than the ELBO.
@@ -301,15 +329,9 @@ class ImageAutoencoder(L.LightningModule):
             total = torch.logaddexp(total, prior - nll - posterior.log_prob(z))
         return total - math.log(num_samples)
 
-    def _log_quality(self, split: str) -> None:
-        shown = {f"{split}/ssim", f"{split}/psnr"}
-        self.log_dict({f"{split}/{name}": value.float() for name, value in self.means.compute().items()})
-        self.means.reset()
-        for suffix, metric in (("", self.quality), ("_clean", self.quality_clean)):
-            if metric.count > 0:
-                for name, value in metric.compute().items():
-                    tag = f"{split}/{name}{suffix}"
-                    self.log(tag, value.float(), prog_bar=tag in shown)
-            metric.reset()
+    def _log_scores(self, split: str) -> None:
+        numbers = summary(self.scores.compute(), spread=split == "test")
+        self.scores.reset()
         if self.has_bound:
-            self.log(f"{split}/active_units", self.latent_statistics.compute()["active_units"].float())
+            numbers["active_units"] = self.latent_statistics.compute()["active_units"]
+        self.log_dict({f"{split}/{name}": value.float() for name, value in numbers.items()})

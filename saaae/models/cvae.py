@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saaae.errors import UserError
+from saaae.layers.labels import LabelEmbedding
 from saaae.models.base import ImageAutoencoder, Parts
 from saaae.ranges import Fraction, PositiveInt
 from saaae.types import Batch, Posterior
@@ -58,6 +59,11 @@ class ConditionalVAE(ImageAutoencoder):
         if batch.label is None:
             raise UserError("model.num_classes: these data have no classes; expected data=mnist")
         return batch.label
+
+    @property
+    def class_vectors(self) -> Tensor | None:
+        """The label embedding."""
+        return self.labels.embedding.weight.detach() if isinstance(self.labels, LabelEmbedding) else None
 
     def vectors(self, label: Tensor) -> Tensor:
         """Vectors (B, size) of classes (B,); zeros for those that are withheld."""

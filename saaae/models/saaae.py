@@ -22,8 +22,15 @@ class SAAAE(ImageAutoencoder):
         return "posterior.kl=nominal charges noise that is then removed: the loss is NOT an ELBO" if nominal else ""
 
     def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
-        """Also the importance map (B, 1, h, w) in [0, 1] of a latent map."""
-        importance = {}
-        if isinstance(posterior, AnchoredGaussian) and posterior.anchor.dim() == 4:
-            importance = {"importance": posterior.anchor}
-        return {**importance, **super().maps(batch, posterior)}
+        """Also importance and injected noise; those of a latent vector are one row of its dimensions (B, 1, 1, D)."""
+        importance, noise = self.importance(posterior), posterior.variance.sqrt()
+        own: dict[str, Tensor] = {}
+        if importance is not None:
+            noise = noise.unflatten(1, self.latent_shape).mean(1, keepdim=True) if importance.dim() == 4 else noise
+            own = {"importance": importance, "injected noise (std)": noise}
+        own = {name: values if values.dim() == 4 else values[:, None, None] for name, values in own.items()}
+        return {**own, **super().maps(batch, posterior)}
+
+    def importance(self, posterior: Posterior) -> Tensor | None:
+        """The importance map."""
+        return posterior.anchor if isinstance(posterior, AnchoredGaussian) else None

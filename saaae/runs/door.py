@@ -37,6 +37,7 @@ class Door(NamedTuple):
         check: Checks a composed configuration and its overrides beyond types, without torch; raises UserError.
         run: Does the work, given the composed configuration.
         checked_later: Groups that make sense only in another configuration, where `check` looks at them.
+        compare: Compares the jobs of a multirun, given its folder; raises UserError where there is nothing to compare.
     """
 
     config_name: str
@@ -44,6 +45,7 @@ class Door(NamedTuple):
     check: Callable[[DictConfig, list[str]], None]
     run: Callable[[DictConfig], Any]
     checked_later: frozenset[str] = frozenset()
+    compare: Callable[[Path], None] | None = None
 
 
 def open_door(door: Door, config_dir: Path) -> None:
@@ -75,10 +77,10 @@ def open_door(door: Door, config_dir: Path) -> None:
         sys.exit(FAILED)
     except Interrupted:
         if outcomes:
-            _summarise(outcomes, num_jobs, args.overrides)
+            _summarise(door, outcomes, num_jobs, args.overrides)
         raise
     if outcomes:
-        _summarise(outcomes, num_jobs, args.overrides)
+        _summarise(door, outcomes, num_jobs, args.overrides)
         sys.exit(max((o.status for o in outcomes), key=(0, MISTAKE, FAILED).index))
 
 
@@ -133,8 +135,8 @@ def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictC
     return task
 
 
-def _summarise(outcomes: list[Outcome], num_jobs: int, arguments: list[str]) -> None:
-    """Prints how every job of a multirun ended, and what to do next."""
+def _summarise(door: Door, outcomes: list[Outcome], num_jobs: int, arguments: list[str]) -> None:
+    """Prints how every job of a multirun ended, how they compare, and what to do next."""
     sweep = Path(outcomes[0].folder).parent
     sweep = sweep.relative_to(Path.cwd()) if sweep.is_relative_to(Path.cwd()) else sweep
     print(f"\n{num_jobs} jobs in {sweep}")
@@ -142,7 +144,10 @@ def _summarise(outcomes: list[Outcome], num_jobs: int, arguments: list[str]) -> 
         print(f"  {outcome.state:<11}{Path(outcome.folder).name}  {outcome.why}".rstrip())
     if len(outcomes) < num_jobs:
         print(f"  {num_jobs - len(outcomes)} not started; repeat the command to go on")
-    print(f"compare      tensorboard --logdir {sweep}")
+    with contextlib.suppress(UserError, OSError):  # no job has finished, or the disk is full: said above
+        if door.compare:
+            door.compare(sweep)
+    print(f"curves       tensorboard --logdir {sweep}")
     if not any(argument.startswith("name=") for argument in arguments):
         print(f"repeat       python train.py -m name={sweep.name} {' '.join(arguments)}")
 

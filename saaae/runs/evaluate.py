@@ -1,7 +1,7 @@
 """The job behind evaluate.py: tests a trained model again, from its folder or checkpoint alone."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -12,7 +12,12 @@ from saaae.runs.door import Door
 from saaae.runs.folder import RunFolder, write_json
 from saaae.runs.processes import rank
 from saaae.runs.schema import Evaluate
+from saaae.runs.sweep import compare, is_sweep
 from saaae.runs.validate import combinations, refuse_faults
+
+if TYPE_CHECKING:
+    from saaae.data.datamodule import ImageDataModule
+    from saaae.models.base import ImageAutoencoder
 
 
 def checkpoint_path(cfg: DictConfig) -> Path:
@@ -67,6 +72,10 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     Raises:
         UserError: Naming the key, folder or file.
     """
+    if cfg.run and is_sweep(Path(cfg.run)):
+        return _check_sweep(overrides)
+    if cfg.baseline is not None:
+        raise UserError(f"baseline={cfg.baseline}: goes with run=<sweep folder>")
     checkpoint_path(cfg)
     if cfg["class"] is not None and not cfg.generate:
         raise UserError(f"class={cfg['class']}: goes with generate=<number of images>")
@@ -75,33 +84,48 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
             raise UserError(line)
 
 
-def target_folder(folder: RunFolder, checkpoint: Path, data: str, limit: int | float | None) -> Path:
-    """Where the results go: told apart by data, checkpoint and limit."""
+def _check_sweep(overrides: list[str]) -> None:
+    """A sweep is compared by what its runs have measured.
+
+    Raises:
+        UserError: If anything is said that would measure again.
+    """
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    for key in keys:
+        if key not in ("run", "baseline") and not key.startswith("hydra."):
+            raise UserError(
+                f"{key}: not with a sweep, whose runs are compared as they were tested; evaluate one of them"
+            )
+
+
+def target_folder(folder: RunFolder, checkpoint: Path, data: str, cfg: DictConfig) -> Path:
+    """Where the results go: told apart by data, checkpoint, kind of code and limit."""
     own = checkpoint.parent == folder.checkpoints or checkpoint.parent == folder.path
     parts = [data, checkpoint.stem if own else f"{checkpoint.parent.parent.name}-{checkpoint.stem}"]
-    parts += [] if limit is None else [f"{limit}-batches"]
+    parts += ["sample"] if cfg.samples == "sample" else []
+    parts += [] if cfg.limit_batches is None else [f"{cfg.limit_batches}-batches"]
     return folder.path / "evaluation" / "-".join(parts)
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
-    """Tests, prints the table and writes `<run>/evaluation/<data>-<checkpoint>/metrics.json`."""
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    """Tests, prints the table and writes `<run>/evaluation/<data>-<checkpoint>/`; of a sweep compares the runs."""
+    if cfg.run and is_sweep(Path(cfg.run)):
+        compare(Path(cfg.run), cfg.baseline)
+        return None
     path, overrides = checkpoint_path(cfg), list(HydraConfig.get().overrides.task)
     keep_freed_blocks()
-    import torch
-
-    from saaae.noise import IndexedNoise
     from saaae.runs.checkpoints import config_in
-    from saaae.runs.exports import refuse_generation, save_arrays, save_generated
-    from saaae.runs.fit import build, make_trainer, run_record, run_test, set_up
-    from saaae.runs.report import table
+    from saaae.runs.exports import refuse_exports
+    from saaae.runs.fit import build, make_trainer, set_up
+    from saaae.runs.report import definitions, table
+    from saaae.runs.results import judged, run_record, run_test
 
     home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     folder = RunFolder(cfg.run or home)
     full = configuration(cfg, folder.config() if cfg.run else config_in(path), overrides)
     set_up(full)
     model, data = build(full)
-    if cfg.generate:
-        refuse_generation(model, cfg["class"])
+    refuse_exports(model, cfg)
     if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **data.manifest()})):
         print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
     model.reconstruct_from = cfg.samples
@@ -113,18 +137,47 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     results["run"] |= {"checkpoint": str(path), "limit_test_batches": full.trainer.limit_test_batches}
     results["run"]["reconstructions"] = f"z = {cfg.samples}"
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
-    target = target_folder(folder, path, data_name, cfg.limit_batches) / "metrics.json"
-    write_json(target, results)
-    print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results["test"]))
-    print(f"written to {target}")
-    model.eval()  # Lightning has put back the mode that it found
-    if cfg.save_arrays:
-        print(f"arrays       {save_arrays(model, data, cfg.save_arrays, target.with_name('arrays.npz'))}")
-    if cfg.generate:
-        noise = IndexedNoise(full.seed, torch.arange(cfg.generate, device=model.device))
-        images = model.sample(cfg.generate, noise, cfg["class"])
-        print(f"generated    {save_generated(images, target.with_name('generated.png'))}")
+    found = RunFolder(target_folder(folder, path, data_name, cfg))
+    results |= judged(model, data, results["test"], full.trainer.limit_test_batches is None)
+    print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results))
+    results |= give_away(model, data, found, full, cfg, f"{path}: {data_name}")
+    write_json(found.metrics, results | {"definitions": definitions(results["test"])})
+    print(f"written to   {found.path}")
     return results
+
+
+def give_away(
+    model: "ImageAutoencoder", data: "ImageDataModule", found: RunFolder, full: DictConfig, cfg: DictConfig, title: str
+) -> dict[str, Any]:
+    """Writes pictures and whatever files were asked for.
+
+    Args:
+        model: The tested model.
+        data: Its data.
+        found: Where the files go.
+        full: The configuration of the evaluation.
+        cfg: What evaluate.py was told.
+        title: For the pictures.
+
+    Returns:
+        What is worth a place in metrics.json.
+    """
+    from saaae.runs.evidence import code_line, coded
+    from saaae.runs.exports import save_arrays, save_generated
+    from saaae.runs.results import draw
+
+    found.path.mkdir(parents=True, exist_ok=True)
+    draw(model, data, found, title, full.pictures.count)
+    if cfg.save_arrays:
+        print(f"arrays       {save_arrays(model, data, cfg.save_arrays, found.path / 'arrays.npz')}")
+    if cfg.generate:
+        path = found.path / "generated.png"
+        print(f"generated    {save_generated(model, cfg.generate, cfg['class'], full.seed, path)}")
+    if not cfg.code_steps:
+        return {}
+    codes = coded(model, data, list(cfg.code_steps), found.path)
+    print("\n".join(map(code_line, codes)))
+    return {"codes": codes}
 
 
 EVALUATE = Door("evaluate", Evaluate, check, run, checked_later=frozenset({"data", "accelerator"}))

@@ -6,56 +6,89 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from torchvision.utils import save_image
 
+from saaae.atomic import replacing
+from saaae.callbacks.panels import evaluating, spread
 from saaae.data.datamodule import ImageDataModule
 from saaae.errors import UserError
 from saaae.models.base import ImageAutoencoder
+from saaae.noise import IndexedNoise
+from saaae.runs.evidence import batches
 
 
-@torch.no_grad()
-def save_arrays(model: ImageAutoencoder, data: ImageDataModule, count: int, path: Path) -> Path:
-    """Writes `input`, `target` and `reconstruction` (N, C, H, W) of the first test images to an .npz file.
+def reconstructed(model: ImageAutoencoder, data: ImageDataModule, indices: Tensor) -> dict[str, np.ndarray]:
+    """`input`, `target` and `reconstruction` (N, C, H, W) of test images, float32 in [0, 1].
 
-    All are float32 in [0, 1]; reconstructions come from the code that the model's metrics take.
+    Reconstructions come from the code that the model's metrics take.
 
     Args:
-        model: The model, in evaluation mode.
+        model: The model.
         data: Where the test images are.
-        count: How many, at most.
-        path: The file.
+        indices: Which of them (N,).
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for indices in torch.arange(min(count, data.num_images("test"))).split(data.batch_size):
-        batch = model.observe(data.batch("test", indices, model.device))
-        posterior = model.encode(batch)
-        z = posterior.mode if model.reconstruct_from == "mean" else posterior.rsample(batch.noise)
-        found.append((batch.input, batch.target, model.decode(z, batch)))
-    parts = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
-    arrays: dict[str, Any] = dict(zip(("input", "target", "reconstruction"), parts, strict=True))
+    with evaluating(model):
+        for batch in batches(model, data, "test", indices):
+            posterior = model.encode(batch)
+            z = posterior.mode if model.reconstruct_from == "mean" else posterior.rsample(batch.noise)
+            found.append((batch.input, batch.target, model.decode(z, batch)))
+    parts = (torch.cat(part).float().cpu().numpy() for part in zip(*found, strict=True))
+    return dict(zip(("input", "target", "reconstruction"), parts, strict=True))
+
+
+def save_arrays(model: ImageAutoencoder, data: ImageDataModule, count: int, path: Path) -> Path:
+    """Writes what becomes of the first `count` test images to an .npz file."""
+    arrays: dict[str, Any] = reconstructed(model, data, torch.arange(min(count, data.num_images("test"))))
     np.savez_compressed(path, **arrays)
     return path
 
 
-def refuse_generation(model: ImageAutoencoder, label: int | None) -> None:
-    """Refuses to generate what a model cannot.
+def save_examples(model: ImageAutoencoder, data: ImageDataModule, count: int, path: Path) -> None:
+    """Writes what becomes of `count` fixed test images, as uint8 and with their `index`: runs compare by them."""
+    indices = spread(data, "test", count)
+    arrays = reconstructed(model, data, indices)
+    small: dict[str, Any] = {key: (values.clip(0, 1) * 255 + 0.5).astype(np.uint8) for key, values in arrays.items()}
+    with replacing(path) as file:
+        np.savez_compressed(file, index=indices.numpy(), **small)
+
+
+def refuse_exports(model: ImageAutoencoder, cfg: DictConfig) -> None:
+    """Refuses what a model cannot give, before it is tested.
+
+    Args:
+        model: The model.
+        cfg: What evaluate.py was told.
 
     Raises:
-        UserError: If it has no prior, or not that class.
+        UserError: If it has no prior to generate from, not that class, or codes that do not make an image alone.
     """
-    name, classes = type(model).__name__, model.num_classes
-    if not (model.generates and model.has_bound):
+    name, classes, label = type(model).__name__, model.num_classes, cfg["class"]
+    if cfg.generate and not (model.generates and model.has_bound):
         raise UserError(f"generate: a {name} has no prior to generate from")
     if label is not None and label >= (classes or 0):
         raise UserError(
             f"class={label}: " + (f"expected 0 to {classes - 1}" if classes else f"a {name} knows no classes")
         )
+    if cfg.code_steps and not model.generates:
+        raise UserError(f"code_steps: the decoder of a {name} sees more than the code")
 
 
-def save_generated(images: Tensor, path: Path) -> Path:
-    """Writes images (N, C, H, W) as one picture, and as `images`, float32 in [0, 1], to an .npz file beside it."""
-    arrays = images.detach().cpu()
-    np.savez_compressed(path.with_suffix(".npz"), images=arrays.numpy())
-    save_image(arrays, path, nrow=math.ceil(len(arrays) ** 0.5))
+def save_generated(model: ImageAutoencoder, count: int, label: int | None, seed: int, path: Path) -> Path:
+    """Writes images from the prior as one picture, and as `images` (N, C, H, W), float32 in [0, 1], beside it.
+
+    Args:
+        model: The model.
+        count: Number of images N.
+        label: Class of all of them; None takes the classes in turn where there are any.
+        seed: Of their codes.
+        path: The PNG file; the .npz file has its name.
+    """
+    with evaluating(model):
+        noise = IndexedNoise(seed, torch.arange(count, device=model.device))
+        images = model.sample(count, noise, label).cpu()
+    np.savez_compressed(path.with_suffix(".npz"), images=images.numpy())
+    save_image(images, path, nrow=math.ceil(len(images) ** 0.5))
     return path

@@ -1,9 +1,7 @@
 """Builds model, data and trainer from a settled configuration; trains, tests, reports."""
 
 import logging
-import math
 import os
-import resource
 import sys
 import threading
 import warnings
@@ -14,31 +12,60 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
+from torch import Tensor
 
 from saaae.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from saaae.callbacks.finite import FiniteGuard
 from saaae.callbacks.interruption import Interruption
 from saaae.callbacks.metrics_csv import MetricsCSV
-from saaae.callbacks.pictures import save_generation, save_reconstructions
-from saaae.callbacks.progress import EpochLines
+from saaae.callbacks.progress import EpochLines, ProgressBar
 from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
 from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
-from saaae.errors import RunFailedError, UserError, disk_fault
-from saaae.models.base import ImageAutoencoder
-from saaae.runs.checkpoints import Start, load_weights, start_of
-from saaae.runs.folder import RunFolder, config_hash, plain, quoted, write_json
+from saaae.errors import UserError, disk_fault
+from saaae.metrics.speckle import speckle_quality
+from saaae.models.base import DomainScores, ImageAutoencoder
+from saaae.runs.checkpoints import Start, start_of
+from saaae.runs.folder import RunFolder, plain, quoted, write_json
 from saaae.runs.processes import rank
-from saaae.runs.report import commit, table, versions
+from saaae.runs.report import table
+from saaae.runs.results import report, run_record, run_test
 from saaae.runs.status import write_status
+from saaae.types import Batch, Field
 
 log = logging.getLogger("saaae")
 
-HPARAM_METRICS = ("ssim", "psnr", "elbo", "nll", "kl_effective", "ssim_clean", "psnr_clean")
+
+def radar_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """What speckle filtering is judged by."""
+    return speckle_quality(x_hat, batch.input, batch.clean, batch.window)
+
+
+def no_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Nothing beside the common numbers."""
+    return {}
+
+
+LAYOUT = {
+    "quality": {
+        "SSIM": ["Multiline", ["val/ssim", "val/ssim_clean"]],
+        "PSNR, dB": ["Multiline", ["val/psnr", "val/psnr_clean"]],
+        "ELBO, nats per image": ["Multiline", ["val/elbo"]],
+    },
+    "objective": {
+        "nll, nats per image": ["Multiline", ["train/nll", "val/nll"]],
+        "KL, nats per image": ["Multiline", ["train/kl", "val/kl", "val/kl_effective"]],
+        "beta": ["Multiline", ["train/beta"]],
+        "active units": ["Multiline", ["val/active_units"]],
+    },
+}
+"""What TensorBoard shows side by side under CUSTOM SCALARS."""
+DOMAIN_SCORES: dict[Field, DomainScores] = {"photo": no_scores, "radar": radar_scores, "fabric": no_scores}
 
 
 def set_up(cfg: DictConfig) -> None:
@@ -90,6 +117,7 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
         cause = error.__cause__
         raise (cause if isinstance(cause, UserError) else error) from None
     model.importance_samples = cfg.importance_samples
+    model.domain_scores = DOMAIN_SCORES[data.field]
     data.prepare_data()
     data.setup()
     if cfg.accelerator.memory_format == "channels_last":
@@ -161,7 +189,7 @@ def fit(
         cfg: Settled configuration.
         folder: The run folder.
         shown: The folder as the user would type it.
-        overrides: What was typed.
+        overrides: What was typed, also when the run began.
         told: What tells this run from others, for the table of hyperparameters in TensorBoard.
         interruption: Tells whether a signal wants the run to stop.
 
@@ -183,7 +211,7 @@ def fit(
 
     began = folder.record.is_file()
     if rank() == 0:
-        _claim(folder, cfg, overrides, data, shown, start)
+        _claim(folder, cfg, overrides, told, data, shown, start)
         _announce(model, data, shown, start, began)
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.score), Throughput()
     trainer = _trainer(cfg, folder, start, best, throughput, interruption)
@@ -193,10 +221,10 @@ def fit(
 
     test = run_test(trainer, model, data, folder.best)
     if trainer.is_global_zero:
-        _report(trainer, model, data, folder, shown, test, told, throughput)
+        results = report(trainer, model, data, folder, shown, test, told, throughput, cfg.pictures.count)
         none = "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
         chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
-        log.info(table(f"\ntest of best.ckpt ({chosen})", test))
+        log.info(table(f"\ntest of best.ckpt ({chosen})", results))
         log.info("\n%.0f images per second in training", throughput.images_per_second)
         _point_to(shown, folder)
     return best.score
@@ -226,34 +254,14 @@ def _trainer(
     )
 
 
-def _report(
-    trainer: L.Trainer,
-    model: ImageAutoencoder,
-    data: ImageDataModule,
-    folder: RunFolder,
-    shown: Path,
-    test: dict[str, float],
-    told: dict[str, Any],
-    throughput: Throughput,
-) -> None:
-    """Writes what a run has come to; metrics.json last, which marks it as finished.
-
-    Raises:
-        RunFailedError: If the test is not finite.
-    """
-    broken = [name for name, value in test.items() if not math.isfinite(value)]
-    if broken:
-        raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
-    final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
-    for logger in trainer.loggers:
-        logger.log_hyperparams(told, final, step=trainer.global_step)
-    save_reconstructions(model, data, folder.reconstructions, f"{shown}: test images, z = mean")
-    save_generation(model, folder.generation, f"{shown}: from the prior")
-    write_json(folder.metrics, {"test": test, "train": training_record(trainer, throughput), "run": model.run_record})
-
-
 def _claim(
-    folder: RunFolder, cfg: DictConfig, overrides: list[str], data: ImageDataModule, shown: Path, start: Start
+    folder: RunFolder,
+    cfg: DictConfig,
+    overrides: list[str],
+    told: dict[str, Any],
+    data: ImageDataModule,
+    shown: Path,
+    start: Start,
 ) -> None:
     """Records what the run is and what its splits are made of; from here on its folder changes.
 
@@ -267,7 +275,7 @@ def _claim(
         )
     write_status(folder, "running")
     folder.metrics.unlink(missing_ok=True)  # before the record: a kill between the two must not look like a finish
-    folder.write_record(cfg, overrides)
+    folder.write_record(cfg, overrides, told)
     write_json(folder.splits, splits)
     if start.checkpoint == folder.previous and folder.last.is_file():  # never to replace the only intact one
         os.replace(folder.last, folder.checkpoints / "damaged.ckpt")
@@ -276,9 +284,8 @@ def _claim(
 
 def _point_to(shown: Path, folder: RunFolder) -> None:
     """Says where to look, and what to do next."""
-    log.info("pictures     %s", shown / folder.reconstructions.name)
-    if folder.generation.is_file():
-        log.info("             %s", shown / folder.generation.name)
+    log.info("pictures     %s", shown / folder.picture("reconstructions").name)
+    log.info("             %s", shown / folder.pictures.name)
     log.info("curves       tensorboard --logdir %s", shown)
     log.info("test again   python evaluate.py run=%s", quoted(shown))
 
@@ -296,57 +303,6 @@ def _train(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, r
         if "deterministic" not in str(error):
             raise
         raise UserError(f"deterministic=true: {str(error).splitlines()[0]}") from error
-
-
-def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, checkpoint: Path) -> dict[str, float]:
-    """Test metrics of a checkpoint, by bare name.
-
-    Raises:
-        UserError: If the checkpoint is of another model or damaged.
-    """
-    load_weights(model, checkpoint)
-    results = trainer.test(model, datamodule=data, verbose=False)[0]
-    return {name.removeprefix("test/"): value for name, value in results.items()}
-
-
-def training_record(trainer: L.Trainer, throughput: Throughput) -> dict[str, float]:
-    """What training took."""
-    return {
-        "images_per_second": throughput.images_per_second,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "peak_memory_mb": peak_memory_mb(),
-    }
-
-
-def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
-    """What is needed to repeat and to trust the numbers."""
-    manifest = data.manifest()
-    return {
-        "config_hash": config_hash(cfg),
-        "split_hash": data.split_hash(),
-        "images": {split: data.num_images(split) for split in SPLITS},
-        "left_out": manifest["left_out"],
-        "skipped_files": len(manifest["skipped"]),
-        "seed": cfg.seed,
-        "threads": torch.get_num_threads(),
-        "precision": cfg.accelerator.precision,
-        "device": torch.cuda.get_device_name() if _on_gpu(cfg) else "cpu",
-        "data_range": [0.0, 1.0],
-        **commit(),
-        "versions": versions(),
-    }
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far; on a GPU the largest allocated there."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _on_gpu(cfg: DictConfig) -> bool:
-    return torch.cuda.is_available() and cfg.accelerator.accelerator != "cpu"
 
 
 def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, start: Start, began: bool) -> None:
@@ -384,7 +340,7 @@ def _log_to(path: Path) -> None:
 def _callbacks(cfg: DictConfig) -> list[Callback]:
     callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in cfg.callbacks.values()]
     if cfg.trainer.enable_progress_bar:
-        callbacks.append(TQDMProgressBar(refresh_rate=10) if sys.stderr.isatty() else EpochLines())
+        callbacks.append(ProgressBar() if sys.stderr.isatty() else EpochLines())
     return callbacks
 
 
@@ -393,10 +349,11 @@ def _loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Any]:
     if rank() > 0:
         return []
     loggers = [instantiate(node)(save_dir=str(folder.path), purge_step=step) for node in cfg.logger.values()]
-    return [*loggers, MetricsCSV(folder.path, step)]
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_custom_scalars(LAYOUT)
+    return [*loggers, MetricsCSV(folder.curves, step)]
 
 
 def _trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
-    arguments = plain(cfg.trainer, resolve=True)
-    arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and sys.stderr.isatty()
-    return arguments
+    return plain(cfg.trainer, resolve=True) | {"enable_progress_bar": False}  # ours is a callback

@@ -116,6 +116,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_finite(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -137,7 +139,13 @@ class RunFolder:
         self.status = self.path / "status.json"
         self.splits = self.path / "splits.json"
         self.log = self.path / "train.log"
-        self.reconstructions, self.generation = self.path / "reconstructions.png", self.path / "generation.png"
+        self.pictures = self.path / "pictures"
+        self.curves = self.path / "metrics.csv"
+        self.examples = self.path / "reconstructions.npz"
+
+    def picture(self, name: str) -> Path:
+        """Where a picture of the trained model is."""
+        return (self.path if name == "reconstructions" else self.pictures) / f"{name}.png"
 
     def config(self) -> DictConfig:
         """The configuration that the run was started with.
@@ -157,11 +165,24 @@ class RunFolder:
         assert isinstance(cfg, DictConfig)
         return cfg
 
-    def write_record(self, cfg: DictConfig, overrides: list[str]) -> None:
-        """Stores the configuration as written, resolved, and the overrides."""
+    def write_record(self, cfg: DictConfig, overrides: list[str], told: dict[str, Any]) -> None:
+        """Stores the configuration as written and resolved, the overrides, and what they chose."""
         write_atomically(self.record, OmegaConf.to_yaml(cfg))
-        write_atomically(self.path / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        write_atomically(self.record.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        write_atomically(self.record.with_name("told.yaml"), OmegaConf.to_yaml(OmegaConf.create(told)))
         write_atomically(self.resolved, OmegaConf.to_yaml(cfg, resolve=True))
+
+    def overrides(self) -> list[str]:
+        """What was typed for the run; empty if nobody knows."""
+        return list(self._stored("overrides.yaml") or [])
+
+    def told(self) -> dict[str, Any]:
+        """The groups and settings that were chosen for the run; empty if nobody knows."""
+        return dict(self._stored("told.yaml") or {})
+
+    def _stored(self, name: str) -> Any:
+        path = self.record.with_name(name)
+        return OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else None
 
     def results(self) -> dict[str, Any]:
         """Content of metrics.json.

@@ -30,12 +30,14 @@ class Evaluate:
     """Settings at the root of evaluate.yaml."""
 
     run: str | None
+    baseline: PositiveInt | None
     checkpoint: str
     data_dir: str | None
     cache_dir: str | None
     threads: PositiveInt | None
     importance_samples: NonNegativeInt | None
     samples: Literal["mean", "sample"]
+    code_steps: list[PositiveFloat]
     save_arrays: PositiveInt | None
     generate: PositiveInt | None
     limit_batches: BatchLimit
@@ -88,7 +90,7 @@ class Checkpoint:
 class Pictures:
     """Pictures in TensorBoard."""
 
-    every: PositiveInt
+    every: PositiveInt | None
     epochs: list[PositiveInt]
     count: PositiveInt
 

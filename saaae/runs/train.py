@@ -16,6 +16,7 @@ from saaae.runs.folder import LENGTH, RunFolder
 from saaae.runs.processes import end_with_parent, one_job_of_a_sweep, rank
 from saaae.runs.schema import Train
 from saaae.runs.status import locked, recorded
+from saaae.runs.sweep import compare
 from saaae.runs.validate import combinations, refuse_faults
 
 WITH_RESUME = (
@@ -134,6 +135,9 @@ def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None
 def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interruption) -> float | None:
     overrides, resuming = list(HydraConfig.get().overrides.task), bool(cfg.resume)
     cfg = settle(resumed(folder, cfg, overrides) if resuming else cfg)
+    settings = told(cfg, overrides, folder.told() if resuming else {})
+    if resuming:
+        overrides = [*folder.overrides(), *(typed for typed in overrides if not typed.startswith("resume="))]
     if folder.record.is_file():
         if not resuming:
             folder.refuse_other_config(cfg)
@@ -147,17 +151,25 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
     from saaae.runs.fit import fit
 
     with one_job_of_a_sweep():
-        return fit(cfg, folder, shown, overrides, told(cfg, overrides), interruption)
+        return fit(cfg, folder, shown, overrides, settings, interruption)
 
 
-def told(cfg: DictConfig, overrides: list[str]) -> dict[str, Any]:
-    """The chosen groups and the settings that were typed, as plain values."""
+def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:
+    """The chosen groups and the settings that were typed, as plain values.
+
+    Args:
+        cfg: The settled configuration.
+        overrides: What was typed.
+        before: What the run was told when it began; empty if it begins now.
+    """
     choices = HydraConfig.get().runtime.choices
-    chosen: dict[str, Any] = {key: choices[key] for key in ("model", "data", "posterior", "likelihood", "beta")}
+    chosen = before or {key: choices[key] for key in ("model", "data", "posterior", "likelihood", "beta")}
     for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
+        if key == "resume":
+            continue
         value = choices[key] if key in choices else OmegaConf.select(cfg, key)
         chosen[key] = value if isinstance(value, int | float | str | bool) else str(value)
     return chosen | {"seed": cfg.seed}
 
 
-TRAIN = Door("train", Train, check, run)
+TRAIN = Door("train", Train, check, run, compare=compare)

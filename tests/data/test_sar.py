@@ -21,7 +21,7 @@ def read_sar(path, scale, full_scale):
 def make(tmp_path):
     def made(root, setup=True, **options):
         defaults = {
-            "reference_root": None, "target": "noisy", "scale": "amplitude", "full_scale": None,
+            "reference_root": None, "target": "noisy", "scale": "amplitude", "full_scale": None, "enl_windows": None,
             "scene_pattern": r"^(scene\d+)_", "split_by": "file", "val_fraction": 0.2, "test_fraction": 0.2,
             "on_error": "raise", "cache_dir": str(tmp_path / "cache"), "image_size": 16, "channels": 1, **SERVING,
         }  # fmt: skip
@@ -237,3 +237,27 @@ def test_the_real_pairs_are_read_with_their_references(make):
     )
     batch = data.batch("train", torch.arange(16))
     assert batch.target.flatten(1).std() < batch.input.flatten(1).std()
+
+
+def test_a_window_laid_down_by_the_user_is_cut_into_the_tiles_that_it_covers(make, scenes):
+    name = "scene00_tile0_000.png"
+    data = make(scenes, enl_windows={name: [4, 8, 20, 24]})  # rows 4 to 24, columns 8 to 32; tiles of 16 pixels
+    found = [row for split in data.splits for row in whole(data, split).window.tolist() if row[2]]
+    assert sorted(found) == [[0, 0, 8, 16], [0, 8, 8, 8], [4, 0, 12, 16], [4, 8, 12, 8]]
+    assert data.batch("train", torch.arange(3)).window.shape == (3, 4)
+    narrow = make(scenes, enl_windows={name: [0, 10, 16, 15]})  # 6 columns of the first tile are too few
+    assert [row for split in narrow.splits for row in whole(narrow, split).window.tolist() if row[2]] == [[0, 0, 16, 9]]
+
+
+@pytest.mark.parametrize(
+    ("windows", "answer"),
+    [
+        ({"scene00_tile0_00.png": [0, 0, 9, 9]}, "no file scene00_tile0_00.png; did you mean scene00_tile0_000.png"),
+        ({"scene00_tile0_000.png": [0, 0, 9]}, r"\[0, 0, 9\]; expected top, left, height and width"),
+        ({"scene00_tile0_000.png": [0, 0, 7, 40]}, "covers 8 x 8 pixels of no tile"),
+        ({"scene00_tile0_000.png": [90, 90, 9, 9]}, "covers 8 x 8 pixels of no tile"),
+    ],
+)
+def test_a_window_that_cannot_be_is_named(make, scenes, windows, answer):
+    with pytest.raises(UserError, match=answer):
+        make(scenes, enl_windows=windows)

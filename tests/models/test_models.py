@@ -3,7 +3,9 @@
 import lightning as L
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from saaae.callbacks.pictures import final_pictures
 from saaae.errors import UserError
 from saaae.layers.attention import AttentionLayer
 from saaae.noise import TrainingNoise
@@ -68,6 +70,40 @@ def trains(module, data, precision="32-true"):
         size = module.num_dimensions
         assert module.sample(2, TrainingNoise()).numel() == 2 * size
     return run
+
+
+PICTURES = {
+    "aitex_vae": {"interpolations", "prior", "traversals"},
+    "cbam_ae": {"interpolations", "gates"},
+    "cvae_embedding": {"interpolations", "prior", "traversals", "classes", "plane"},
+    "cvae_onehot": {"interpolations", "prior", "traversals", "classes", "plane"},
+    "denoising_vae": {"interpolations", "prior", "traversals"},
+    "despeckler": set(),
+    "saaae": {"interpolations", "prior", "traversals"},
+    "vae": {"interpolations", "prior", "traversals"},
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_shows_what_it_has(make, model):
+    module, data = make(f"model={model}")
+    module.train()
+    kl = torch.rand(torch.Size(module.latent_shape).numel())
+    shown = dict(final_pictures(module, data, kl, "x", count=3))
+    assert set(shown) == PICTURES[model] | {"reconstructions"}
+    assert all(picture.dtype.name == "uint8" and picture.ndim == 3 for picture in shown.values())
+    assert module.training  # as before
+
+
+def test_the_importance_of_a_vector_and_of_a_map_is_shown_with_the_noise_that_it_leaves(make):
+    for latent, shape in (("model.latent_dim=6", (4, 1, 1, 6)), ("model.latent_channels=3", (4, 1, 8, 8))):
+        module, data = make("model=saaae", latent)
+        batch = data.batch("test", torch.arange(4))
+        posterior = module.eval().encode(batch)
+        maps = module.maps(batch, posterior)
+        assert maps["importance"].shape == maps["injected noise (std)"].shape == shape
+        noise = posterior.variance.sqrt().view(4, -1, *shape[2:]).mean(1, keepdim=True)
+        torch.testing.assert_close(maps["injected noise (std)"], noise)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -166,7 +202,10 @@ def test_the_class_reaches_encoder_and_decoder(make, model):
 
 
 def test_images_of_a_chosen_class_are_generated(make):
-    from saaae.runs.exports import refuse_generation
+    from saaae.runs.exports import refuse_exports
+
+    def asked(label, code_steps=()):
+        return OmegaConf.create({"generate": 4, "class": label, "code_steps": list(code_steps)})
 
     module, _ = make("model=cvae_onehot")
     module.eval()
@@ -176,12 +215,16 @@ def test_images_of_a_chosen_class_are_generated(make):
     torch.manual_seed(0)
     z = noise[1].normal(torch.empty(4, 2))
     torch.testing.assert_close(seven, module.generate(z, torch.full((4,), 7)))
-    refuse_generation(module, 9)
+    refuse_exports(module, asked(9, [0.5]))
     with pytest.raises(UserError, match="class=10: expected 0 to 9"):
-        refuse_generation(module, 10)
+        refuse_exports(module, asked(10))
     for words in (["model=despeckler"], ["model=vae", "posterior=delta"]):
         with pytest.raises(UserError, match="generate: a .* has no prior to generate from"):
-            refuse_generation(make(*words)[0], None)
+            refuse_exports(make(*words)[0], asked(None))
+    with pytest.raises(UserError, match="code_steps: the decoder of a Despeckler sees more than the code"):
+        refuse_exports(
+            make("model=despeckler")[0], OmegaConf.create({"generate": 0, "class": None, "code_steps": [1.0]})
+        )
 
 
 def test_thousands_of_classes_are_embedded():

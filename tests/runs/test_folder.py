@@ -56,7 +56,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_other_settings_under_the_same_name_are_listed(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.write_record(OmegaConf.create({"seed": 0, "name": "a", "trainer": {"max_epochs": 3}}), [])
+    folder.write_record(OmegaConf.create({"seed": 0, "name": "a", "trainer": {"max_epochs": 3}}), [], {})
     folder.refuse_other_config(OmegaConf.create({"seed": 0, "name": "b", "trainer": {"max_epochs": 3}}))
     with pytest.raises(UserError, match=r"seed: 0 there, 1 asked.*choose another name"):
         folder.refuse_other_config(OmegaConf.create({"seed": 1, "name": "a", "trainer": {"max_epochs": 3}}))
@@ -65,7 +65,7 @@ def test_other_settings_under_the_same_name_are_listed(tmp_path):
 
 
 def test_a_uniform_factor_is_taken_from_a_finished_saaae_run(tmp_path):
-    RunFolder(tmp_path).write_record(OmegaConf.create({}), [])
+    RunFolder(tmp_path).write_record(OmegaConf.create({}), [], {})
     write_json(tmp_path / "metrics.json", {"test": {"noise_power": 0.25, "noise_log_factor": -1.0}})
     assert factor_of_run(str(tmp_path), "power") == 0.5
     assert factor_of_run(str(tmp_path), "rate") == pytest.approx(0.36787944)

@@ -39,8 +39,24 @@ def test_the_life_of_a_sweep(command, tmp_path):
         "model=vae,val_check_interval=1",
     ]
 
+    assert "leaderboard  outputs/s/leaderboard.csv" in first.stdout
+    page = (tmp_path / "outputs/s/leaderboard.html").read_text()
+    assert "model=saaae" in page
+    assert "an epoch has 3 batches" in page  # why two of them failed
+
     again = command("train.py", *sweep, cwd=tmp_path)
     assert again.stdout.count("finished already, nothing to do") == 2
+    (tmp_path / "outputs/s/leaderboard.md").unlink()
+    compared = command("evaluate.py", "run=outputs/s", "baseline=2", cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    assert "minus model=saaae" in (tmp_path / "outputs/s/leaderboard.md").read_text()
+    for words, answer in [
+        (["baseline=3"], "error: baseline=3: expected the number of a variant: 1 model=vae"),
+        (["samples=mean"], "error: samples: not with a sweep, whose runs are compared as they were tested"),
+    ]:
+        refused = command("evaluate.py", "run=outputs/s", *words, cwd=tmp_path)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert refused.stderr.startswith(answer)
 
     stored = json.loads((done[0] / "metrics.json").read_text())["test"]
     run = done[0].relative_to(tmp_path)
@@ -105,10 +121,13 @@ def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_pat
     mse = np.mean((arrays["reconstruction"] - arrays["target"]) ** 2)
     assert mse == pytest.approx(stored["mse"], rel=1e-5)  # the images that the metrics are of, without dropout
 
-    words = ["run=outputs/x", "save_arrays=5", "samples=sample", "generate=7"]
+    words = ["run=outputs/x", "save_arrays=5", "samples=sample", "generate=7", "code_steps=[0.5,2]"]
     found = command("evaluate.py", *words, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    folder = tmp_path / "outputs/x/evaluation/own-best"
+    folder = tmp_path / "outputs/x/evaluation/own-best-sample"
+    assert found.stdout.count(" bits per pixel (") == 2
+    assert {"reconstructions.png", "codes-0.5.bin", "codes-2.bin"} <= {path.name for path in folder.iterdir()}
+    assert (folder / "pictures" / "prior.png").is_file()
     arrays = np.load(folder / "arrays.npz")
     assert {name: arrays[name].shape for name in arrays} == dict.fromkeys(
         ("input", "target", "reconstruction"), (5, 1, 32, 32)
@@ -122,9 +141,15 @@ def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_pat
     assert sampled["run"]["reconstructions"] == "z = sample"
     assert sampled["test"]["nll"] == stored["nll"]
     assert sampled["test"]["mse"] != stored["mse"]
+    assert [code["step"] for code in sampled["codes"]] == [0.5, 2.0]
+    own = json.loads((tmp_path / "outputs/x/evaluation/own-best/metrics.json").read_text())
+    assert own["test"] == stored  # the mean's results are not overwritten by the sample's
+    assert own["definitions"]["psnr"]["unit"] == "dB"
     for words, answer in [
         (["generate=2", "class=1"], "error: class=1: a VAE knows no classes\n"),
         (["class=1"], "error: class=1: goes with generate=<number of images>\n"),
+        (["baseline=1"], "error: baseline=1: goes with run=<sweep folder>\n"),
+        (["code_steps=[0]"], "error: code_steps=[0]: expected in a list each greater than 0\n"),
         (["samples=mode"], "error: samples=mode: expected 'mean' or 'sample'\n"),
     ]:
         refused = command("evaluate.py", "run=outputs/x", *words, cwd=tmp_path)

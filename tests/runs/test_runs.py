@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from saaae.callbacks.interruption import Interruption
 from saaae.errors import RunFailedError, UserError
-from saaae.runs import checkpoints, evaluate, fit
+from saaae.runs import checkpoints, evaluate, fit, results
 from saaae.runs.folder import RunFolder
 from saaae.runs.train import settle
 from tests.conftest import CONF, TINY
@@ -83,9 +84,22 @@ def test_tensorboard_shows_scalars_and_pictures(launch):
     assert {"train/loss", "train/nll", "train/kl", "train/beta", "val/ssim", "val/psnr", "val/elbo"} <= set(
         board.Tags()["scalars"]
     )
-    assert sorted(board.Tags()["images"]) == ["data", "reconstructions"]
+    assert sorted(board.Tags()["images"]) == [
+        "data", "epochs", "final/interpolations", "final/prior", "final/reconstructions", "final/traversals",
+        "reconstructions",
+    ]  # fmt: skip
+    assert sorted(path.name for path in folder.pictures.iterdir()) == [
+        "data.png", "epochs.npz", "epochs.png", "interpolations.png", "prior.png", "traversals.png",
+    ]  # fmt: skip
+    assert {"latent_dimensions/kl", "latent_dimensions/posterior_std"} <= set(board.Tags()["histograms"])
     logged = {row[2] for row in rows(folder)}
     assert {"train/loss", "val/elbo", "test/ssim"} <= logged
+
+
+def test_the_logged_loss_is_that_of_an_image_however_many_batches_make_a_step(launch):
+    folder = launch("a", "model=vae", "trainer.accumulate_grad_batches=2", "callbacks=none", "logger=none")
+    logged = {row[2]: float(row[3]) for row in rows(folder) if row[2].startswith("train/") and row[0] == "0"}
+    assert logged["train/loss"] == pytest.approx(logged["train/nll"] + logged["train/beta"] * logged["train/kl"])
 
 
 def test_an_unlogged_run_still_writes_its_csv(launch):
@@ -178,16 +192,16 @@ def test_best_is_chosen_by_the_elbo_and_tested(launch):
 
 @pytest.fixture
 def evaluated(compose_config):
-    def results(*overrides):
+    def tested(*overrides):
         cfg = compose_config(*overrides, name="evaluate")
         path = evaluate.checkpoint_path(cfg)
         stored = RunFolder(cfg.run).config() if cfg.run else checkpoints.config_in(path)
         full = evaluate.configuration(cfg, stored, list(overrides))
         fit.set_up(full)
         model, data = fit.build(full)
-        return fit.run_test(fit.make_trainer(full, RunFolder(path.parent), logger=False), model, data, path)
+        return results.run_test(fit.make_trainer(full, RunFolder(path.parent), logger=False), model, data, path)
 
-    return results
+    return tested
 
 
 def test_evaluation_from_the_folder_alone_repeats_the_numbers(launch, evaluated):
@@ -400,7 +414,7 @@ def test_a_skipped_file_is_counted_and_named(compose_config, tmp_path, on_a_fold
 
 
 def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
-    from saaae.callbacks.pictures import fed_rows
+    from saaae.callbacks.panels import fed_rows
     from saaae.types import Batch
 
     class Source:
@@ -412,29 +426,23 @@ def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
             mask = None if split == "train" else (indices % 3 == 0).to(torch.uint8)[:, None, None, None].expand_as(x)
             return Batch(x, x + 1, indices, None, clean=x + 2, mask=mask)
 
-    rows = fed_rows(Source(), 2)
+    rows = {row.label: row.images for row in fed_rows(Source(), 2)}
     assert list(rows) == ["input", "target", "clean reference", "test input", "test mask"]
     assert rows["test mask"].min() == 1
     assert len(rows["input"]) == len(rows["test mask"]) == 2
 
 
-def test_a_conditional_model_shows_its_classes_and_its_latent_plane(compose_config, tmp_path):
-    from saaae.callbacks.pictures import generation_grids
-
+def test_a_conditional_model_shows_its_classes_its_latent_plane_and_their_vectors(compose_config, tmp_path):
     write_archives(tmp_path / "mnist")
     tiny = [o for o in TINY if not o.startswith("data")]
     cfg = settle(
-        compose_config(*tiny, "model=cvae_onehot", "data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5")
+        compose_config(*tiny, "model=cvae_embedding", "data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5")
     )
     folder = RunFolder(tmp_path / "run")
     fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
-    assert (folder.path / "generation.png").is_file()
-    model, _ = fit.build(cfg)
-    grids = generation_grids(model.eval(), torch.device("cpu"))
-    assert {title: tuple(rows.shape) for title, rows in grids.items()} == {
-        "a row a class, a column a style": (10, 10, 1, 28, 28),
-        "the latent plane of class 5": (15, 15, 1, 28, 28),
-    }
+    assert {"classes.png", "plane.png", "prior.png"} <= {path.name for path in folder.pictures.iterdir()}
+    vectors = next(folder.path.glob("*/classes/tensors.tsv")).read_text().splitlines()
+    assert [len(line.split("\t")) for line in vectors] == [cfg.model.label_encoder.size] * 10
 
 
 def poison(monkeypatch, steps, what="target"):
@@ -535,7 +543,7 @@ def test_checkpoints_come_by_the_minute_too(launch, monkeypatch):
     from saaae.callbacks import checkpoint
 
     saved, clock = [], iter(range(0, 10_000, 30))
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     real = checkpoint.AtomicCheckpointIO.save_checkpoint
 
     def save(self, content, path, storage_options=None):

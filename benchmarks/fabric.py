@@ -1,0 +1,150 @@
+"""Defects in AITEX fabric by two principal component analyses, as Markdown tables: python benchmarks/fabric.py
+
+The anchors of a fabric autoencoder, on the very splits of `experiment=aitex_vae`, by the same protocol and metrics as a
+trained model (`saaae.runs.anomaly.detect`). Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32
+latents; patch PCA k=8 one of 16x16 patches with 8 each. Both are fitted on the training tiles; the map is the squared
+residual. Tiles lie 128 pixels apart. Unmarked tiles of defective strips are left out, but in `AUROC of all tiles`,
+where they are sound. Brackets are 95 % intervals over resampled strips; F1 is an oracle's. The strips are looked for in
+$SAAAE_DATA_DIR/aitex (or ./data/aitex).
+"""
+
+import resource
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+PATCH = 16
+
+
+def open_data():
+    """The data of `experiment=aitex_vae`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    from saaae.runs.folder import register_resolvers
+
+    register_resolvers()
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        data = instantiate(compose("train", ["experiment=aitex_vae"]).data, _convert_="all")
+    data.setup()
+    return data
+
+
+def patches(x):
+    """Patches (N, PATCH**2) of images (B, 1, H, W), without overlap."""
+    from torch.nn.functional import unfold
+
+    return unfold(x, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, PATCH**2)
+
+
+def image_of(rows, like):
+    """The images (B, 1, H, W), shaped as `like`, that patches were cut from."""
+    from torch.nn.functional import fold
+
+    return fold(rows.view(len(like), -1, PATCH**2).transpose(1, 2), like.shape[-2:], PATCH, stride=PATCH)
+
+
+def principal_axes(x, count):
+    """Mean (D,) and the first principal axes (count, D) of rows (N, D)."""
+    import torch
+
+    mean = x.mean(0)
+    x = x - mean
+    if len(x) > x.shape[1]:
+        return mean, torch.linalg.eigh(x.T @ x)[1][:, -count:].T
+    axes = torch.linalg.eigh(x @ x.T)[1][:, -count:].T @ x
+    return mean, axes / axes.norm(dim=1, keepdim=True)
+
+
+def restored(pca, rows):
+    """Rows (N, D) from their coordinates on the principal axes."""
+    mean, axes = pca
+    return (rows - mean) @ axes.T @ axes + mean
+
+
+def tile_map(pca, batch):
+    """Squared residual of whole tiles."""
+    from saaae.runs.anomaly import squared_residual
+
+    return squared_residual(restored(pca, batch.input.flatten(1)).view_as(batch.input), batch.target)
+
+
+def patch_map(pca, batch):
+    """Squared residual of patches."""
+    from saaae.runs.anomaly import squared_residual
+
+    return squared_residual(image_of(restored(pca, patches(batch.input)), batch.input), batch.target)
+
+
+def interval(found, name):
+    """A number with its interval."""
+    return f"{found[name]:.3f} [{found[f'{name}_low']:.3f}, {found[f'{name}_high']:.3f}]"
+
+
+def row(found, seconds):
+    """The cells of the first table."""
+    tile, at, pixel = found["tile"], found["threshold"], found["pixel"]
+    return {
+        "tile AUROC": interval(tile, "auroc"),
+        "tile AP": interval(tile, "average_precision"),
+        "tile best F1": f"{tile['best_f1']:.3f}",
+        "AUROC of all tiles": interval(found["tile_all"], "auroc"),
+        "image AUROC": interval(found["image"], "auroc"),
+        "pixel AUROC": f"{pixel['pixel_auroc']:.3f}",
+        "pixel AP": f"{pixel['pixel_ap']:.3f}",
+        "pixel best F1": f"{pixel['pixel_f1']:.3f}",
+        "AUPRO .3 / .05": f"{pixel['aupro_30']:.3f} / {pixel['aupro_05']:.3f}",
+        "recall / false alarms at the threshold": f"{at['recall']:.3f} / {at['false_alarm_rate']:.4f}",
+        "s": f"{seconds:.0f}",
+    }
+
+
+def print_table(head, rows):
+    """A Markdown table."""
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
+    for cells in rows:
+        print(f"| {' | '.join(cells)} |")
+    print()
+
+
+def print_parts(results, part, what):
+    """AUROC and AP of the tiles by fabric or defect."""
+    heads = [f"{name}: {number}" for name in results for number in ("AUROC", "AP")]
+    rows = []
+    for code, numbers in next(iter(results.values()))[part].items():
+        ranks = [found[part][code] for found in results.values()]
+        areas = [f"{rank[key]:.3f}" for rank in ranks for key in ("auroc", "average_precision")]
+        rows.append([code, str(numbers["defective"]), str(numbers["sound"]), *areas])
+    print_table([what, "defective tiles", "sound tiles", *heads], rows)
+
+
+def main():
+    """Prints the tables."""
+    import torch
+
+    from saaae.runs.anomaly import detect
+
+    torch.set_num_threads(1)
+    data = open_data()
+    train = data.batch("train", torch.arange(data.num_images("train"))).target
+    detectors = {
+        "tile PCA-32": partial(tile_map, principal_axes(train.flatten(1), 32)),
+        "patch PCA k=8 16x16": partial(patch_map, principal_axes(patches(train), 8)),
+    }
+    del train
+    results, seconds = {}, {}
+    for name, maps_of in detectors.items():
+        start = time.perf_counter()
+        results[name] = detect(maps_of, data)
+        seconds[name] = time.perf_counter() - start
+    rows = {name: row(found, seconds[name]) for name, found in results.items()}
+    print_table(["detector", *rows["tile PCA-32"]], [[name, *cells.values()] for name, cells in rows.items()])
+    print_parts(results, "per_fabric", "fabric")
+    print_parts(results, "per_defect", "defect")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What the default pictures and metrics cost beside training, as Markdown: python benchmarks/seeing.py [settings]
+
+Trains `data=mnist model=saaae trainer.max_epochs=3` (or what the settings say) once, with everything on, and times each
+part where it happens. A share is of the time spent on training steps.
+"""
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from functools import wraps
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+DEFAULT = ["data=mnist", "model=saaae", "trainer.max_epochs=3"]
+
+
+def parts():
+    """What is timed, by the name of the part: the class or module that holds it, and its attribute."""
+    from saaae.callbacks.latent_health import LatentHealth
+    from saaae.callbacks.pictures import ReconstructionPictures
+    from saaae.metrics.latent import LatentStatistics
+    from saaae.metrics.per_image import PerImage
+    from saaae.models import base
+    from saaae.runs import fit, results
+
+    hooks = ("on_train_start", "on_train_epoch_end", "on_train_end")
+    return {
+        "pictures in training": [(ReconstructionPictures, hook) for hook in hooks],
+        "metrics of images": [(base, "quality_of"), (PerImage, "update"), (PerImage, "compute")],
+        "radar metrics": [(fit, "speckle_quality")],
+        "latent health": [(LatentHealth, "on_validation_end"), (LatentStatistics, "update")],
+        "pictures at the end": [(results, "draw"), (results, "project"), (results, "save_examples")],
+        "deletion test": [(results, "deletion_test")],
+    }
+
+
+def timed(function, seconds, part):
+    """The function, which adds its time to its part."""
+
+    @wraps(function)
+    def wrapper(*arguments, **options):
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **options)
+        finally:
+            seconds[part] += time.perf_counter() - start
+
+    return wrapper
+
+
+def main(overrides):
+    """Trains and prints the table."""
+    from hydra import compose, initialize_config_dir
+
+    from saaae.callbacks.interruption import Interruption
+    from saaae.callbacks.throughput import Throughput
+    from saaae.runs import fit
+    from saaae.runs.folder import RunFolder, register_resolvers
+    from saaae.runs.train import settle
+
+    seconds, speeds = Counter(), []
+    for part, places in parts().items():
+        for owner, name in places:
+            setattr(owner, name, timed(getattr(owner, name), seconds, part))
+    fit.Throughput = lambda: speeds.append(Throughput()) or speeds[-1]
+    register_resolvers()
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        cfg = settle(compose("train", overrides))
+    with tempfile.TemporaryDirectory() as folder, Interruption() as interruption:
+        fit.fit(cfg, RunFolder(folder), Path(folder), overrides, {"seed": 0}, interruption)
+    training = speeds[0].seconds
+    print(f"\n{' '.join(overrides)}: {training:.1f} s of training steps\n")
+    print("| part | s | share |\n|---|---|---|")
+    for part, spent in [*seconds.items(), ("all", sum(seconds.values()))]:
+        print(f"| {part} | {spent:.2f} | {spent / training:.1%} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or DEFAULT)

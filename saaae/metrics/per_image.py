@@ -1,0 +1,61 @@
+"""What a model measures of each image of a split, and what is said of it for all of them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+class PerImage(Metric):
+    """Named numbers of each image: their means, medians and percentiles, exact over any batches and processes.
+
+    Lightning's own mean divides by a count that it averages over processes as an integer: 11 images on two processes
+    count as 10. Each process must see at least one image.
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] = ()
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def update(self, values: Mapping[str, Tensor]) -> None:
+        """Adds a batch.
+
+        Args:
+            values: Numbers (B,), by name; the same names each time.
+        """
+        self.names = tuple(values)
+        self.values.append(torch.stack([value.detach().float() for value in values.values()], 1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The numbers of all images (N,) by name, float64 and on the CPU; in the order of images on one process."""
+        numbers = dim_zero_cat(self.values).cpu().double()
+        return dict(zip(self.names, numbers.unbind(1), strict=True))
+
+
+SPREAD = ("ssim", "psnr", "ssim_clean", "psnr_clean")
+"""What also gets a median and a 5th percentile: means hide the images that a model fails on."""
+HEAVY_TAILED = ("enl", "enl_observed")
+"""What gets the median of the images that have it instead of a mean, which a few flat images would decide."""
+
+
+def summary(numbers: Mapping[str, Tensor], spread: bool) -> dict[str, Tensor]:
+    """Scalars that say what there is to say of all images.
+
+    Args:
+        numbers: Of each image (N,), by name.
+        spread: Whether to add `<name>_median` and `<name>_p05` of those in SPREAD.
+    """
+    found = {name: values.mean() for name, values in numbers.items() if name not in HEAVY_TAILED}
+    tailed = {name: values.nanmedian() for name, values in numbers.items() if name in HEAVY_TAILED}
+    found |= {name: value for name, value in tailed.items() if not value.isnan()}  # no image may have it
+    for name in (name for name in SPREAD if spread and name in numbers):
+        found[f"{name}_median"], found[f"{name}_p05"] = torch.quantile(
+            numbers[name], torch.tensor([0.5, 0.05], dtype=torch.float64)
+        )
+    return found

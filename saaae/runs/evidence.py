@@ -1,0 +1,163 @@
+"""What a trained model is asked beside its test: whether its importance map matters, and what its codes really cost."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saaae.callbacks.panels import evaluating, spread
+from saaae.data.datamodule import ImageDataModule
+from saaae.data.folder import CachedFiles
+from saaae.metrics.deletion import ssim_without
+from saaae.metrics.image import quality_of, reconstruction_quality
+from saaae.metrics.intervals import mean_interval
+from saaae.metrics.per_image import PerImage, summary
+from saaae.metrics.rate import CodeModel, quantise
+from saaae.models.base import ImageAutoencoder
+from saaae.runs.anomaly import detect, squared_residual
+from saaae.types import Batch, Split
+
+HIDDEN = (0.1, 0.25, 0.5)
+"""Shares of the code that the deletion test hides."""
+DELETION_IMAGES, RANDOM_DRAWS = 64, 2
+"""Test images of the deletion test, and random choices of cells for each."""
+
+
+def batches(model: ImageAutoencoder, data: ImageDataModule, split: Split, indices: Tensor) -> Iterator[Batch]:
+    """Chosen images of a split in batches, on the model's device, with what the model observes of them."""
+    for part in indices.split(data.batch_size):
+        yield model.observe(data.batch(split, part, model.device))
+
+
+def _deletion_losses(model: ImageAutoencoder, batch: Batch) -> Tensor | None:
+    """SSIM lost by each image (shares, 2, B): with the most important cells hidden, and with random ones."""
+    posterior = model.encode(batch)
+    importance = model.importance(posterior)
+    if importance is None:
+        return None
+    scores, z = importance.flatten(1), posterior.mode
+    whole = reconstruction_quality(model.decode(z, batch), batch.target)["ssim"]
+
+    def lost(scores: Tensor, share: float) -> Tensor:
+        return whole - ssim_without(lambda z: model.decode(z, batch), z, scores, batch.target, share)
+
+    draws = [batch.noise.uniform(scores) for _ in range(RANDOM_DRAWS)]
+    losses = []
+    for share in HIDDEN:
+        at_random = torch.stack([lost(draw, share) for draw in draws]).mean(0)
+        losses.append(torch.stack([lost(scores, share), at_random]))
+    return torch.stack(losses)
+
+
+def deletion_test(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, Any] | None:
+    """Whether hiding the most important cells of the code costs more SSIM than hiding random ones.
+
+    Returns:
+        Plain values: for each share of HIDDEN the mean SSIM lost, and the mean difference with its 95 % interval over
+        images; None for a model without importance.
+    """
+    indices = spread(data, "test", DELETION_IMAGES)
+    with evaluating(model):
+        parts = [_deletion_losses(model, batch) for batch in batches(model, data, "test", indices)]
+    if not parts or parts[0] is None:
+        return None
+    losses = torch.cat([part for part in parts if part is not None], 2).double().cpu().numpy()
+    differences = [mean_interval((important - random).tolist()) for important, random in losses]
+    return {
+        "images": len(indices),
+        "hidden_share": list(HIDDEN),
+        "ssim_lost_important": losses[:, 0].mean(1).tolist(),
+        "ssim_lost_random": losses[:, 1].mean(1).tolist(),
+        "difference": [mean for mean, _ in differences],
+        "half_width_95": [half for _, half in differences],
+    }
+
+
+def detection(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, Any] | None:
+    """How well the squared error of reconstructions finds defects, by the protocol of `detect`; None but for fabric."""
+    if data.field != "fabric" or not isinstance(data, CachedFiles):
+        return None
+    with evaluating(model):
+        return detect(lambda batch: squared_residual(model(batch), batch.target), data, device=model.device)
+
+
+def detection_scores(found: dict[str, Any]) -> dict[str, float]:
+    """The numbers that stand for a detection among the test metrics; those that are not known are left out."""
+    scores = {
+        "tile_auroc": found["tile"]["auroc"],
+        "tile_ap": found["tile"]["average_precision"],
+        "image_auroc": found["image"]["auroc"],
+        **{name: found["pixel"][name] for name in ("pixel_auroc", "pixel_ap", "aupro_30", "aupro_05")},
+        "recall": found["threshold"]["recall"],
+        "false_alarm_rate": found["threshold"]["false_alarm_rate"],
+    }
+    return {name: value for name, value in scores.items() if math.isfinite(value)}
+
+
+def code_line(code: dict[str, Any]) -> str:
+    """What `coded` found for one step, in words."""
+    names = (name for name in ("ssim", "psnr", "ssim_clean", "psnr_clean") if name in code)
+    rate = f"{code['bits_per_pixel']:.4f} bits per pixel ({code['bytes']} bytes)"
+    return f"codes        step {code['step']:g}: {rate}  " + "  ".join(f"{name} {code[name]:.4f}" for name in names)
+
+
+class Codes(NamedTuple):
+    """What a decoder is told of the images of a split.
+
+    Attributes:
+        z: Posterior means (N, D), float64.
+        label: Classes (N,), int32; zeros for a model without.
+    """
+
+    z: np.ndarray
+    label: np.ndarray
+
+
+def _codes(model: ImageAutoencoder, data: ImageDataModule, split: Split) -> Codes:
+    found = []
+    for batch in batches(model, data, split, torch.arange(data.num_images(split))):
+        z = model.encode(batch).mode.flatten(1)
+        found.append((z, batch.label if model.num_classes and batch.label is not None else z.new_zeros(len(z))))
+    codes, labels = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
+    return Codes(codes.astype(np.float64), labels.astype(np.int32))
+
+
+def _quality(model: ImageAutoencoder, data: ImageDataModule, codes: Codes) -> dict[str, float]:
+    """Mean quality of the test images that come out of codes."""
+    z, label = torch.from_numpy(codes.z).float().unflatten(1, model.latent_shape), torch.from_numpy(codes.label).long()
+    scores = PerImage()
+    for batch in batches(model, data, "test", torch.arange(len(z))):
+        rows = batch.indices.cpu()
+        classes = label[rows].to(model.device) if model.num_classes else None
+        scores.update(quality_of(model.generate(z[rows].to(model.device), classes), batch.target, batch.clean))
+    return {name: float(value) for name, value in summary(scores.compute(), spread=False).items()}
+
+
+def coded(model: ImageAutoencoder, data: ImageDataModule, steps: list[float], folder: Path) -> list[dict[str, Any]]:
+    """Real rate and distortion of a model as a codec: files of all test images' codes, and what comes out of them.
+
+    Args:
+        model: The model.
+        data: Its data; the model of the codes is fitted on the validation images.
+        steps: Quantisation steps, in units of the largest standard deviation of a latent dimension.
+        folder: Where the files `codes-<step>.bin` go.
+
+    Returns:
+        For each step the size of the file, bits per pixel, and the quality of the images that come out of it.
+    """
+    found = []
+    with evaluating(model):
+        fitted, codes = _codes(model, data, "val"), _codes(model, data, "test")
+        for step in steps:
+            size, path = float(fitted.z.std(0).max()) * step, folder / f"codes-{step:g}.bin"
+            coder = CodeModel.fit(quantise(fitted.z, size), model.num_classes or 1)
+            path.write_bytes(coder.encode(quantise(codes.z, size), codes.label))
+            symbols, label = coder.decode(path.read_bytes(), len(codes.z))
+            bits = 8 * path.stat().st_size / (len(symbols) * data.image_size**2)
+            quality = _quality(model, data, Codes(symbols * size, label))
+            found.append({"step": step, "bytes": path.stat().st_size, "bits_per_pixel": bits, **quality})
+    return found

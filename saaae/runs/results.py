@@ -1,0 +1,174 @@
+"""What a trained model comes to: its test, its pictures, and the record that is needed to trust them."""
+
+import logging
+import math
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+
+from saaae.callbacks.mosaic import save_picture
+from saaae.callbacks.panels import evaluating
+from saaae.callbacks.pictures import final_pictures, show
+from saaae.callbacks.throughput import Throughput
+from saaae.data.datamodule import SPLITS, ImageDataModule
+from saaae.errors import RunFailedError
+from saaae.models.base import ImageAutoencoder
+from saaae.runs.checkpoints import load_weights
+from saaae.runs.evidence import deletion_test, detection, detection_scores
+from saaae.runs.exports import save_examples
+from saaae.runs.folder import RunFolder, config_hash, write_json
+from saaae.runs.report import commit, definitions, versions
+
+log = logging.getLogger("saaae")
+
+HPARAM_METRICS = ("ssim", "psnr", "elbo", "nll", "kl_effective", "ssim_clean", "psnr_clean", "tile_auroc", "tile_ap")
+"""Test metrics in TensorBoard's table of hyperparameters."""
+
+
+def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, checkpoint: Path) -> dict[str, float]:
+    """Test metrics of a checkpoint, by bare name.
+
+    Raises:
+        UserError: If the checkpoint is of another model or damaged.
+    """
+    load_weights(model, checkpoint)
+    results = trainer.test(model, datamodule=data, verbose=False)[0]
+    return {name.removeprefix("test/"): value for name, value in results.items()}
+
+
+def training_record(trainer: L.Trainer, throughput: Throughput) -> dict[str, float]:
+    """What training took."""
+    return {
+        "images_per_second": throughput.images_per_second,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
+    """What is needed to repeat and to trust the numbers."""
+    manifest = data.manifest()
+    return {
+        "config_hash": config_hash(cfg),
+        "split_hash": data.split_hash(),
+        "images": {split: data.num_images(split) for split in SPLITS},
+        "left_out": manifest["left_out"],
+        "skipped_files": len(manifest["skipped"]),
+        "seed": cfg.seed,
+        "threads": torch.get_num_threads(),
+        "precision": cfg.accelerator.precision,
+        "device": torch.cuda.get_device_name() if _on_gpu(cfg) else "cpu",
+        "data_range": [0.0, 1.0],
+        **commit(),
+        "versions": versions(),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far; on a GPU the largest allocated there."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _on_gpu(cfg: DictConfig) -> bool:
+    return torch.cuda.is_available() and cfg.accelerator.accelerator != "cpu"
+
+
+def draw(
+    model: ImageAutoencoder,
+    data: ImageDataModule,
+    folder: RunFolder,
+    title: str,
+    count: int,
+    trainer: L.Trainer | None = None,
+) -> None:
+    """Draws what a tested model has to show, as PNG files and, given a trainer, in its TensorBoard.
+
+    Args:
+        model: The model; its latent statistics are those of the test.
+        data: Its data.
+        folder: Gets them.
+        title: The run, for the titles.
+        count: Number of test images.
+        trainer: Whose loggers show the pictures too.
+    """
+    kl = model.latent_statistics.compute()["kl"] if model.has_bound else None  # known already: waits for no process
+    known = kl if kl is not None and kl.any() else None
+    for name, picture in final_pictures(model, data, known, title, count):
+        save_picture(folder.picture(name), picture)
+        if trainer:
+            show(trainer, f"final/{name}", picture, trainer.global_step)
+
+
+def project(model: ImageAutoencoder, trainer: L.Trainer) -> None:
+    """Puts the vectors of classes into TensorBoard's projector, with the image of each class at the prior's mean."""
+    vectors = model.class_vectors
+    if vectors is None:
+        return
+    names = [str(label) for label in range(len(vectors))]
+    with evaluating(model):
+        z = torch.zeros(len(vectors), *model.latent_shape, device=model.device)
+        images = model.generate(z, torch.arange(len(vectors), device=model.device)).cpu()
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_embedding(vectors, names, images, trainer.global_step, "classes")
+
+
+def judged(model: ImageAutoencoder, data: ImageDataModule, test: dict[str, float], whole: bool) -> dict[str, Any]:
+    """The test metrics, as `test`, and what else there is to ask a trained model, each under its own name.
+
+    Args:
+        model: The model.
+        data: Its data.
+        test: Test metrics, by bare name.
+        whole: Whether the test was one of all test images; else nothing that takes all of them is asked.
+    """
+    results: dict[str, Any] = {"test": test}
+    if hidden := deletion_test(model, data):
+        results["deletion"] = hidden
+    if whole and (found := detection(model, data)):
+        results |= {"test": test | detection_scores(found), "detection": found}
+    return results
+
+
+def report(
+    trainer: L.Trainer,
+    model: ImageAutoencoder,
+    data: ImageDataModule,
+    folder: RunFolder,
+    shown: Path,
+    test: dict[str, float],
+    told: dict[str, Any],
+    throughput: Throughput,
+    count: int,
+) -> dict[str, Any]:
+    """Writes what a run has come to; metrics.json last, which marks it as finished.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        RunFailedError: If the test is not finite.
+    """
+    broken = [name for name, value in test.items() if not math.isfinite(value)]
+    if broken:
+        raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
+    results = judged(model, data, test, trainer.limit_test_batches == 1.0)
+    test = results["test"]
+    final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
+    for logger in trainer.loggers:
+        logger.log_hyperparams(told, final, step=trainer.global_step)
+    draw(model, data, folder, str(shown), count, trainer)
+    save_examples(model, data, count, folder.examples)
+    project(model, trainer)
+    results |= {"train": training_record(trainer, throughput), "run": model.run_record}
+    write_json(folder.metrics, results | {"definitions": definitions(test)})
+    return results

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from saaae.metrics.deletion import hide, highest, ssim_without
+
+
+def test_the_cells_of_the_highest_scores_are_chosen_at_least_one():
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.3], [4.0, 3.0, 2.0, 1.0]])
+    assert highest(scores, 0.5).tolist() == [[False, True, True, False], [True, True, False, False]]
+    assert highest(scores, 0.01).sum(1).tolist() == [1, 1]
+    assert highest(scores, 1.0).all()
+
+
+def test_hidden_cells_are_at_the_mean_of_the_prior_with_all_their_channels():
+    z = torch.ones(1, 3, 2, 2)
+    hidden = hide(z, torch.tensor([[True, False, False, True]]))
+    assert hidden[0, :, 0, 0].tolist() == hidden[0, :, 1, 1].tolist() == [0, 0, 0]
+    assert hidden[0, :, 0, 1].tolist() == hidden[0, :, 1, 0].tolist() == [1, 1, 1]
+    assert hide(torch.ones(1, 4), torch.tensor([[True, False, False, True]])).tolist() == [[0, 1, 1, 0]]
+    assert z.min() == 1  # the code itself is left alone
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_map_that_knows_where_the_image_is_costs_more_than_one_that_does_not(share):
+    g = torch.Generator().manual_seed(0)
+    image = torch.zeros(4, 1, 32, 32)
+    image[..., :16, :16] = torch.rand(4, 1, 16, 16, generator=g)  # all there is, in the first quarter
+    known, wrong = (torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.2, 0.3, 0.4]]))
+
+    def decode(z):  # a code a quarter that switches it on
+        return image * z[:, :1].repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+    z = torch.ones(4, 1, 2, 2)
+    important, other = (ssim_without(decode, z, scores.expand(4, 4), image, share) for scores in (known, wrong))
+    assert (important < other).all()
+    torch.testing.assert_close(other, torch.ones(4))
