@@ -1,12 +1,12 @@
 """What a trained model gives away as files: reconstructions of test images, and images from its prior."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torchvision.utils import save_image
 
@@ -55,7 +55,7 @@ def save_examples(model: ImageAutoencoder, data: ImageDataModule, count: int, pa
         np.savez_compressed(file, index=indices.numpy(), **small)
 
 
-def refuse_exports(model: ImageAutoencoder, cfg: DictConfig) -> None:
+def refuse_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any]) -> None:
     """Refuses what a model cannot give, before it is tested.
 
     Args:
@@ -66,13 +66,13 @@ def refuse_exports(model: ImageAutoencoder, cfg: DictConfig) -> None:
         UserError: If it has no prior to generate from, not that class, or codes that do not make an image alone.
     """
     name, classes, label = type(model).__name__, model.num_classes, cfg["class"]
-    if cfg.generate and not (model.generates and model.has_bound):
+    if cfg["generate"] and not (model.generates and model.has_bound):
         raise UserError(f"generate: a {name} has no prior to generate from")
     if label is not None and label >= (classes or 0):
         raise UserError(
             f"class={label}: " + (f"expected 0 to {classes - 1}" if classes else f"a {name} knows no classes")
         )
-    if cfg.code_steps and not model.generates:
+    if cfg["code_steps"] and not model.generates:
         raise UserError(f"code_steps: the decoder of a {name} sees more than the code")
 
 

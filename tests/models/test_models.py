@@ -3,7 +3,6 @@
 import lightning as L
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from saaae.callbacks.pictures import final_pictures
 from saaae.errors import UserError
@@ -205,7 +204,7 @@ def test_images_of_a_chosen_class_are_generated(make):
     from saaae.runs.exports import refuse_exports
 
     def asked(label, code_steps=()):
-        return OmegaConf.create({"generate": 4, "class": label, "code_steps": list(code_steps)})
+        return {"generate": 4, "class": label, "code_steps": list(code_steps)}
 
     module, _ = make("model=cvae_onehot")
     module.eval()
