@@ -221,9 +221,7 @@ def test_images_of_a_chosen_class_are_generated(make):
         with pytest.raises(UserError, match="generate: a .* has no prior to generate from"):
             refuse_exports(make(*words)[0], asked(None))
     with pytest.raises(UserError, match="code_steps: the decoder of a Despeckler sees more than the code"):
-        refuse_exports(
-            make("model=despeckler")[0], OmegaConf.create({"generate": 0, "class": None, "code_steps": [1.0]})
-        )
+        refuse_exports(make("model=despeckler")[0], asked(None, [1.0]) | {"generate": None})
 
 
 def test_thousands_of_classes_are_embedded():
