@@ -53,18 +53,18 @@ def no_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
 
 LAYOUT = {
     "quality": {
-        "SSIM": ["Multiline", ["val/ssim", "val/ssim_clean"]],
-        "PSNR, dB": ["Multiline", ["val/psnr", "val/psnr_clean"]],
-        "ELBO, nats per image": ["Multiline", ["val/elbo"]],
+        "SSIM": ["Multiline", ["val/ssim$", "val/ssim_clean$"]],
+        "PSNR, dB": ["Multiline", ["val/psnr$", "val/psnr_clean$"]],
+        "ELBO, nats per image": ["Multiline", ["val/elbo$"]],
     },
     "objective": {
-        "nll, nats per image": ["Multiline", ["train/nll", "val/nll"]],
-        "KL, nats per image": ["Multiline", ["train/kl", "val/kl", "val/kl_effective"]],
-        "beta": ["Multiline", ["train/beta"]],
-        "active units": ["Multiline", ["val/active_units"]],
+        "nll, nats per image": ["Multiline", ["train/nll$", "val/nll$"]],
+        "KL, nats per image": ["Multiline", ["train/kl$", "val/kl$", "val/kl_effective$"]],
+        "beta": ["Multiline", ["train/beta$"]],
+        "active units": ["Multiline", ["val/active_units$"]],
     },
 }
-"""What TensorBoard shows side by side under CUSTOM SCALARS."""
+"""What TensorBoard shows side by side under CUSTOM SCALARS; tags are regular expressions."""
 DOMAIN_SCORES: dict[Field, DomainScores] = {"photo": no_scores, "radar": radar_scores, "fabric": no_scores}
 
 

@@ -71,6 +71,11 @@ def is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
+def tells_apart(key: str) -> bool:
+    """Whether runs that differ in a setting are different experiments: a run may go on in another precision, too."""
+    return key == "accelerator.precision" or not is_free(key)
+
+
 def plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
     """Plain nested dictionaries of a configuration."""
     container = OmegaConf.to_container(cfg, resolve=resolve)

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.errors import UserError
-from saaae.runs.folder import RunFolder, is_free, job_folder
+from saaae.runs.folder import RunFolder, job_folder, tells_apart
 from saaae.runs.status import read_status
 
 TARGET = ("data.target", "data.looks", "data.correlation")
@@ -186,10 +186,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _typed(overrides: list[str]) -> dict[str, str]:
-    """Overrides by key. The precision stays, though a run may go on with another: a sweep over it has variants."""
+    """Overrides that tell experiments apart, by key; the seed does not."""
     by_key = {o.lstrip("+~").partition("=")[0]: o.lstrip("+") for o in overrides}
-    free = {key for key in by_key if is_free(key) and key != "accelerator.precision"}
-    return {key: text for key, text in by_key.items() if key != "seed" and key not in free}
+    return {key: text for key, text in by_key.items() if key != "seed" and tells_apart(key)}
 
 
 def _labelled(runs: list[Run]) -> list[Run]:

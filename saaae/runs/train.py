@@ -12,7 +12,7 @@ from saaae.callbacks.interruption import Interrupted, Interruption
 from saaae.errors import RunFailedError, UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
-from saaae.runs.folder import LENGTH, RunFolder
+from saaae.runs.folder import LENGTH, RunFolder, tells_apart
 from saaae.runs.processes import end_with_parent, one_job_of_a_sweep, rank
 from saaae.runs.schema import Train
 from saaae.runs.status import locked, recorded
@@ -155,7 +155,7 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
 
 
 def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:
-    """The chosen groups and the settings that were typed, as plain values.
+    """Model, data, beta and what else was typed and moves numbers, as plain values: what TensorBoard tells runs by.
 
     Args:
         cfg: The settled configuration.
@@ -163,9 +163,9 @@ def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[
         before: What the run was told when it began; empty if it begins now.
     """
     choices = HydraConfig.get().runtime.choices
-    chosen = before or {key: choices[key] for key in ("model", "data", "posterior", "likelihood", "beta")}
+    chosen = before or {key: choices[key] for key in ("model", "data", "beta")}
     for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
-        if key == "resume":
+        if not tells_apart(key):
             continue
         value = choices[key] if key in choices else OmegaConf.select(cfg, key)
         chosen[key] = value if isinstance(value, int | float | str | bool) else str(value)

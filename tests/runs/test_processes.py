@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
+from saaae.runs.folder import RunFolder
 from tests.conftest import TINY
 from tests.models.test_models import SMALL
 
@@ -71,12 +72,12 @@ def test_the_life_of_a_named_run(command, tmp_path):
     def train(*arguments):
         return command("train.py", *arguments, cwd=tmp_path)
 
-    result = train("name=x", *TINY)
+    result = train("name=x", "model=vae", *TINY)
     assert result.returncode == 0, result.stderr
     assert "ssim" in result.stdout
-    assert "finished already" in train("name=x", *TINY).stdout
+    assert "finished already" in train("name=x", "model=vae", *TINY).stdout
 
-    other = train("name=x", *TINY, "seed=1")
+    other = train("name=x", "model=vae", *TINY, "seed=1")
     assert other.returncode == 2
     assert other.stderr.startswith("error: ")
     assert "seed: 0 there, 1 asked" in other.stderr
@@ -90,6 +91,11 @@ def test_the_life_of_a_named_run(command, tmp_path):
     assert extended.returncode == 0, extended.stderr
     assert "continued from step 3" in extended.stdout
     assert json.loads((tmp_path / "outputs/x/metrics.json").read_text())["train"]["steps"] == 6
+    folder = RunFolder(tmp_path / "outputs/x")
+    assert folder.overrides() == ["name=x", "model=vae", *TINY, "trainer.max_epochs=2"]
+    chosen = folder.told()
+    assert (chosen["model"], chosen["data"], chosen["trainer.max_epochs"]) == ("vae", "speckle", 2)
+    assert not {"name", "resume", "accelerator"} & set(chosen)  # nothing that leaves the numbers alone
 
 
 def test_evaluation_takes_other_data_at_the_door(command, tmp_path, monkeypatch):
