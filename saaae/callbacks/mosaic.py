@@ -16,7 +16,7 @@ Picture = np.ndarray
 """Pixels (H, W, 3), uint8."""
 
 CELL, GAP, TEXT = 72, 3, 13
-"""Smallest side of a drawn image, space around it, and height of letters, in pixels."""
+"""Smallest side of a drawn image, space around it, and height of letters beside such an image, in pixels."""
 
 
 class Row(NamedTuple):
@@ -58,17 +58,18 @@ def mosaic(rows: Sequence[Row], title: str, columns: Sequence[str] = ()) -> Pict
     height, width = rows[0].images.shape[-2:]
     scale = max(1, round(CELL / min(height, width)))
     cell_height, cell_width = height * scale, width * scale
-    font = ImageFont.load_default(TEXT)
+    text = max(TEXT, TEXT * min(cell_height, cell_width) // (2 * CELL))
+    font = ImageFont.load_default(text)
     count = max(len(row.images) for row in rows)
     left = int(max(font.getlength(line) for row in rows for line in row.label.split("\n"))) + 3 * GAP
     lines = title.split("\n") if title else []
-    top = (TEXT + 6) * (len(lines) + bool(columns)) + 2 * GAP
+    top = (text + 6) * (len(lines) + bool(columns)) + 2 * GAP
     widest = int(max((font.getlength(line) for line in lines), default=0)) + 2 * GAP
     size = (max(left + count * (cell_width + GAP), widest) + GAP, top + len(rows) * (cell_height + GAP))
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
-        pen.text((2 * GAP, GAP + number * (TEXT + 6)), line, "black", font)
+        pen.text((2 * GAP, GAP + number * (text + 6)), line, "black", font)
     for number, label in enumerate(columns):
         middle = left + number * (cell_width + GAP) + cell_width // 2
         pen.text((middle, top - GAP), label, "black", font, anchor="mb")

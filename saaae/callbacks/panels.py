@@ -110,15 +110,15 @@ def outlined(images: Tensor, mask: Tensor) -> Tensor:
 
 
 def fabric_rows(model: ImageModel, batch: Batch) -> list[Row]:
-    """Defective tiles with their masks' outline, their reconstruction, and where its squared error is."""
+    """Defective tiles with their masks' outline, their reconstruction, and where its error is."""
     x_hat = model.decode(model.encode(batch).mode, batch)
-    heat = smooth(((x_hat - batch.target) ** 2).mean(1, keepdim=True), HEAT_SIGMA)
+    heat = smooth(((x_hat - batch.target) ** 2).mean(1, keepdim=True), HEAT_SIGMA).sqrt()
     mask = cast(Tensor, batch.mask)
     heat = heat / heat.max().clamp_min(1e-12)
     return [
         Row("defects outlined", outlined(batch.target, mask)),
         Row("reconstruction", x_hat),
-        Row("smoothed squared error", heat, "inferno"),
+        Row(f"error, smoothed\nby {HEAT_SIGMA:g} pixels", heat, "inferno"),
     ]
 
 

@@ -74,7 +74,7 @@ class Accelerator:
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: PositiveInt
     strategy: Literal["auto", "ddp"]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
     memory_format: Literal["channels_last", "contiguous"]
     matmul_precision: Literal["highest", "high", "medium"]
 
