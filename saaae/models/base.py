@@ -69,6 +69,19 @@ def attention_maps(model: "ImageAutoencoder", batch: Batch) -> dict[str, Tensor]
     return {f"attention, {name.removesuffix('.0')}": heat[name] for name in outermost}
 
 
+def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Keeps the weights of a network in a precision and computes in it; what goes in and comes out stays float32."""
+    network.to(dtype)
+
+    def cast(value: Any, to: torch.dtype) -> Any:
+        if isinstance(value, tuple | list):
+            return type(value)(cast(part, to) for part in value)
+        return value.to(to) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    network.register_forward_pre_hook(lambda module, inputs: cast(inputs, dtype))
+    network.register_forward_hook(lambda module, inputs, output: cast(output, torch.float32))
+
+
 class Parts(TypedDict):
     """What an autoencoder is made of. The parts arrive as partial constructors and learn their shapes from the model.
 
@@ -159,6 +172,11 @@ class ImageAutoencoder(L.LightningModule):
     def has_bound(self) -> bool:
         """Whether the model has a KL, and so an ELBO."""
         return bool(self.posterior.stochastic)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The parts that a reduced precision or a compiler is for; posterior, likelihood and losses are not."""
+        return [self.encoder, self.decoder]
 
     # The chain
 

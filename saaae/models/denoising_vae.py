@@ -25,6 +25,11 @@ class DenoisingVAE(ImageAutoencoder):
         self.skip = skip(channels=parts["image_channels"]) if skip else None
         self.generates = skip is None
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Also the skip path."""
+        return [*super().networks, *([] if self.skip is None else [self.skip])]
+
     def raw(self, z: Tensor, batch: Batch) -> Tensor:
         """The decoder's values, plus the skip path's."""
         raw = self.decoder(z)

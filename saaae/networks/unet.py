@@ -75,7 +75,7 @@ class LogUNetEncoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Amplitudes (B, C, H, W) to the log local mean (B, C, H, W) and each level's features, the finest first."""
         log_intensity, log_mean = log_planes(x, self.window)
-        features = [self.start(torch.cat([log_intensity, log_mean, x], 1))]
+        features = [self.start(torch.cat([log_intensity, log_mean, x], 1).to(x.dtype))]
         for level in self.levels:
             features.append(level(features[-1]))
         return (log_mean, *features[1:])

@@ -29,7 +29,7 @@ from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import UserError, disk_fault
 from saaae.metrics.speckle import speckle_quality
-from saaae.models.base import DomainScores, ImageAutoencoder
+from saaae.models.base import DomainScores, ImageAutoencoder, compute_in
 from saaae.runs.checkpoints import Start, start_of
 from saaae.runs.folder import RunFolder, plain, quoted, write_json
 from saaae.runs.processes import rank
@@ -51,6 +51,8 @@ def no_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
     return {}
 
 
+NETWORK_PRECISIONS = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+"""Precisions of the networks' weights, which Lightning would also impose on posterior, likelihood and metrics."""
 LAYOUT = {
     "quality": {
         "SSIM": ["Multiline", ["val/ssim$", "val/ssim_clean$"]],
@@ -122,6 +124,11 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     data.setup()
     if cfg.accelerator.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)
+    for network in model.networks:
+        if cfg.accelerator.precision in NETWORK_PRECISIONS:
+            compute_in(network, NETWORK_PRECISIONS[cfg.accelerator.precision])
+        if cfg.accelerator.compile:
+            network.compile()  # in place: the names of its weights stay
     return model, data
 
 
@@ -165,7 +172,7 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trai
         accelerator=accelerator.accelerator,
         devices=accelerator.devices,
         strategy=accelerator.strategy,
-        precision=accelerator.precision,
+        precision="32-true" if accelerator.precision in NETWORK_PRECISIONS else accelerator.precision,
         default_root_dir=str(folder.path),
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,

@@ -77,6 +77,7 @@ class Accelerator:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
     memory_format: Literal["channels_last", "contiguous"]
     matmul_precision: Literal["highest", "high", "medium"]
+    compile: bool
 
 
 class Checkpoint:

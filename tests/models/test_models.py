@@ -71,6 +71,28 @@ def trains(module, data, precision="32-true"):
     return run
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype", "close"), [("bf16-true", "bfloat16", 0.02), ("64-true", "float64", 1e-5)]
+)
+@pytest.mark.parametrize("model", MODELS)
+def test_networks_compute_in_their_own_precision_and_everything_else_in_float32(make, model, precision, dtype, close):
+    reference, data = make(f"model={model}")
+    module, _ = make(f"model={model}", f"accelerator.precision={precision}")
+    networks = [p for network in module.networks for p in network.parameters()]
+    assert {str(p.dtype) for p in networks} == {f"torch.{dtype}"}
+    others = {id(p) for p in module.parameters()} - {id(p) for p in networks}
+    assert {p.dtype for p in module.parameters() if id(p) in others} <= {torch.float32}
+    batch = data.batch("val", torch.arange(4))
+    expected, found = reference.eval()(batch), module.eval()(batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=close, atol=close)
+    assert module.state_dict().keys() == reference.state_dict().keys()
+    run = trainer(max_steps=-1, max_epochs=1)
+    run.fit(module, data)
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+    assert torch.isfinite(run.callback_metrics["val/elbo" if module.has_bound else "val/ssim"])
+
+
 PICTURES = {
     "aitex_vae": {"interpolations", "prior", "traversals"},
     "cbam_ae": {"interpolations", "gates"},
