@@ -1,17 +1,19 @@
-"""Defects in AITEX fabric by two principal component analyses, as Markdown tables: python benchmarks/fabric.py
+"""Defects in AITEX fabric, as Markdown tables: python benchmarks/fabric.py [run folders]
 
-The anchors of a fabric autoencoder, on the very splits of `experiment=aitex_vae`, by the same protocol and metrics as a
-trained model (`saaae.runs.anomaly.detect`). Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32
+Two principal component analyses, the anchors of a fabric autoencoder, on the very splits of `experiment=aitex_vae`, by the
+same protocol and metrics as trained runs (`saaae.runs.anomaly.detect`), which follow from their metrics.json. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32
 latents; patch PCA k=8 one of 16x16 patches with 8 each. Both are fitted on the training tiles; the map is the squared
 residual. Tiles lie 128 pixels apart. Unmarked tiles of defective strips are left out, but in `AUROC of all tiles`,
 where they are sound. Brackets are 95 % intervals over resampled strips; F1 is an oracle's. The strips are looked for in
 $SAAAE_DATA_DIR/aitex (or ./data/aitex).
 """
 
+import json
 import resource
 import sys
 import time
 from functools import partial
+from math import nan
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -120,7 +122,13 @@ def print_parts(results, part, what):
     print_table([what, "defective tiles", "sound tiles", *heads], rows)
 
 
-def main():
+def stored(run):
+    """What a run's own test has found."""
+    found = json.loads((Path(run) / "metrics.json").read_text())["detection"]
+    return json.loads(json.dumps(found), object_hook=lambda part: {k: nan if v is None else v for k, v in part.items()})
+
+
+def main(runs):
     """Prints the tables."""
     import torch
 
@@ -139,7 +147,8 @@ def main():
         start = time.perf_counter()
         results[name] = detect(maps_of, data)
         seconds[name] = time.perf_counter() - start
-    rows = {name: row(found, seconds[name]) for name, found in results.items()}
+    results |= {run: stored(run) for run in runs}
+    rows = {name: row(found, seconds.get(name, nan)) for name, found in results.items()}
     print_table(["detector", *rows["tile PCA-32"]], [[name, *cells.values()] for name, cells in rows.items()])
     print_parts(results, "per_fabric", "fabric")
     print_parts(results, "per_defect", "defect")
@@ -147,4 +156,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
