@@ -2,7 +2,9 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -35,3 +37,20 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     match = difflib.get_close_matches(name, pool, n=1, cutoff=0.6)
     match = match or [leaf[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaf, n=1, cutoff=0.6)]
     return f"; did you mean {match[0]}?" if match else ""
+
+
+@contextmanager
+def going_on_without(what: str) -> Iterator[None]:
+    """Lets a run do without something that it can do without: a picture must not cost the numbers of hours of training.
+
+    A full disk and a closed folder still end it.
+
+    Args:
+        what: What is missing then.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception:
+        logging.getLogger("saaae").warning("warning: no %s, for a fault of this program:", what, exc_info=True)

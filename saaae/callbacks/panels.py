@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from saaae.callbacks.mosaic import Row
-from saaae.metrics.anomaly import smooth
+from saaae.metrics.anomaly import SIGMA, smooth, squared_residual
+from saaae.metrics.speckle import AMPLITUDE_FLOOR
 from saaae.noise import IndexedNoise
 from saaae.types import Batch, ImageModel, ImageSource, Posterior, Split
 
@@ -18,8 +19,6 @@ ERROR_SHOWN = 0.5
 """Absolute error that is drawn as the brightest."""
 RATIO_SHOWN = 2.0
 """Ratio of intensities that is drawn as white; 1, where only speckle was removed, is middle gray."""
-HEAT_SIGMA = 4.0
-"""Standard deviation in pixels of the smoothing of error maps."""
 
 
 def spread(data: ImageSource, split: Split, count: int) -> Tensor:
@@ -51,7 +50,7 @@ def reconstruction_rows(model: ImageModel, batch: Batch, posterior: Posterior, x
 
 def ratio_row(batch: Batch, x_hat: Tensor) -> Row:
     """Intensity of the input over that of the reconstruction: structure in it has been removed with the speckle."""
-    ratio = batch.input**2 / x_hat.clamp_min(1 / 255) ** 2
+    ratio = batch.input**2 / x_hat.clamp_min(AMPLITUDE_FLOOR) ** 2
     return Row(f"ratio image, 0 to {RATIO_SHOWN:g}", ratio / RATIO_SHOWN)
 
 
@@ -112,13 +111,13 @@ def outlined(images: Tensor, mask: Tensor) -> Tensor:
 def fabric_rows(model: ImageModel, batch: Batch) -> list[Row]:
     """Defective tiles with their masks' outline, their reconstruction, and where its error is."""
     x_hat = model.decode(model.encode(batch).mode, batch)
-    heat = smooth(((x_hat - batch.target) ** 2).mean(1, keepdim=True), HEAT_SIGMA).sqrt()
+    heat = smooth(squared_residual(x_hat, batch.target), SIGMA).sqrt()
     mask = cast(Tensor, batch.mask)
     heat = heat / heat.max().clamp_min(1e-12)
     return [
         Row("defects outlined", outlined(batch.target, mask)),
         Row("reconstruction", x_hat),
-        Row(f"error, smoothed\nby {HEAT_SIGMA:g} pixels", heat, "inferno"),
+        Row(f"error, smoothed\nby {SIGMA:g} pixels", heat, "inferno"),
     ]
 
 

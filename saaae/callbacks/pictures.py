@@ -21,6 +21,7 @@ from saaae.callbacks.panels import (
     spread,
     watched_rows,
 )
+from saaae.errors import going_on_without
 from saaae.ranges import PositiveInt
 from saaae.types import ImageModel, ImageSource, Split
 
@@ -123,7 +124,9 @@ class EpochStrip:
             limit: Whether the number of epochs is to stay small.
         """
         pixels = (images.float().clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()[None]
-        self.images = np.concatenate([self.images, pixels]) if self.epochs else pixels
+        if self.images.shape[1:] != pixels.shape[1:]:  # the first ones, or pictures.count is another than before
+            self.epochs, self.images = [], pixels[:0]
+        self.images = np.concatenate([self.images, pixels])
         self.epochs.append(epoch)
         if limit and len(self.epochs) > STRIP_COLUMNS:
             gaps = [after - before for before, after in zip(self.epochs, self.epochs[2:], strict=False)]
@@ -169,15 +172,19 @@ class ReconstructionPictures(Callback):
         self.strip = EpochStrip(folder / "epochs.npz")
         self.strip.resume(trainer.current_epoch)
         if trainer.global_step == 0:
-            picture = mosaic(fed_rows(self._data(trainer), self.count), TITLES["data"])
-            save_picture(folder / "data.png", picture)
-            show(trainer, "data", picture, 0)
+            with going_on_without("picture of the data"):
+                picture = mosaic(fed_rows(self._data(trainer), self.count), TITLES["data"])
+                save_picture(folder / "data.png", picture)
+                show(trainer, "data", picture, 0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws."""
         epoch = trainer.current_epoch + 1
-        if not trainer.is_global_zero or not self.wants(epoch):
-            return
+        if trainer.is_global_zero and self.wants(epoch):
+            with going_on_without(f"picture of epoch {epoch}"):
+                self._draw(trainer, pl_module, epoch)
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
         model, data = cast(ImageModel, pl_module), self._data(trainer)
         picture = watched(model, data, "val", self.count, f"epoch {epoch}, validation images, z = mean")
         show(trainer, "reconstructions", picture, trainer.global_step - 1)  # resuming keeps what came before
@@ -189,11 +196,12 @@ class ReconstructionPictures(Callback):
         """Draws the strip."""
         if not trainer.is_global_zero or not self.strip.epochs:
             return
-        data = self._data(trainer)
-        batch = data.batch("val", spread(data, "val", min(self.count, STRIP_IMAGES)))
-        picture = self.strip.picture(batch.target, TITLES["epochs"])
-        save_picture(self.strip.path.with_suffix(".png"), picture)
-        show(trainer, "epochs", picture, trainer.global_step - 1)
+        with going_on_without("strip of the epochs"):
+            data = self._data(trainer)
+            batch = data.batch("val", spread(data, "val", min(self.count, STRIP_IMAGES)))
+            picture = self.strip.picture(batch.target, TITLES["epochs"])
+            save_picture(self.strip.path.with_suffix(".png"), picture)
+            show(trainer, "epochs", picture, trainer.global_step - 1)
 
     @staticmethod
     def _data(trainer: L.Trainer) -> ImageSource:

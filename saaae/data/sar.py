@@ -15,7 +15,7 @@ from saaae.data.folder import FolderData, Pieces, images_below
 from saaae.errors import UserError, nearest
 from saaae.noise import Noise
 from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, NonNegativeInt, OpenFraction
-from saaae.types import Batch
+from saaae.types import Batch, Split
 
 Scale = Literal["amplitude", "intensity", "decibel"]
 SMALLEST_WINDOW = 8
@@ -188,6 +188,19 @@ class SARData(FolderData):
     def images(self, arrays: dict[str, Tensor]) -> Images:
         """Tiles with their references and windows, where there are any."""
         return Images(arrays["pixels"], reference=arrays.get("reference"), window=self.windows(arrays))
+
+    def load(self) -> dict[Split, Images]:
+        """Also looks whether the windows are of any use.
+
+        Raises:
+            UserError: If no test tile has one.
+        """
+        splits = super().load()
+        test = splits["test"]
+        if test.window is not None and not test.window[test.rows][:, 2].any():
+            names = sorted({self._notes["names"][i] for i in self._files[test.rows].unique().tolist()})
+            raise UserError(f"data.enl_windows: no window lies in a test image; these are {', '.join(names[:5])}, ...")
+        return splits
 
     def windows(self, arrays: dict[str, Tensor]) -> Tensor | None:
         """What of its file's window lies in each tile (N, 4); height 0 where that is less than SMALLEST_WINDOW.

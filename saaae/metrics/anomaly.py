@@ -23,6 +23,8 @@ BINS = 2**21
 FARTHEST = 1e6
 """Absolute score beyond which all share a bin."""
 LIMITS = {"aupro_30": 0.3, "aupro_05": 0.05}
+SIGMA = 4.0
+"""Standard deviation in pixels of the smoothing of maps: the choice of PaDiM (Defard et al. 2021) and PatchCore."""
 CHUNK = 2**18
 """Weights that the bootstrap holds at a time."""
 STD_FLOOR = 1e-3
@@ -253,8 +255,8 @@ class PixelDetection(Metric):
     overlap: Tensor
     regions: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         for name, dtype in (("sound", torch.int64), ("defective", torch.int64), ("overlap", torch.float64)):
             self.add_state(name, torch.zeros(BINS, dtype=dtype), dist_reduce_fx="sum")
         self.add_state("regions", torch.tensor(0), dist_reduce_fx="sum")
@@ -367,6 +369,11 @@ def at_threshold(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict
         "f1": (2 * hits, alarms + positives),
     }
     return {name: float("nan") if broken or not whole else part / whole for name, (part, whole) in parts.items()}
+
+
+def squared_residual(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Squared error (B, 1, H, W) of images (B, C, H, W), mean over their channels."""
+    return ((x_hat - x) ** 2).mean(1, keepdim=True)
 
 
 def smooth(error_map: Tensor, sigma: float) -> Tensor:

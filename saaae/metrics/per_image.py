@@ -1,6 +1,7 @@
 """What a model measures of each image of a split, and what is said of it for all of them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ class PerImage(Metric):
     full_state_update = False
     values: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.names: tuple[str, ...] = ()
         self.add_state("values", [], dist_reduce_fx="cat")
 
@@ -52,7 +53,7 @@ def summary(numbers: Mapping[str, Tensor], spread: bool) -> dict[str, Tensor]:
         spread: Whether to add `<name>_median` and `<name>_p05` of those in SPREAD.
     """
     found = {name: values.mean() for name, values in numbers.items() if name not in HEAVY_TAILED}
-    tailed = {name: values.nanmedian() for name, values in numbers.items() if name in HEAVY_TAILED}
+    tailed = {name: values.nanquantile(0.5) for name, values in numbers.items() if name in HEAVY_TAILED}
     found |= {name: value for name, value in tailed.items() if not value.isnan()}  # no image may have it
     for name in (name for name in SPREAD if spread and name in numbers):
         found[f"{name}_median"], found[f"{name}_p05"] = torch.quantile(

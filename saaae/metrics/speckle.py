@@ -38,8 +38,8 @@ FLAT = 1e-6
 def homogeneous_windows(guide: Tensor, size: int) -> Tensor:
     """Most homogeneous window of each image: the least coefficient of variation of intensity.
 
-    Windows lie on a grid of step size // 2, wholly inside the image. Those in SHADOW are left out unless all are. Of
-    equals the first counts, row by row.
+    Windows lie on a grid of step size // 2, wholly inside the image. Those in SHADOW, and those with clipped pixels (1
+    or more), are left out unless all are. Of equals the first counts, row by row.
 
     Args:
         guide: Amplitudes (B, 1, H, W) that the choice looks at, never the image that is judged.
@@ -52,9 +52,9 @@ def homogeneous_windows(guide: Tensor, size: int) -> Tensor:
     patches = guide.double().square().unfold(2, size, step).unfold(3, size, step)
     variance, mean = torch.var_mean(patches, dim=(1, 4, 5), correction=0)
     cv = (variance.sqrt() / mean.clamp_min(torch.finfo(torch.float64).tiny)).flatten(1)
-    shadow = (mean < SHADOW).flatten(1)
-    shadow &= ~shadow.all(1, keepdim=True)
-    best = cv.masked_fill(shadow, torch.inf).argmin(1)
+    unusable = ((mean < SHADOW) | (patches >= 1).flatten(4).any(4).any(1)).flatten(1)
+    unusable &= ~unusable.all(1, keepdim=True)
+    best = cv.masked_fill(unusable, torch.inf).argmin(1)
     top, left = best // mean.shape[2] * step, best % mean.shape[2] * step
     side = torch.full_like(best, size)
     return torch.stack([top, left, side, side], dim=1)

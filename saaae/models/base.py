@@ -201,6 +201,13 @@ class ImageAutoencoder(L.LightningModule):
         batch = self.observe(batch)
         return self.decode(self.encode(batch).mode, batch)
 
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """Reconstructions (B, C, H, W) in [0, 1] from the kind of code that the metrics take."""
+        batch = batch if batch.seen else self.observe(batch)
+        posterior = self.encode(batch)
+        z = posterior.mode if self.reconstruct_from == "mean" else posterior.rsample(batch.noise)
+        return self.decode(z, batch)
+
     def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) in [0, 1] of codes (N, *latent_shape) and, where the model has them, classes (N,)."""
         return self.likelihood.mean(self.decoder(z))

@@ -12,6 +12,7 @@ from saaae.data.datamodule import UNKNOWN_MASK
 from saaae.data.folder import CachedFiles, Places
 from saaae.data.tiles import stitch_tiles
 from saaae.metrics.anomaly import (
+    SIGMA,
     FabricCalibration,
     PixelDetection,
     ScoredTiles,
@@ -23,14 +24,6 @@ from saaae.types import Batch, Split
 
 MapsOf = Callable[[Batch], Tensor]
 """Maps of anomaly (B, 1, H, W) of a batch, higher where the model is surprised; before any smoothing."""
-
-SIGMA = 4.0
-"""Standard deviation in pixels of the smoothing of maps: the choice of PaDiM (Defard et al. 2021) and PatchCore."""
-
-
-def squared_residual(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Squared error (B, 1, H, W) of images (B, C, H, W), mean over their channels."""
-    return ((x_hat - x) ** 2).mean(1, keepdim=True)
 
 
 class SoundTiles(NamedTuple):
@@ -127,8 +120,9 @@ def detect(
 ) -> dict[str, Any]:
     """How well maps of anomaly find defects in fabric.
 
-    Maps are smoothed; a tile scores as the maximum of its map. Scores become z-scores by the scores of the training
-    tiles of their fabric, and pixels by the pixels. The threshold comes from validation tiles, which are sound.
+    One process does it all, whatever others there are. Maps are smoothed; a tile scores as the maximum of its map.
+    Scores become z-scores by the scores of the training tiles of their fabric, and pixels by the pixels. The threshold
+    comes from validation tiles, which are sound.
 
     Args:
         maps_of: Maps of a batch.
@@ -141,7 +135,7 @@ def detect(
         What `evaluate_detection` returns and, as `pixel`, what `PixelDetection` makes of whole strips.
     """
     places = data.places("test")
-    detector, pixels, parts = Detector(maps_of, data, sigma, device), PixelDetection(), []
+    detector, pixels, parts = Detector(maps_of, data, sigma, device), PixelDetection(sync_on_compute=False), []
     train, val = detector.sound_tiles("train"), detector.sound_tiles("val")
     of_tiles = FabricCalibration(train.score, train.fabric)
     of_pixels = FabricCalibration(train.mean, train.fabric, train.square)

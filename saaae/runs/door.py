@@ -144,9 +144,13 @@ def _summarise(door: Door, outcomes: list[Outcome], num_jobs: int, arguments: li
         print(f"  {outcome.state:<11}{Path(outcome.folder).name}  {outcome.why}".rstrip())
     if len(outcomes) < num_jobs:
         print(f"  {num_jobs - len(outcomes)} not started; repeat the command to go on")
-    with contextlib.suppress(UserError, OSError):  # no job has finished, or the disk is full: said above
+    try:
         if door.compare:
             door.compare(sweep)
+    except UserError:
+        pass  # no job has finished: said above
+    except Exception as error:  # how the jobs ended matters more
+        print(f"warning: no leaderboard ({error}); make it with python evaluate.py run={sweep}", file=sys.stderr)
     print(f"curves       tensorboard --logdir {sweep}")
     if not any(argument.startswith("name=") for argument in arguments):
         print(f"repeat       python train.py -m name={sweep.name} {' '.join(arguments)}")

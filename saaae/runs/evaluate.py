@@ -1,5 +1,7 @@
 """The job behind evaluate.py: tests a trained model again, from its folder or checkpoint alone."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,10 +100,12 @@ def _check_sweep(overrides: list[str]) -> None:
             )
 
 
-def target_folder(folder: RunFolder, checkpoint: Path, data: str, cfg: DictConfig) -> Path:
-    """Where the results go: told apart by data, checkpoint, kind of code and limit."""
+def target_folder(folder: RunFolder, checkpoint: Path, data: str, cfg: DictConfig, overrides: list[str]) -> Path:
+    """Where the results go: told apart by data and their settings, checkpoint, kind of code and limit."""
     own = checkpoint.parent == folder.checkpoints or checkpoint.parent == folder.path
     parts = [data, checkpoint.stem if own else f"{checkpoint.parent.parent.name}-{checkpoint.stem}"]
+    if settings := sorted(override for override in overrides if override.startswith("data.")):
+        parts.append(hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:6])
     parts += ["sample"] if cfg.samples == "sample" else []
     parts += [] if cfg.limit_batches is None else [f"{cfg.limit_batches}-batches"]
     return folder.path / "evaluation" / "-".join(parts)
@@ -118,7 +122,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     from saaae.runs.exports import refuse_exports
     from saaae.runs.fit import build, make_trainer, set_up
     from saaae.runs.report import definitions, table
-    from saaae.runs.results import judged, run_record, run_test
+    from saaae.runs.results import is_whole, judged, run_record, run_test
 
     home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     folder = RunFolder(cfg.run or home)
@@ -137,11 +141,13 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     results["run"] |= {"checkpoint": str(path), "limit_test_batches": full.trainer.limit_test_batches}
     results["run"]["reconstructions"] = f"z = {cfg.samples}"
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
-    found = RunFolder(target_folder(folder, path, data_name, cfg))
-    results |= judged(model, data, results["test"], full.trainer.limit_test_batches is None)
+    found = RunFolder(target_folder(folder, path, data_name, cfg, overrides))
+    results |= judged(model, data, results["test"], is_whole(full.trainer.limit_test_batches))
     print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results))
-    results |= give_away(model, data, found, full, cfg, f"{path}: {data_name}")
-    write_json(found.metrics, results | {"definitions": definitions(results["test"])})
+    results["definitions"] = definitions(results["test"])
+    write_json(found.metrics, results)
+    if further := give_away(model, data, found, full, cfg, f"{path}: {data_name}"):
+        write_json(found.metrics, results | further)
     print(f"written to   {found.path}")
     return results
 

@@ -12,19 +12,21 @@ from torch import Tensor
 from saaae.callbacks.panels import evaluating, spread
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.folder import CachedFiles
-from saaae.metrics.deletion import ssim_without
+from saaae.errors import UserError
+from saaae.metrics.anomaly import squared_residual
+from saaae.metrics.deletion import displaced, highest, ssim_without
 from saaae.metrics.image import quality_of, reconstruction_quality
 from saaae.metrics.intervals import mean_interval
 from saaae.metrics.per_image import PerImage, summary
 from saaae.metrics.rate import CodeModel, quantise
 from saaae.models.base import ImageAutoencoder
-from saaae.runs.anomaly import detect, squared_residual
+from saaae.runs.anomaly import detect
 from saaae.types import Batch, Split
 
 HIDDEN = (0.1, 0.25, 0.5)
 """Shares of the code that the deletion test hides."""
 DELETION_IMAGES, RANDOM_DRAWS = 64, 2
-"""Test images of the deletion test, and random choices of cells for each."""
+"""Test images of the deletion test, and random displacements of the map of each."""
 
 
 def batches(model: ImageAutoencoder, data: ImageDataModule, split: Split, indices: Tensor) -> Iterator[Batch]:
@@ -34,27 +36,28 @@ def batches(model: ImageAutoencoder, data: ImageDataModule, split: Split, indice
 
 
 def _deletion_losses(model: ImageAutoencoder, batch: Batch) -> Tensor | None:
-    """SSIM lost by each image (shares, 2, B): with the most important cells hidden, and with random ones."""
+    """SSIM lost by each image (shares, 2, B): with the most important cells hidden, and with those elsewhere."""
     posterior = model.encode(batch)
     importance = model.importance(posterior)
     if importance is None:
         return None
-    scores, z = importance.flatten(1), posterior.mode
+    z, ties = posterior.mode, batch.noise.uniform(importance).flatten(1)
+    elsewhere = [displaced(importance, batch.noise.uniform(importance)) for _ in range(RANDOM_DRAWS)]
     whole = reconstruction_quality(model.decode(z, batch), batch.target)["ssim"]
 
     def lost(scores: Tensor, share: float) -> Tensor:
-        return whole - ssim_without(lambda z: model.decode(z, batch), z, scores, batch.target, share)
+        cells = highest(scores.flatten(1), share, ties)
+        return whole - ssim_without(lambda z: model.decode(z, batch), z, cells, batch.target)
 
-    draws = [batch.noise.uniform(scores) for _ in range(RANDOM_DRAWS)]
     losses = []
     for share in HIDDEN:
-        at_random = torch.stack([lost(draw, share) for draw in draws]).mean(0)
-        losses.append(torch.stack([lost(scores, share), at_random]))
+        at_random = torch.stack([lost(scores, share) for scores in elsewhere]).mean(0)
+        losses.append(torch.stack([lost(importance, share), at_random]))
     return torch.stack(losses)
 
 
 def deletion_test(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, Any] | None:
-    """Whether hiding the most important cells of the code costs more SSIM than hiding random ones.
+    """Whether hiding the most important cells of the code costs more SSIM than hiding as many elsewhere.
 
     Returns:
         Plain values: for each share of HIDDEN the mean SSIM lost, and the mean difference with its 95 % interval over
@@ -82,7 +85,7 @@ def detection(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, Any] 
     if data.field != "fabric" or not isinstance(data, CachedFiles):
         return None
     with evaluating(model):
-        return detect(lambda batch: squared_residual(model(batch), batch.target), data, device=model.device)
+        return detect(lambda batch: squared_residual(model.reconstruct(batch), batch.target), data, device=model.device)
 
 
 def detection_scores(found: dict[str, Any]) -> dict[str, float]:
@@ -129,7 +132,7 @@ def _codes(model: ImageAutoencoder, data: ImageDataModule, split: Split) -> Code
 def _quality(model: ImageAutoencoder, data: ImageDataModule, codes: Codes) -> dict[str, float]:
     """Mean quality of the test images that come out of codes."""
     z, label = torch.from_numpy(codes.z).float().unflatten(1, model.latent_shape), torch.from_numpy(codes.label).long()
-    scores = PerImage()
+    scores = PerImage(sync_on_compute=False)  # one process does it all
     for batch in batches(model, data, "test", torch.arange(len(z))):
         rows = batch.indices.cpu()
         classes = label[rows].to(model.device) if model.num_classes else None
@@ -152,6 +155,8 @@ def coded(model: ImageAutoencoder, data: ImageDataModule, steps: list[float], fo
     found = []
     with evaluating(model):
         fitted, codes = _codes(model, data, "val"), _codes(model, data, "test")
+        if not fitted.z.std(0).max() > 0:
+            raise UserError("code_steps: the codes of all validation images are the same; there is nothing to code")
         for step in steps:
             size, path = float(fitted.z.std(0).max()) * step, folder / f"codes-{step:g}.bin"
             coder = CodeModel.fit(quantise(fitted.z, size), model.num_classes or 1)

@@ -32,9 +32,7 @@ def reconstructed(model: ImageAutoencoder, data: ImageDataModule, indices: Tenso
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(model):
         for batch in batches(model, data, "test", indices):
-            posterior = model.encode(batch)
-            z = posterior.mode if model.reconstruct_from == "mean" else posterior.rsample(batch.noise)
-            found.append((batch.input, batch.target, model.decode(z, batch)))
+            found.append((batch.input, batch.target, model.reconstruct(batch)))
     parts = (torch.cat(part).float().cpu().numpy() for part in zip(*found, strict=True))
     return dict(zip(("input", "target", "reconstruction"), parts, strict=True))
 

@@ -3,10 +3,12 @@
 import csv
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from textwrap import fill, shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,8 +78,9 @@ def read_curves(path: Path) -> dict[str, dict[int, float]]:
     curves: dict[str, dict[int, float]] = {metric: {} for metric in CURVES}
     lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
     for row in csv.reader(line for line in lines if line.endswith("\n")):
-        if len(row) == 4 and row[2] in curves and math.isfinite(float(row[3])):
-            curves[row[2]][int(row[0]) + 1] = float(row[3])
+        with suppress(ValueError):  # a damaged line
+            if len(row) == 4 and row[2] in curves and math.isfinite(float(row[3])):
+                curves[row[2]][int(row[0]) + 1] = float(row[3])
     return curves
 
 
@@ -167,9 +170,12 @@ def _stored(run: Run) -> Stored | None:
     path = RunFolder(run.folder).examples
     if not path.is_file():
         return None
-    with np.load(path) as arrays:
-        of = (run.task, arrays["index"].tolist(), arrays["target"].shape)
-        return Stored(of, arrays["input"], arrays["target"], arrays["reconstruction"])
+    try:
+        with np.load(path) as arrays:
+            of = (run.task, arrays["index"].tolist(), arrays["target"].shape)
+            return Stored(of, arrays["input"], arrays["target"], arrays["reconstruction"])
+    except (BadZipFile, ValueError, KeyError, EOFError):  # damaged, or not ours
+        return None
 
 
 def _save(figure: "Figure", path: Path) -> Path:

@@ -43,7 +43,7 @@ MEASURES = {
     "uncharged_nats": Measure(NATS, "kl_effective - kl: above 0 the loss is not an ELBO"),
     "elbo": Measure(NATS, "-(nll + kl_effective)"),
     "iw_elbo": Measure(NATS, "importance-weighted bound"),
-    "bits_per_dim": Measure("bits", "per pixel; of 8-bit pixels where the likelihood is a density"),
+    "bits_per_dim": Measure("bits", "per pixel and channel; of 8-bit pixels where the likelihood is a density"),
     "active_units": Measure("", "latent dimensions that depend on the image", 0),
     "anchor_mean": Measure("", "importance", 0, 1),
     "anchor_spread": Measure("", "standard deviation of the importance over the code", 0, 1),
@@ -137,8 +137,9 @@ def findings(results: dict[str, Any]) -> Iterator[str]:
         keys = ("hidden_share", "ssim_lost_important", "ssim_lost_random", "difference", "half_width_95")
         share, important, random, difference, half = (hidden[key][1] for key in keys)
         yield (
-            f"importance   hiding the {share:.0%} most important cells of the code costs {important:.3f} SSIM, random "
-            f"ones {random:.3f} (difference {difference:+.3f} +- {half:.3f}, 95 % over {hidden['images']} images)"
+            f"importance   hiding the {share:.0%} most important cells of the code costs {important:.3f} SSIM, "
+            f"as many elsewhere {random:.3f} "
+            f"(difference {difference:+.3f} +- {half:.3f}, 95 % over {hidden['images']} images)"
         )
     if found := results.get("detection"):
         tile = found["tile"]

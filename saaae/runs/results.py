@@ -17,7 +17,7 @@ from saaae.callbacks.panels import evaluating
 from saaae.callbacks.pictures import final_pictures, show
 from saaae.callbacks.throughput import Throughput
 from saaae.data.datamodule import SPLITS, ImageDataModule
-from saaae.errors import RunFailedError
+from saaae.errors import RunFailedError, going_on_without
 from saaae.models.base import ImageAutoencoder
 from saaae.runs.checkpoints import load_weights
 from saaae.runs.evidence import deletion_test, detection, detection_scores
@@ -39,6 +39,7 @@ def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule,
     """
     load_weights(model, checkpoint)
     results = trainer.test(model, datamodule=data, verbose=False)[0]
+    model.to(trainer.strategy.root_device)  # Lightning has taken it to the CPU, and there is more to ask
     return {name.removeprefix("test/"): value for name, value in results.items()}
 
 
@@ -100,12 +101,14 @@ def draw(
         count: Number of test images.
         trainer: Whose loggers show the pictures too.
     """
-    kl = model.latent_statistics.compute()["kl"] if model.has_bound else None  # known already: waits for no process
+    # Found in the test and kept since: asks no other process.
+    kl = model.latent_statistics.compute()["kl"] if model.has_bound else None
     known = kl if kl is not None and kl.any() else None
-    for name, picture in final_pictures(model, data, known, title, count):
-        save_picture(folder.picture(name), picture)
-        if trainer:
-            show(trainer, f"final/{name}", picture, trainer.global_step)
+    with going_on_without("further pictures"):
+        for name, picture in final_pictures(model, data, known, title, count):
+            save_picture(folder.picture(name), picture)
+            if trainer:
+                show(trainer, f"final/{name}", picture, trainer.global_step)
 
 
 def project(model: ImageAutoencoder, trainer: L.Trainer) -> None:
@@ -122,6 +125,11 @@ def project(model: ImageAutoencoder, trainer: L.Trainer) -> None:
             logger.experiment.add_embedding(vectors, names, images, trainer.global_step, "classes")
 
 
+def is_whole(limit: int | float | None) -> bool:
+    """Whether a limit of test batches leaves all of them; the integer 1 leaves one."""
+    return limit is None or (isinstance(limit, float) and limit == 1.0)
+
+
 def judged(model: ImageAutoencoder, data: ImageDataModule, test: dict[str, float], whole: bool) -> dict[str, Any]:
     """The test metrics, as `test`, and what else there is to ask a trained model, each under its own name.
 
@@ -132,10 +140,12 @@ def judged(model: ImageAutoencoder, data: ImageDataModule, test: dict[str, float
         whole: Whether the test was one of all test images; else nothing that takes all of them is asked.
     """
     results: dict[str, Any] = {"test": test}
-    if hidden := deletion_test(model, data):
-        results["deletion"] = hidden
-    if whole and (found := detection(model, data)):
-        results |= {"test": test | detection_scores(found), "detection": found}
+    with going_on_without("deletion test"):
+        if hidden := deletion_test(model, data):
+            results["deletion"] = hidden
+    with going_on_without("detection of defects"):
+        if whole and (found := detection(model, data)):
+            results |= {"test": test | detection_scores(found), "detection": found}
     return results
 
 
@@ -161,14 +171,15 @@ def report(
     broken = [name for name, value in test.items() if not math.isfinite(value)]
     if broken:
         raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
-    results = judged(model, data, test, trainer.limit_test_batches == 1.0)
+    results = judged(model, data, test, is_whole(trainer.limit_test_batches))
     test = results["test"]
     final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
     for logger in trainer.loggers:
         logger.log_hyperparams(told, final, step=trainer.global_step)
     draw(model, data, folder, str(shown), count, trainer)
-    save_examples(model, data, count, folder.examples)
-    project(model, trainer)
+    with going_on_without("examples"):
+        save_examples(model, data, count, folder.examples)
+        project(model, trainer)
     results |= {"train": training_record(trainer, throughput), "run": model.run_record}
     write_json(folder.metrics, results | {"definitions": definitions(test)})
     return results

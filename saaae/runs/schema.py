@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
 from saaae.ranges import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
@@ -37,7 +37,7 @@ class Evaluate:
     threads: PositiveInt | None
     importance_samples: NonNegativeInt | None
     samples: Literal["mean", "sample"]
-    code_steps: list[PositiveFloat]
+    code_steps: list[Annotated[float, Ge(0.001), Le(1000)]]
     save_arrays: PositiveInt | None
     generate: PositiveInt | None
     limit_batches: BatchLimit

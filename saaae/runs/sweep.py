@@ -16,8 +16,8 @@ from saaae.errors import UserError
 from saaae.runs.folder import RunFolder, job_folder, tells_apart
 from saaae.runs.status import read_status
 
-TARGET = ("data.target", "data.looks", "data.correlation")
-"""Settings that make the targets of the images of a split, which its hash does not cover."""
+TARGET = ("data.target", "data.looks", "data.correlation", "trainer.limit_test_batches")
+"""Settings that decide what is tested and against what, and that the hash of splits leaves out."""
 
 
 class Run(NamedTuple):

@@ -52,8 +52,11 @@ def spot(left, value=255, width=WIDTH):
 
 @pytest.fixture
 def root(tmp_path):
+    return write_fabric(tmp_path / "aitex")
+
+
+def write_fabric(folder):
     """Two fabrics of five sound strips; defective strips with one, two, no, an empty and a smoothed mask."""
-    folder = tmp_path / "aitex"
     for code in (1, 4):
         for i in range(5):
             name = f"{i + 1:04d}_00_{code:02d}" if (code, i) == (1, 0) else f"{i + 1:04d}_000_{code:02d}"

@@ -240,11 +240,11 @@ def test_the_real_pairs_are_read_with_their_references(make):
 
 
 def test_a_window_laid_down_by_the_user_is_cut_into_the_tiles_that_it_covers(make, scenes):
-    name = "scene00_tile0_000.png"
+    name = "scene02_tile0_000.png"  # a test image
     data = make(scenes, enl_windows={name: [4, 8, 20, 24]})  # rows 4 to 24, columns 8 to 32; tiles of 16 pixels
     found = [row for split in data.splits for row in whole(data, split).window.tolist() if row[2]]
     assert sorted(found) == [[0, 0, 8, 16], [0, 8, 8, 8], [4, 0, 12, 16], [4, 8, 12, 8]]
-    assert data.batch("train", torch.arange(3)).window.shape == (3, 4)
+    assert data.batch("test", torch.arange(3)).window.shape == (3, 4)
     narrow = make(scenes, enl_windows={name: [0, 10, 16, 15]})  # 6 columns of the first tile are too few
     assert [row for split in narrow.splits for row in whole(narrow, split).window.tolist() if row[2]] == [[0, 0, 16, 9]]
 
@@ -256,6 +256,10 @@ def test_a_window_laid_down_by_the_user_is_cut_into_the_tiles_that_it_covers(mak
         ({"scene00_tile0_000.png": [0, 0, 9]}, r"\[0, 0, 9\]; expected top, left, height and width"),
         ({"scene00_tile0_000.png": [0, 0, 7, 40]}, "covers 8 x 8 pixels of no tile"),
         ({"scene00_tile0_000.png": [90, 90, 9, 9]}, "covers 8 x 8 pixels of no tile"),
+        (
+            {"scene00_tile0_000.png": [0, 0, 9, 9]},
+            "no window lies in a test image; these are scene02_tile0_000.png, scene",
+        ),
     ],
 )
 def test_a_window_that_cannot_be_is_named(make, scenes, windows, answer):

@@ -70,13 +70,14 @@ def epd_roa(x_hat: Image, observed: Image) -> tuple[float, float]:
 
 
 def homogeneous_window(guide: Image, size: int) -> Window:
-    """The first window of least standard deviation over mean of intensity; shadow only where all is shadow."""
+    """The first window of least standard deviation over mean of intensity; dark and clipped ones as a last resort."""
     found: list[tuple[bool, float, Window]] = []
     for top in range(0, guide.shape[0] - size + 1, size // 2):
         for left in range(0, guide.shape[1] - size + 1, size // 2):
             mean, variance = moments([a * a for a in guide[top : top + size, left : left + size].ravel().tolist()])
             variation = math.sqrt(variance) / mean if mean else 0.0
-            found.append((mean < (2 / 255) ** 2, variation, (top, left, size, size)))
+            clipped = guide[top : top + size, left : left + size].max() >= 1
+            found.append((bool(mean < (2 / 255) ** 2 or clipped), variation, (top, left, size, size)))
     return min(found)[2]
 
 

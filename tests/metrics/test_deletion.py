@@ -1,14 +1,37 @@
 import pytest
 import torch
 
-from saaae.metrics.deletion import hide, highest, ssim_without
+from saaae.metrics.deletion import displaced, hide, highest, ssim_without
 
 
 def test_the_cells_of_the_highest_scores_are_chosen_at_least_one():
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.3], [4.0, 3.0, 2.0, 1.0]])
-    assert highest(scores, 0.5).tolist() == [[False, True, True, False], [True, True, False, False]]
-    assert highest(scores, 0.01).sum(1).tolist() == [1, 1]
-    assert highest(scores, 1.0).all()
+    ties = torch.rand(2, 4)
+    assert highest(scores, 0.5, ties).tolist() == [[False, True, True, False], [True, True, False, False]]
+    assert highest(scores, 0.01, ties).sum(1).tolist() == [1, 1]
+    assert highest(scores, 1.0, ties).all()
+
+
+def test_chance_decides_between_equal_scores():
+    torch.manual_seed(0)
+    chosen = highest(torch.ones(4000, 8), 0.25, torch.rand(4000, 8)).float()
+    assert (chosen.sum(1) == 2).all()
+    assert (chosen.mean(0) - 0.25).abs().max() < 0.03
+
+
+def test_the_control_is_the_same_map_elsewhere():
+    torch.manual_seed(0)
+    importance = torch.zeros(500, 1, 4, 6)
+    importance[:, :, 0, :2] = torch.tensor([1.0, 2.0])  # two cells side by side
+    moved = displaced(importance, torch.rand(500, 1, 4, 6))
+    assert moved.shape == importance.shape
+    assert (moved.flatten(1).sort(1).values == importance.flatten(1).sort(1).values).all()
+    row, column = (moved[:, 0] == 1).nonzero(as_tuple=True)[1:]
+    assert (moved[torch.arange(500), 0, row, (column + 1) % 6] == 2).all()  # still side by side, around the border
+    assert torch.bincount(row * 6 + column, minlength=24).min() > 5  # anywhere
+    vector = displaced(torch.arange(5.0).repeat(100, 1), torch.rand(100, 5))
+    assert (vector.sort(1).values == torch.arange(5.0)).all()
+    assert len(vector.unique(dim=0)) > 50
 
 
 def test_hidden_cells_are_at_the_mean_of_the_prior_with_all_their_channels():
@@ -31,6 +54,9 @@ def test_a_map_that_knows_where_the_image_is_costs_more_than_one_that_does_not(s
         return image * z[:, :1].repeat_interleave(16, 2).repeat_interleave(16, 3)
 
     z = torch.ones(4, 1, 2, 2)
-    important, other = (ssim_without(decode, z, scores.expand(4, 4), image, share) for scores in (known, wrong))
+    ties = torch.rand(4, 4, generator=g)
+    important, other = (
+        ssim_without(decode, z, highest(scores.expand(4, 4), share, ties), image) for scores in (known, wrong)
+    )
     assert (important < other).all()
     torch.testing.assert_close(other, torch.ones(4))

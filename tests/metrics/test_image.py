@@ -85,4 +85,5 @@ def test_the_summary_has_means_medians_and_fifth_percentiles():
     assert float(found["ssim_median"]) == pytest.approx(np.median(values.numpy()))
     assert float(found["ssim_p05"]) == pytest.approx(np.percentile(values.numpy(), 5))
     assert float(found["enl"]) == 3.0  # of the images with a window; one that is flat does not decide it
+    assert float(summary({"enl": torch.tensor([1.0, 2.0, 3.0, 10.0]).double()}, spread=False)["enl"]) == 2.5
     assert set(summary({"ssim": values}, spread=False)) == {"ssim"}

@@ -5,8 +5,8 @@ import torch
 from saaae.data.datamodule import UNKNOWN_MASK, ImageDataModule, Images, Masks
 from saaae.data.folder import Places
 from saaae.data.tiles import cut_tiles
-from saaae.metrics.anomaly import smooth
-from saaae.runs.anomaly import detect, squared_residual, stitch_masks
+from saaae.metrics.anomaly import smooth, squared_residual
+from saaae.runs.anomaly import detect, stitch_masks
 from tests.conftest import SERVING
 from tests.metrics import references_anomaly as reference
 

@@ -575,3 +575,50 @@ def test_deterministic_runs_repeat_and_say_what_prevents_them(launch, monkeypatc
     with pytest.raises(UserError, match="deterministic=true: histc_cuda does not have a deterministic"):
         launch("c", *words)
     torch.use_deterministic_algorithms(False)
+
+
+def test_radar_images_are_judged_as_radar_images_are(launch):
+    stored = json.loads(launch("a", "model=vae", "logger=none").metrics.read_text())
+    assert {"ratio_mean", "ratio_variance", "enl", "enl_observed", "moi", "epi"} <= set(stored["test"])
+    assert set(stored["definitions"]) == set(stored["test"])
+    assert stored["definitions"]["enl"]["unit"] == "looks"
+
+
+def test_fabric_is_judged_by_its_defects(compose_config, tmp_path):
+    from tests.data.test_aitex import write_fabric
+
+    root = write_fabric(tmp_path / "aitex")
+    words = ["model=aitex_vae", *SMALL["aitex_vae"], "data=aitex", f"data.root={root}", "data.image_size=32"]
+    tiny = [o for o in TINY if not o.startswith(("data", "model"))]
+    cfg = settle(compose_config(*tiny, *words, "data.batch_size=8", f"cache_dir={tmp_path / 'cache'}", "logger=none"))
+    folder = RunFolder(tmp_path / "run")
+    fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
+    stored = json.loads(folder.metrics.read_text())
+    assert stored["test"]["tile_auroc"] == stored["detection"]["tile"]["auroc"]
+    assert 0 <= stored["test"]["pixel_ap"] <= 1
+    assert (folder.pictures / "defects.png").is_file()
+    assert "defects      tile AUROC" in folder.log.read_text()
+
+
+def test_a_picture_that_fails_costs_no_numbers(launch, monkeypatch):
+    from saaae.callbacks import pictures
+
+    def broken(*arguments):
+        raise ValueError("no such colour")
+
+    for name in ("watched", "fed_rows"):
+        monkeypatch.setattr(pictures, name, broken)
+    folder = launch("a", "model=vae", "logger=none")
+    assert json.loads(folder.metrics.read_text())["test"]["ssim"]
+    told = folder.log.read_text()
+    assert "warning: no picture of epoch 1, for a fault of this program:" in told
+    assert "no such colour" in told
+    assert not (folder.path / "reconstructions.png").exists()
+
+
+def test_another_number_of_pictures_goes_on_with_a_new_strip(launch):
+    two = ["model=vae", "logger=none", "trainer.max_epochs=2"]
+    launch("a", *two, "pictures.count=3", "trainer.max_steps=3")
+    folder = launch("a", *two, "pictures.count=2")
+    assert "warning" not in folder.log.read_text().replace("warning: collapsed", "")
+    assert (folder.pictures / "epochs.png").is_file()
