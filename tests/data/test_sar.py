@@ -258,7 +258,7 @@ def test_a_window_laid_down_by_the_user_is_cut_into_the_tiles_that_it_covers(mak
         ({"scene00_tile0_000.png": [90, 90, 9, 9]}, "covers 8 x 8 pixels of no tile"),
         (
             {"scene00_tile0_000.png": [0, 0, 9, 9]},
-            "no window lies in a test image; these are scene02_tile0_000.png, scene",
+            "no window lies in a test image; these are scene02_tile0_000.png, ",
         ),
     ],
 )
