@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from saaae.errors import UserError
 from saaae.models.base import ImageAutoencoder
 from saaae.runs.folder import RunFolder
+from saaae.runs.validate import complete
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def config_in(path: Path) -> DictConfig:
     Raises:
         UserError: If the file is missing, damaged or foreign.
     """
-    return OmegaConf.create(read_checkpoint(path)["config"])
+    return complete(OmegaConf.create(read_checkpoint(path)["config"]))
 
 
 def load_weights(model: ImageAutoencoder, path: Path) -> None:

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from saaae.atomic import replacing
 from saaae.errors import UserError, nearest
-from saaae.runs.validate import keys_of
+from saaae.runs.validate import complete, keys_of
 
 OUTPUTS = Path("outputs")
 FREE = ("name", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "accelerator", "on_nonfinite",
@@ -168,7 +168,7 @@ class RunFolder:
         except (YAMLError, OSError) as error:
             raise UserError(f"{self.record}: not a readable configuration ({str(error).splitlines()[0]})") from None
         assert isinstance(cfg, DictConfig)
-        return cfg
+        return complete(cfg)
 
     def write_record(self, cfg: DictConfig, overrides: list[str], told: dict[str, Any]) -> None:
         """Stores the configuration as written and resolved, the overrides, and what they chose."""

@@ -1,4 +1,7 @@
-"""Types and ranges of the settings that belong to no class of ours."""
+"""Types and ranges of the settings that belong to no class of ours.
+
+A setting that came later has here the value that runs had before: configurations of older runs are completed with it.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -77,14 +80,14 @@ class Accelerator:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
     memory_format: Literal["channels_last", "contiguous"]
     matmul_precision: Literal["highest", "high", "medium"]
-    compile: bool
+    compile: bool = False
 
 
 class Checkpoint:
     """When checkpoints are written, and which is best."""
 
     every_n_steps: PositiveInt | None
-    every_n_minutes: PositiveFloat | None
+    every_n_minutes: PositiveFloat | None = None
     monitor: Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"] | None
 
 

@@ -55,6 +55,17 @@ def faults(
     return list(dict.fromkeys(found))
 
 
+def complete(stored: DictConfig) -> DictConfig:
+    """The configuration of an earlier run with the settings that did not exist then, at the values that they had."""
+    for path, schema in {"": Train, **NODES}.items():
+        node = OmegaConf.select(stored, path) if path else stored
+        if isinstance(node, DictConfig):
+            for name in schema.__annotations__:
+                if hasattr(schema, name) and name not in node:
+                    node[name] = getattr(schema, name)
+    return stored
+
+
 def refuse_faults(stored: DictConfig) -> None:
     """Checks the configuration of an earlier run: it may be of another version of this project, or edited.
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from saaae.callbacks.interruption import Interruption
@@ -359,6 +360,15 @@ def test_only_the_typed_part_of_the_accelerator_changes_with_resume(launch, comp
     cfg = compose_config("accelerator.matmul_precision=high")
     assert resumed(folder, cfg, ["accelerator.matmul_precision=high"]).accelerator.memory_format == "contiguous"
     assert resumed(folder, cfg, ["accelerator=auto"]).accelerator.memory_format == "channels_last"
+
+
+def test_a_run_from_before_a_setting_existed_is_tested_and_continued(launch, compose_config, evaluated):
+    folder = launch("a", "model=vae", "logger=none")
+    stored = OmegaConf.load(folder.record)
+    del stored.accelerator.compile, stored.checkpoint.every_n_minutes
+    OmegaConf.save(stored, folder.record)
+    assert evaluated(f"run={folder.path}") == json.loads(folder.metrics.read_text())["test"]
+    folder.refuse_other_config(settle(compose_config(*TINY, "model=vae", "logger=none")))
 
 
 def test_a_run_of_another_version_is_named(launch, compose_config):
