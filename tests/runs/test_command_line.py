@@ -70,7 +70,10 @@ MISTAKES = [
     ("data=aitex data.root=. data.val_fraction=1", "data.val_fraction=1: expected less than 1"),
     ("corruption=jpg", "corruption=jpg: no such option; expected one of"),
     ("accelerator=cpu accelerator.precision=16-mixed", "accelerator.precision=16-mixed: needs a GPU"),
-    ("accelerator.precision=fp8", "accelerator.precision=fp8: expected '32-true', 'bf16-mixed' or '16-mixed'"),
+    (
+        "accelerator.precision=fp8",
+        "accelerator.precision=fp8: expected '32-true', 'bf16-mixed', '16-mixed', 'bf16-true' or '64-true'",
+    ),
     ("model.latent_dim=4 model.latent_channels=2", "model.latent_dim=4, model.latent_channels=2: expected exactly one"),
     ("model=cvae_onehot", "model.num_classes=null: these data have no classes; expected data=mnist"),
     ("likelihood=bernoulli likelihood.activation=tanh", "likelihood.activation=tanh: expected 'sigmoid'"),

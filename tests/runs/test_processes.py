@@ -105,7 +105,10 @@ def test_evaluation_takes_other_data_at_the_door(command, tmp_path, monkeypatch)
     other = command("evaluate.py", "run=outputs/x", "data=speckle", "data.looks=1", *tiny, cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     assert "on data=speckle" in other.stdout
-    assert (tmp_path / "outputs/x/evaluation/speckle-best/metrics.json").is_file()
+    again = command("evaluate.py", "run=outputs/x", "data=speckle", "data.looks=2", *tiny, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    folders = list((tmp_path / "outputs/x/evaluation").glob("speckle-best-*/metrics.json"))
+    assert len(folders) == 2  # other settings of the data do not overwrite each other
     for words, answer in [
         (["data=mnist"], "error: data.image_size=32: expected 28"),
         (["data=speckle", "data.image_size=64"], "error: data.image_size=64: the model was built for 32"),
@@ -155,7 +158,7 @@ def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_pat
         (["generate=2", "class=1"], "error: class=1: a VAE knows no classes\n"),
         (["class=1"], "error: class=1: goes with generate=<number of images>\n"),
         (["baseline=1"], "error: baseline=1: goes with run=<sweep folder>\n"),
-        (["code_steps=[0]"], "error: code_steps=[0]: expected in a list each greater than 0\n"),
+        (["code_steps=[0]"], "error: code_steps=[0]: expected in a list each greater than or equal to 0.001\n"),
         (["samples=mode"], "error: samples=mode: expected 'mean' or 'sample'\n"),
     ]:
         refused = command("evaluate.py", "run=outputs/x", *words, cwd=tmp_path)
