@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from yaml import YAMLError
 
 from saaae.atomic import replacing
 from saaae.errors import UserError, nearest
-from saaae.runs.validate import complete, keys_of
+from saaae.runs.validate import complete
 
 OUTPUTS = Path("outputs")
 FREE = ("name", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "accelerator", "on_nonfinite",
@@ -85,15 +86,16 @@ def plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
     """Dotted leaves of a configuration that define its numbers, interpolations as written."""
-    container = plain(cfg)
-    leaves: dict[str, Any] = {}
-    for key in keys_of(container):
-        value: Any = container
-        for part in key.split("."):
-            value = value[part]
-        if not isinstance(value, dict) and not is_free(key):
-            leaves[key] = value
-    return leaves
+    return {key: value for key, value in _leaves(plain(cfg)) if not is_free(key)}
+
+
+def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values; a key may have dots of its own, such as a file's name."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def config_hash(cfg: DictConfig) -> str:

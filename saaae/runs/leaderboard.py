@@ -57,6 +57,16 @@ def write_leaderboard(sweep: Path, baseline: int | None = None) -> list[Path]:
     return [path, path.with_suffix(".md"), path.with_suffix(".html"), *(p for p in (curves, images) if p)]
 
 
+def ranking_lines(variants: list[Variant]) -> Iterator[str]:
+    """The variants, best first, with mean and standard deviation of what ranks them, SSIM and PSNR."""
+    finished = [run for variant in variants for run in variant.runs]
+    metric, columns = ranking(finished)[0], _columns(finished)
+    for rank, variant in enumerate(ranked(variants, metric), 1):
+        shown = (name for name in dict.fromkeys((metric, "ssim", "psnr")) if variant.values(name))
+        numbers = (f"{name} {_spread(variant.values(name), columns[name], len(variant.runs))}" for name in shown)
+        yield "  ".join([f"{rank:>3}  {variant.label}", *numbers])
+
+
 def _csv(runs: list[Run]) -> str:
     """A row a run, unrounded; empty where a number is missing."""
     metrics = [*dict.fromkeys(name for run in runs for name in run.test), "images_per_second"]

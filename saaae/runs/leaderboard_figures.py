@@ -76,7 +76,7 @@ def save_curves(variants: Sequence[Variant], path: Path) -> Path | None:
 def read_curves(path: Path) -> dict[str, dict[int, float]]:
     """The finite values in a metrics.csv by optimizer steps made, without a last line that is being written."""
     curves: dict[str, dict[int, float]] = {metric: {} for metric in CURVES}
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
     for row in csv.reader(line for line in lines if line.endswith("\n")):
         with suppress(ValueError):  # a damaged line
             if len(row) == 4 and row[2] in curves and math.isfinite(float(row[3])):

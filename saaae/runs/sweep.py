@@ -51,6 +51,7 @@ class Run(NamedTuple):
         A posterior that logs no kl_effective of its own charges just that.
         """
         value = self.test.get(metric, self.train.get(metric))
+        value = value if isinstance(value, int | float) else None
         if metric == "kl_effective" and value is None and self.test.get("elbo") is not None:
             value = self.test.get("kl")
         return value if value is not None and math.isfinite(value) else None
@@ -88,9 +89,11 @@ def compare(sweep: Path, baseline: int | None = None) -> None:
     Raises:
         UserError: If no run has finished, or the baseline is none of the variants.
     """
-    from saaae.runs.leaderboard import write_leaderboard
+    from saaae.runs.leaderboard import ranking_lines, write_leaderboard
 
-    for number, path in enumerate(write_leaderboard(sweep, baseline)):
+    written = write_leaderboard(sweep, baseline)
+    print("\n".join(ranking_lines(variants_of(runs_of(sweep)))))
+    for number, path in enumerate(written):
         print(f"{'' if number else 'leaderboard':<13}{path}")
 
 
@@ -162,6 +165,9 @@ def _digest(path: Path) -> str:
 def _read(folder: RunFolder, planned: list[str] | None) -> Run:
     """Reads a run; of one that never began the plan tells what it was to be."""
     results = _json(folder.metrics)
+    damaged = folder.metrics.is_file() and not results
+    why = {"state": "damaged", "why": "metrics.json cannot be read"} if damaged else {}
+    known = {"state": "done"} if results else why
     cfg = folder.config() if folder.record.is_file() else DictConfig({})
     told = folder.overrides() or planned or []
     record = results.get("run", {})
@@ -174,15 +180,16 @@ def _read(folder: RunFolder, planned: list[str] | None) -> Run:
         test=results.get("test", {}),
         train=results.get("train", {}),
         record=record,
-        status=read_status(folder) | ({"state": "done"} if results else {}),
+        status=read_status(folder) | known,
     )
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _typed(overrides: list[str]) -> dict[str, str]:

@@ -143,6 +143,8 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
             folder.refuse_other_config(cfg)
         stored = folder.config()
         other_length = any(OmegaConf.select(cfg, key) != OmegaConf.select(stored, key) for key in LENGTH)
+        if resuming and folder.metrics.is_file():
+            _refuse_shorter(cfg, folder)
         if folder.metrics.is_file() and not (resuming and other_length):
             print(f"{shown}: finished already, nothing to do")
             return None
@@ -152,6 +154,17 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
 
     with one_job_of_a_sweep():
         return fit(cfg, folder, shown, overrides, settings, interruption)
+
+
+def _refuse_shorter(cfg: DictConfig, folder: RunFolder) -> None:
+    """A finished run can only be extended: its record would tell of another run than it was.
+
+    Raises:
+        UserError: If it has more epochs than it is to have.
+    """
+    epochs, asked = folder.results().get("train", {}).get("epochs", 0), cfg.trainer.max_epochs
+    if asked is not None and 0 <= asked < epochs:
+        raise UserError(f"trainer.max_epochs={asked}: the run has {epochs} epochs already; expected more")
 
 
 def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:

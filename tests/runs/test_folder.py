@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from saaae.errors import UserError, nearest
-from saaae.runs.folder import RunFolder, config_hash, job_folder, run_folder, stamp, write_json
+from saaae.runs.folder import RunFolder, config_hash, job_folder, run_folder, settings_of, stamp, write_json
 from saaae.runs.train import factor_of_run
 
 
@@ -81,3 +81,10 @@ def test_the_nearest_name_is_offered():
     assert nearest("modle", ["model", "data"]) == "; did you mean model?"
     assert nearest("epochs", ["trainer.max_epochs", "seed"]) == "; did you mean trainer.max_epochs?"
     assert nearest("zzzzz", ["model", "data"]) == ""
+
+
+def test_a_key_may_have_dots_of_its_own():
+    windows = {"scene.jpg": [0, 0, 9, 9]}
+    cfg = OmegaConf.create({"seed": 0, "data": {"enl_windows": windows}})
+    assert settings_of(cfg) == {"seed": 0, "data.enl_windows.scene.jpg": [0, 0, 9, 9]}
+    assert config_hash(cfg) != config_hash(OmegaConf.create({"seed": 0, "data": {"enl_windows": None}}))

@@ -411,3 +411,15 @@ def test_making_a_leaderboard_imports_no_torch():
     code = f"import sys, saaae.runs.leaderboard; print({heavy})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"test": {"ssim": "x", "elbo": null}, "run": {}}'])
+def test_a_damaged_run_costs_the_others_nothing(sweep, content):
+    folder = next(sweep.glob("*constant,model=vae,seed=1*"))
+    (folder / "metrics.json").write_text(content)
+    (next(sweep.glob("*constant,model=vae,seed=0*")) / "reconstructions.npz").write_bytes(b"PK")
+    (next(sweep.glob("*constant,model=vae,seed=2*")) / "metrics.csv").write_bytes(b"\xff\xfe step,1,val/ssim,x\n")
+    page = next(path for path in write_leaderboard(sweep) if path.suffix == ".md").read_text()
+    assert "model=saaae" in page
+    if content != '{"test": {"ssim": "x", "elbo": null}, "run": {}}':
+        assert "metrics.json cannot be read" in page

@@ -88,6 +88,10 @@ def test_the_life_of_a_named_run(command, tmp_path):
 
     assert "finished already" in train("resume=outputs/x").stdout
     extended = train("resume=outputs/x", "trainer.max_epochs=2")
+    shorter = train("resume=outputs/x", "trainer.max_epochs=1")
+    assert (shorter.returncode, shorter.stderr) == (
+        2, "error: trainer.max_epochs=1: the run has 2 epochs already; expected more\n",
+    )  # fmt: skip
     assert extended.returncode == 0, extended.stderr
     assert "continued from step 3" in extended.stdout
     assert json.loads((tmp_path / "outputs/x/metrics.json").read_text())["train"]["steps"] == 6
