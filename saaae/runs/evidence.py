@@ -51,8 +51,8 @@ def _deletion_losses(model: ImageAutoencoder, batch: Batch) -> Tensor | None:
 
     losses = []
     for share in HIDDEN:
-        at_random = torch.stack([lost(scores, share) for scores in elsewhere]).mean(0)
-        losses.append(torch.stack([lost(importance, share), at_random]))
+        control = torch.stack([lost(scores, share) for scores in elsewhere]).mean(0)
+        losses.append(torch.stack([lost(importance, share), control]))
     return torch.stack(losses)
 
 
@@ -69,12 +69,12 @@ def deletion_test(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, A
     if not parts or parts[0] is None:
         return None
     losses = torch.cat([part for part in parts if part is not None], 2).double().cpu().numpy()
-    differences = [mean_interval((important - random).tolist()) for important, random in losses]
+    differences = [mean_interval((important - control).tolist()) for important, control in losses]
     return {
         "images": len(indices),
         "hidden_share": list(HIDDEN),
         "ssim_lost_important": losses[:, 0].mean(1).tolist(),
-        "ssim_lost_random": losses[:, 1].mean(1).tolist(),
+        "ssim_lost_elsewhere": losses[:, 1].mean(1).tolist(),
         "difference": [mean for mean, _ in differences],
         "half_width_95": [half for _, half in differences],
     }
@@ -155,10 +155,11 @@ def coded(model: ImageAutoencoder, data: ImageDataModule, steps: list[float], fo
     found = []
     with evaluating(model):
         fitted, codes = _codes(model, data, "val"), _codes(model, data, "test")
-        if not fitted.z.std(0).max() > 0:
+        widest = float(fitted.z.std(0).max())
+        if not widest > 0:
             raise UserError("code_steps: the codes of all validation images are the same; there is nothing to code")
         for step in steps:
-            size, path = float(fitted.z.std(0).max()) * step, folder / f"codes-{step:g}.bin"
+            size, path = widest * step, folder / f"codes-{step:g}.bin"
             coder = CodeModel.fit(quantise(fitted.z, size), model.num_classes or 1)
             path.write_bytes(coder.encode(quantise(codes.z, size), codes.label))
             symbols, label = coder.decode(path.read_bytes(), len(codes.z))

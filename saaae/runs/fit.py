@@ -29,14 +29,14 @@ from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import UserError, disk_fault
 from saaae.metrics.speckle import speckle_quality
-from saaae.models.base import DomainScores, ImageAutoencoder, compute_in
+from saaae.models.base import ImageAutoencoder, compute_in
 from saaae.runs.checkpoints import Start, start_of
 from saaae.runs.folder import RunFolder, plain, quoted, write_json
 from saaae.runs.processes import rank
 from saaae.runs.report import table
 from saaae.runs.results import report, run_record, run_test
 from saaae.runs.status import write_status
-from saaae.types import Batch, Field
+from saaae.types import Batch
 
 log = logging.getLogger("saaae")
 
@@ -44,11 +44,6 @@ log = logging.getLogger("saaae")
 def radar_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
     """What speckle filtering is judged by."""
     return speckle_quality(x_hat, batch.input, batch.clean, batch.window)
-
-
-def no_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """Nothing beside the common numbers."""
-    return {}
 
 
 NETWORK_PRECISIONS = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
@@ -67,7 +62,6 @@ LAYOUT = {
     },
 }
 """What TensorBoard shows side by side under CUSTOM SCALARS; tags are regular expressions."""
-DOMAIN_SCORES: dict[Field, DomainScores] = {"photo": no_scores, "radar": radar_scores, "fabric": no_scores}
 
 
 def set_up(cfg: DictConfig) -> None:
@@ -119,7 +113,8 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
         cause = error.__cause__
         raise (cause if isinstance(cause, UserError) else error) from None
     model.importance_samples = cfg.importance_samples
-    model.domain_scores = DOMAIN_SCORES[data.field]
+    if data.field == "radar":
+        model.domain_scores = radar_scores
     data.prepare_data()
     data.setup()
     if cfg.accelerator.memory_format == "channels_last":

@@ -134,11 +134,11 @@ def table(title: str, results: dict[str, Any]) -> str:
 def findings(results: dict[str, Any]) -> Iterator[str]:
     """What was found out beside the test metrics, in words."""
     if hidden := results.get("deletion"):
-        keys = ("hidden_share", "ssim_lost_important", "ssim_lost_random", "difference", "half_width_95")
-        share, important, random, difference, half = (hidden[key][1] for key in keys)
+        keys = ("hidden_share", "ssim_lost_important", "ssim_lost_elsewhere", "difference", "half_width_95")
+        share, important, elsewhere, difference, half = (hidden[key][1] for key in keys)
         yield (
             f"importance   hiding the {share:.0%} most important cells of the code costs {important:.3f} SSIM, "
-            f"as many elsewhere {random:.3f} "
+            f"as many elsewhere {elsewhere:.3f} "
             f"(difference {difference:+.3f} +- {half:.3f}, 95 % over {hidden['images']} images)"
         )
     if found := results.get("detection"):

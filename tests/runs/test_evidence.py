@@ -19,7 +19,7 @@ def test_the_deletion_test_is_stored_in_plain_numbers_and_repeats(make):  # noqa
         assert (found["images"], found["hidden_share"]) == (6, list(HIDDEN))
         assert all(len(found[key]) == len(HIDDEN) for key in found if key != "images")
         for important, random, difference in zip(
-            found["ssim_lost_important"], found["ssim_lost_random"], found["difference"], strict=True
+            found["ssim_lost_important"], found["ssim_lost_elsewhere"], found["difference"], strict=True
         ):
             assert difference == pytest.approx(important - random, abs=1e-9)
         (line,) = findings({"test": {}, "deletion": found})
