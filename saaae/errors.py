@@ -18,6 +18,17 @@ class RunFailedError(Exception):
     """A run that ended without usable results; the doors print the message and exit with status 1."""
 
 
+class Pruned(Exception):  # noqa: N818
+    """A run that its study gave up on: neither a failure nor a result."""
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an exception, through the wrappers of Hydra's instantiate."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
 DISK_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

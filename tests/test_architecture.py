@@ -24,9 +24,11 @@ MAY_IMPORT = {
     "models": BASE | {"layers", "networks", "posteriors", "objectives", "metrics"},
     "callbacks": BASE | {"metrics"},
     "runs": BASE | {"layers", "networks", "posteriors", "objectives", "metrics", "data", "models", "callbacks"},
+    "plugins": BASE | {"runs"},
 }
 TORCH = {"torch", "numpy"}
 DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning"}
+CONFIG = {"hydra", "omegaconf", "optuna"}
 OUTSIDE = {
     "ranges": {"annotated_types"},
     "errors": set(),
@@ -41,7 +43,20 @@ OUTSIDE = {
     "data": TORCH | DATA,
     "models": TORCH | {"torchmetrics", "lightning"},
     "callbacks": TORCH | {"torchmetrics", "lightning", "matplotlib", "PIL", "tqdm"},
-    "runs": TORCH | DATA | {"torchmetrics", "matplotlib", "hydra", "omegaconf", "yaml", "pydantic", "annotated_types"},
+    "runs": TORCH
+    | DATA
+    | {
+        "torchmetrics",
+        "matplotlib",
+        "hydra",
+        "omegaconf",
+        "yaml",
+        "pydantic",
+        "annotated_types",
+        "optuna",
+        "sqlalchemy",
+    },
+    "plugins": {"hydra", "optuna"},
 }
 FILES = sorted((ROOT / "saaae").rglob("*.py"))
 

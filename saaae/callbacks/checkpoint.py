@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from saaae.atomic import replacing
 from saaae.callbacks.interruption import Interruption
 from saaae.errors import RunFailedError
+from saaae.metrics.per_image import of_validation
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -64,11 +65,17 @@ class BestCheckpoint(Checkpoint):
         path: The file.
         monitor: Logged metric that decides.
         mode: Whether it is maximised (`max`) or minimised (`min`).
-        score: Score of the file that is there already; None if there is none.
+        validation: Validation metrics of the file that is there already; empty if there is none.
     """
 
-    def __init__(self, path: Path, monitor: str, mode: str, score: float | None) -> None:
-        self.path, self.monitor, self.sign, self.score = path, monitor, 1.0 if mode == "max" else -1.0, score
+    def __init__(self, path: Path, monitor: str, mode: str, validation: dict[str, float]) -> None:
+        self.path, self.monitor, self.sign = path, monitor, 1.0 if mode == "max" else -1.0
+        self.validation = validation
+
+    @property
+    def score(self) -> float | None:
+        """Monitored metric of the file; None before there is one."""
+        return self.validation.get(self.monitor)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves what is better; a score that is not a number never is."""
@@ -77,7 +84,7 @@ class BestCheckpoint(Checkpoint):
         score = float(trainer.callback_metrics[self.monitor])
         best = -math.inf if self.score is None else self.sign * self.score
         if self.sign * score > best:
-            self.score = score
+            self.validation = of_validation(trainer.callback_metrics)
             trainer.save_checkpoint(self.path, weights_only=True)
 
 

@@ -25,10 +25,11 @@ class Interrupted(SystemExit):
 
 
 class Interruption:
-    """Handles SIGTERM and SIGINT, and SIGUSR1 where SLURM announces a preemption by it, while it is entered.
+    """Handles SIGTERM and SIGINT while it is entered, and SIGUSR1 and SIGUSR2 where they announce a preemption.
 
     During training the first signal is remembered for whoever saves at the end of the step; a second one, and any
-    signal elsewhere, ends the run at once.
+    signal elsewhere, ends the run at once. A launcher that waits for SIGUSR1 or SIGUSR2 itself, as submitit does, gets
+    it once everything is saved, and sees to the rest; else SIGUSR1 under SLURM has the job queued again.
 
     Attributes:
         signum: The signal that this process has got in training; None for none.
@@ -44,7 +45,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # no other may handle signals
-            wanted = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
+            wanted = [signal.SIGTERM, signal.SIGINT, *filter(announces_preemption, (signal.SIGUSR1, signal.SIGUSR2))]
             self._before = {signum: signal.getsignal(signum) for signum in wanted}
         self.install()
         return self
@@ -52,8 +53,10 @@ class Interruption:
     def __exit__(self, kind: Any, value: BaseException | None, trace: Any) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        if isinstance(value, Interrupted) and value.signal == "SIGUSR1":
-            requeue()
+        if isinstance(value, Interrupted) and value.signal in ("SIGUSR1", "SIGUSR2"):
+            signum = signal.Signals[value.signal]
+            launcher = self._before[signum]
+            launcher(signum, None) if callable(launcher) else requeue()
 
     def install(self) -> None:
         """Puts the handlers in place; again where Lightning has put its own."""
@@ -77,6 +80,11 @@ class Interruption:
         if self.agreed:
             self.in_training = False
             raise Interrupted(self.signum or signal.SIGTERM)
+
+
+def announces_preemption(signum: signal.Signals) -> bool:
+    """Whether a user's signal is one that a launcher waits for, or that SLURM sends (`--signal=B:USR1@120`)."""
+    return callable(signal.getsignal(signum)) or (signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ)
 
 
 def requeue() -> None:

@@ -60,3 +60,8 @@ def summary(numbers: Mapping[str, Tensor], spread: bool) -> dict[str, Tensor]:
             numbers[name], torch.tensor([0.5, 0.05], dtype=torch.float64)
         )
     return found
+
+
+def of_validation(logged: Mapping[str, Tensor]) -> dict[str, float]:
+    """The validation metrics among everything that was logged, by logged name."""
+    return {name: float(value) for name, value in logged.items() if name.startswith("val/")}

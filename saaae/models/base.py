@@ -14,7 +14,7 @@ from saaae.errors import UserError
 from saaae.layers.attention import AttentionLayer
 from saaae.metrics.image import quality_of
 from saaae.metrics.latent import LatentStatistics
-from saaae.metrics.per_image import PerImage, summary
+from saaae.metrics.per_image import PerImage, of_validation, summary
 from saaae.models.optimization import Optimization
 from saaae.noise import Noise
 from saaae.objectives.beta import ConstantBeta
@@ -67,19 +67,6 @@ def attention_maps(model: "ImageAutoencoder", batch: Batch) -> dict[str, Tensor]
     heat = watched(model, batch, lambda layer, x: layer.heat_map(x))
     outermost = [name for name in heat if not any(name.startswith(f"{other}.") for other in heat)]
     return {f"attention, {name.removesuffix('.0')}": heat[name] for name in outermost}
-
-
-def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
-    """Keeps the weights of a network in a precision and computes in it; what goes in and comes out stays float32."""
-    network.to(dtype)
-
-    def cast(value: Any, to: torch.dtype) -> Any:
-        if isinstance(value, tuple | list):
-            return type(value)(cast(part, to) for part in value)
-        return value.to(to) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    network.register_forward_pre_hook(lambda module, inputs: cast(inputs, dtype))
-    network.register_forward_hook(lambda module, inputs, output: cast(output, torch.float32))
 
 
 class Parts(TypedDict):
@@ -282,8 +269,7 @@ class ImageAutoencoder(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the bound steps, the configuration, what the run is made of, and the newest validation metrics."""
-        metrics = self.trainer.callback_metrics.items()
-        checkpoint["validation"] = {name: float(value) for name, value in metrics if name.startswith("val/")}
+        checkpoint["validation"] = of_validation(self.trainer.callback_metrics)
         checkpoint["config"], checkpoint["run"] = self.run_config, self.run_record
         checkpoint["schedules"] = {"total_steps": self.total_steps, "beta": self.beta.state_dict()}
 

@@ -78,29 +78,29 @@ class Start(NamedTuple):
     Attributes:
         checkpoint: The checkpoint to resume from; None for a new run.
         step: Optimizer step that it holds.
-        score: Monitored metric of the best checkpoint so far; None if there is none.
+        validation: Validation metrics of the best checkpoint so far; empty if there is none.
         damaged: What is wrong with files that had to be passed over.
         best_is_damaged: Whether best.ckpt is one of them.
     """
 
     checkpoint: Path | None
     step: int
-    score: float | None
+    validation: dict[str, float]
     damaged: list[str]
     best_is_damaged: bool
 
 
-def start_of(folder: RunFolder, model: ImageAutoencoder, monitor: str) -> Start:
+def start_of(folder: RunFolder, model: ImageAutoencoder) -> Start:
     """Where a run begins, given the checkpoints in its folder.
 
     Raises:
         UserError: If none is intact, or they are of another model (Lightning, which loads it, would not name it).
     """
     damaged: list[str] = []
-    score = None
+    validation: dict[str, float] = {}
     if folder.best.is_file():
         try:
-            score = read_intact(folder.best)["validation"].get(monitor)
+            validation = read_intact(folder.best)["validation"]
         except UserError as error:
             damaged.append(str(error))
     lost: list[str] = []
@@ -113,7 +113,7 @@ def start_of(folder: RunFolder, model: ImageAutoencoder, monitor: str) -> Start:
             lost.append(str(error))
             continue
         load_weights(model, path)
-        return Start(path, step, score, lost + damaged, bool(damaged))
+        return Start(path, step, validation, lost + damaged, bool(damaged))
     if lost:
         raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.checkpoints} to start anew")
-    return Start(None, 0, None, damaged, bool(damaged))
+    return Start(None, 0, {}, damaged, bool(damaged))

@@ -14,18 +14,24 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from saaae.callbacks.interruption import Interrupted
-from saaae.errors import RunFailedError, UserError, disk_fault
-from saaae.runs.folder import OUTPUTS, plain, register_resolvers
+from saaae.errors import Pruned, RunFailedError, UserError, disk_fault, user_error_in
+from saaae.runs.engines import ENGINES, chosen, refuse_missing_engines
+from saaae.runs.folder import OUTPUTS, in_quotes, plain, register_resolvers, stamp, sweep_folder
+from saaae.runs.jobs import DONE, FAILED, MISTAKE, Launch, Outcome, exit_status
+from saaae.runs.processes import rank
 from saaae.runs.validate import explain, faults, keys_of
 
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+INTERRUPTED = 130
+GRID = (None, "basic")
+"""Sweepers whose jobs are known before the first one starts."""
+
+register_resolvers()  # also in a process that a launcher starts: it imports this to know what to do
 
 
 class Door(NamedTuple):
@@ -50,21 +56,22 @@ class Door(NamedTuple):
 
 def open_door(door: Door, config_dir: Path) -> None:
     """Checks the command line, then lets Hydra run it; exits with 0, 1 (a run failed) or 2 (the user's mistake)."""
-    register_resolvers()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of a launcher deserves its whole stack trace
+    _show_plugins()
+    full = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of this program deserves its whole stack trace
     args = get_args_parser().parse_args()
     config_dir = config_dir.resolve()
-    num_jobs = 0
+    task = Task(door)
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
         jobs, found = check_command_line(door, config_dir, args.overrides, args.multirun)
         if found:
             print("\n".join(f"error: {line}" for line in found), file=sys.stderr)
             sys.exit(MISTAKE)
-        num_jobs = len(jobs)
         if args.multirun and not args.cfg:
-            sys.argv.append(_leave_out_of_job_names(args.overrides))
-    outcomes: list[Outcome] = []
-    task = _task(door, outcomes, num_jobs)
+            overrides = OverridesParser.create().parse_overrides(args.overrides)
+            task.launch = Launch(_sweep_folder(overrides), stamp(), chosen("hydra/launcher", overrides))
+            task.num_jobs = len(jobs) if chosen("hydra/sweeper", overrides) in GRID else None
+            sys.argv += [_leave_out_of_job_names(overrides), f"hydra.sweep.dir={in_quotes(str(task.launch.sweep))}"]
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=door.config_name)(task)()
     except KeyboardInterrupt:
@@ -75,101 +82,138 @@ def open_door(door: Door, config_dir: Path) -> None:
             raise
         print(f"error: {fault}", file=sys.stderr)
         sys.exit(FAILED)
-    except Interrupted:
-        if outcomes:
-            _summarise(door, outcomes, num_jobs, args.overrides)
-        raise
-    if outcomes:
-        _summarise(door, outcomes, num_jobs, args.overrides)
-        sys.exit(max((o.status for o in outcomes), key=(0, MISTAKE, FAILED).index))
-
-
-class Outcome(NamedTuple):
-    """How one job of a multirun ended."""
-
-    overrides: str
-    folder: str
-    status: int
-    why: str
-
-    @property
-    def state(self) -> str:
-        """In a word."""
-        return "done" if self.status == 0 else "failed" if self.status in (FAILED, MISTAKE) else "preempted"
-
-
-def _task(door: Door, outcomes: list[Outcome], num_jobs: int) -> Callable[[DictConfig], Any]:
-    """Wraps the work: a mistake is one line, and in a multirun a failing job does not stop the others."""
-
-    def task(cfg: DictConfig) -> Any:
-        hydra_config = HydraConfig.get()
-        multirun = hydra_config.mode == RunMode.MULTIRUN
-        overrides = " ".join(hydra_config.overrides.task)
-        if multirun:
-            print(f"\n[{hydra_config.job.num + 1}/{num_jobs}] {overrides}", flush=True)
-        value, status, why = None, 0, ""
-        folder = hydra_config.runtime.output_dir
-        try:
-            value = door.run(cfg)
-        except Interrupted as stop:
-            if multirun:
-                outcomes.append(Outcome(overrides, folder, stop.status, stop.signal))
+    except Exception as error:
+        mistake, launcher = user_error_in(error), task.launch and task.launch.launcher
+        if not mistake and (full or not launcher):
             raise
-        except Exception as error:
-            mistake = user_error_in(error)
-            fault = disk_fault(error)
-            status, why = MISTAKE if mistake else FAILED, fault or str(mistake or error) or type(error).__name__
-            known = mistake or fault or isinstance(error, RunFailedError)
-            print(f"error: {why}" if known else traceback.format_exc(), file=sys.stderr)
-            with contextlib.suppress(OSError):  # the folder that Hydra made, if nothing came of it
-                made = Path(folder)
-                made.rmdir()
-                if made.parent.parent.name == OUTPUTS.name:
-                    made.parent.rmdir()
-        if not multirun and status:
-            sys.exit(status)
-        if multirun:
-            outcomes.append(Outcome(overrides, folder, status, why))
+        said = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {mistake or f'hydra/launcher={launcher}: {said}'}", file=sys.stderr)
+        sys.exit(MISTAKE if mistake else FAILED)
+    finally:
+        status = _summarise(task, args.overrides) if task.launch else DONE
+    sys.exit(status)
+
+
+class Task:
+    """A job as a launcher runs it, here or in another process: a mistake is one line, and in a multirun a failing job
+    does not stop the others.
+
+    Args:
+        door: The entry point.
+
+    Attributes:
+        launch: The multirun that the job is of; None for a single run.
+        num_jobs: How many jobs it has; None where a sweeper decides.
+    """
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.launch: Launch | None = None
+        self.num_jobs: int | None = None
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        """Does the work.
+
+        Returns:
+            What the door gives; None where it failed.
+        """
+        if self.launch is None:
+            value, status, _ = self._answer(cfg)
+            return value if status == DONE else sys.exit(status)
+        job = HydraConfig.get().job
+        begun = Outcome(job.num, HydraConfig.get().runtime.output_dir)
+        print(f"\n[{job.num + 1}{f'/{self.num_jobs}' if self.num_jobs else ''}] {job.override_dirname}", flush=True)
+        if rank() > 0:
+            return self._answer(cfg)[0]
+        self.launch.tell(begun)
+        try:
+            value, status, why = self._answer(cfg)
+        except Interrupted as stop:
+            self.launch.tell(begun._replace(status=stop.status, why=stop.signal))
+            raise
+        self.launch.tell(begun._replace(status=status, why=why))
         return value
 
-    return task
+    def _answer(self, cfg: DictConfig) -> tuple[Any, int, str]:
+        """What the door gives, the exit status, and why it is what it is."""
+        try:
+            return self.door.run(cfg), DONE, ""
+        except Pruned as stop:
+            return None, DONE, str(stop)
+        except Exception as error:
+            mistake, fault = user_error_in(error), disk_fault(error)
+            why = fault or str(mistake or error) or type(error).__name__
+            known = mistake or fault or isinstance(error, RunFailedError)
+            print(f"error: {why}" if known else traceback.format_exc(), file=sys.stderr)
+            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            return None, MISTAKE if mistake else FAILED, why
 
 
-def _summarise(door: Door, outcomes: list[Outcome], num_jobs: int, arguments: list[str]) -> None:
-    """Prints how every job of a multirun ended, how they compare, and what to do next."""
-    sweep = Path(outcomes[0].folder).parent
-    sweep = sweep.relative_to(Path.cwd()) if sweep.is_relative_to(Path.cwd()) else sweep
-    print(f"\n{num_jobs} jobs in {sweep}")
+def _remove_if_empty(folder: Path) -> None:
+    """The folder that Hydra made, if nothing came of it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        if folder.parent.parent.name == OUTPUTS.name:
+            folder.parent.rmdir()
+
+
+def _show_plugins() -> None:
+    """Hydra looks for plugins in the package `hydra_plugins` of all folders that Python imports from."""
+    folder = str(Path(__file__).parents[1] / "plugins")
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _sweep_folder(overrides: list[Override]) -> Path:
+    """Folder of a multirun, found once: in the process of a job the time of the launch is not known any more."""
+    folder, name = chosen("hydra.sweep.dir", overrides), chosen("name", overrides)
+    return Path(folder or sweep_folder(name))
+
+
+def _summarise(task: Task, arguments: list[str]) -> int:
+    """Prints how every job of a multirun ended, how they compare, and what to do next.
+
+    Returns:
+        The exit status of it all.
+    """
+    assert task.launch is not None
+    outcomes, sweep = task.launch.outcomes(), task.launch.sweep
+    if not outcomes:
+        return DONE
+    task.launch.forget()
+    print(f"\n{task.num_jobs or len(outcomes)} jobs in {sweep}")
     for outcome in outcomes:
-        print(f"  {outcome.state:<11}{Path(outcome.folder).name}  {outcome.why}".rstrip())
-    if len(outcomes) < num_jobs:
-        print(f"  {num_jobs - len(outcomes)} not started; repeat the command to go on")
+        why = outcome.why or ("its process ended without a word" if outcome.state == "lost" else "")
+        print(f"  {outcome.state:<11}{Path(outcome.folder).name}  {why}".rstrip())
+    if task.num_jobs and len(outcomes) < task.num_jobs:
+        print(f"  {task.num_jobs - len(outcomes)} not started; repeat the command to go on")
     try:
-        if door.compare:
-            door.compare(sweep)
+        if task.door.compare:
+            task.door.compare(sweep)
     except UserError:
         pass  # no job has finished: said above
     except Exception as error:  # how the jobs ended matters more
         print(f"warning: no leaderboard ({error}); make it with python evaluate.py run={sweep}", file=sys.stderr)
     print(f"curves       tensorboard --logdir {sweep}")
-    if not any(argument.startswith("name=") for argument in arguments):
+    if not any(argument.startswith(("name=", "hydra.sweep.dir=")) for argument in arguments):
         print(f"repeat       python train.py -m name={sweep.name} {' '.join(arguments)}")
+    return exit_status(outcomes)
 
 
-def user_error_in(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an exception, through the wrappers of Hydra's instantiate."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
+def groups_of(config_dir: Path) -> dict[str, list[str]]:
+    """The options of our groups; Hydra's own are looked at elsewhere."""
+    folders = sorted(folder for folder in config_dir.iterdir() if folder.is_dir() and folder.name != "hydra")
+    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 
 
 def check_command_line(
     door: Door, config_dir: Path, arguments: list[str], multirun: bool
 ) -> tuple[list[list[str]], list[str]]:
     """The overrides of every job, and one line per mistake in them; imports no torch and reads no data."""
-    groups = {d.name: sorted(p.stem for p in d.glob("*.yaml")) for d in config_dir.iterdir() if d.is_dir()}
+    groups = groups_of(config_dir)
     try:
         overrides = OverridesParser.create().parse_overrides(arguments)
+        refuse_missing_engines(overrides, multirun)
         jobs = expand(overrides, multirun)
     except (OverrideParseException, UserError) as error:
         return [], [explain(error, [], groups)]
@@ -187,33 +231,60 @@ def check_command_line(
             except UserError as error:
                 lines = [str(error)]
             except (HydraException, OmegaConfBaseException) as error:
-                known = list(keys_of(plain(compose(door.config_name))))
-                lines = [explain(error, known, groups)]
+                lines = [explain(error, _known_keys(door, overrides), groups)]
             found.update(dict.fromkeys(lines))
     return jobs, list(found)
 
 
+def _known_keys(door: Door, overrides: list[Override]) -> list[str]:
+    """What may be set: the keys of the default configuration, and those of the chosen launcher and sweeper."""
+    engines = [str(o.input_line) for o in overrides if o.key_or_group in ENGINES]
+    cfg = plain(compose(door.config_name, overrides=engines, return_hydra_config=True))
+    engine = cfg.pop("hydra")
+    return [
+        *keys_of(cfg),
+        *(key for part in ("launcher", "sweeper") for key in keys_of(engine[part], f"hydra.{part}.")),
+    ]
+
+
 def expand(overrides: list[Override], multirun: bool) -> list[list[str]]:
-    """The overrides of every job of a grid; with another sweeper only what all its trials share.
+    """The overrides of every job of a grid; with another sweeper of jobs at the ends of what it may try.
 
     Raises:
-        UserError: If a single run is given several values.
+        UserError: If a single run is given several values, or a sweep several names.
     """
     swept = [override for override in overrides if override.is_sweep_override()]
     if multirun and any(override.key_or_group == "resume" for override in overrides):
         raise UserError("resume: not with --multirun; repeat the sweep's own command, finished jobs are left alone")
-    if not multirun:
-        for override in swept:
+    for override in swept:
+        if not multirun:
             raise UserError(f"{override.input_line}: several values need --multirun (-m)")
-        return [[str(override.input_line) for override in overrides]]
-    own_sweeper = any(override.key_or_group == "hydra/sweeper" for override in overrides)
-    if own_sweeper:
-        return [[str(override.input_line) for override in overrides if override not in swept]]
+        if override.key_or_group == "name":
+            raise UserError(f"{override.input_line}: a sweep has one name, and each of its jobs a folder below it")
+    if chosen("hydra/sweeper", overrides) not in GRID:
+        return _ends(overrides)
+    if intervals := [override for override in swept if override.is_interval_sweep()]:
+        raise UserError(f"{intervals[0].input_line}: a grid has no intervals; expected hydra/sweeper=optuna, or values")
     return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
 
 
-def _leave_out_of_job_names(arguments: list[str]) -> str:
+def _ends(overrides: list[Override]) -> list[list[str]]:
+    """Jobs that hold between them each choice and both ends of each interval of what a sweeper may try."""
+    values = [_values(override) for override in overrides]
+    first = [texts[0] for texts in values]
+    others = [(place, text) for place, texts in enumerate(values) for text in texts[1:]]
+    return [first, *([*first[:place], text, *first[place + 1 :]] for place, text in others)]
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    sweep: Any = override.value()
+    ends = [sweep.start, sweep.end] if override.is_interval_sweep() else None
+    return [f"{override.get_key_element()}={value}" for value in ends or override.sweep_iterator(Transformer.encode)]
+
+
+def _leave_out_of_job_names(overrides: list[Override]) -> str:
     """An override that keeps what all jobs of a sweep share out of their folders' names."""
-    overrides = OverridesParser.create().parse_overrides(arguments)
     shared = [o.get_key_element().lstrip("+~") for o in overrides if not o.is_sweep_override()]
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"

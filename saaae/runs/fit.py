@@ -23,19 +23,22 @@ from saaae.callbacks.finite import FiniteGuard
 from saaae.callbacks.interruption import Interruption
 from saaae.callbacks.metrics_csv import MetricsCSV
 from saaae.callbacks.progress import EpochLines, ProgressBar
+from saaae.callbacks.pruning import Pruning
 from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
 from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
-from saaae.errors import UserError, disk_fault
+from saaae.errors import Pruned, UserError, disk_fault
 from saaae.metrics.speckle import speckle_quality
-from saaae.models.base import ImageAutoencoder, compute_in
+from saaae.models.base import ImageAutoencoder
+from saaae.networks.execution import compute_in, keep_stage_inputs_only
 from saaae.runs.checkpoints import Start, start_of
 from saaae.runs.folder import RunFolder, plain, quoted, write_json
 from saaae.runs.processes import rank
 from saaae.runs.report import table
 from saaae.runs.results import report, run_record, run_test
 from saaae.runs.status import write_status
+from saaae.runs.study import MINIMIZED, is_trial, objectives, values_of, verdict
 from saaae.types import Batch
 
 log = logging.getLogger("saaae")
@@ -77,22 +80,50 @@ def set_up(cfg: DictConfig) -> None:
         ".*is smaller than the logging interval.*",
         ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged so is the same in every process
         ".*it is recommended to use `Trainer\\(devices=1.*",  # no image is tested twice
+        ".*The `srun` command is available.*",  # SLURM's login node is not SLURM's job
     ):
         warnings.filterwarnings("ignore", message)
     threading.excepthook = _quiet_about_full_disks
     accelerator = cfg.accelerator
-    if accelerator.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError(
-            "accelerator.accelerator=gpu: torch sees no GPU here; expected accelerator=cpu or accelerator=auto"
-        )
-    if accelerator.precision == "16-mixed" and not torch.cuda.is_available():
-        raise UserError("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    refuse_absent_devices(accelerator)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's own condition
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision(accelerator.matmul_precision)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def refuse_absent_devices(accelerator: DictConfig) -> None:
+    """Compares the devices that are asked for with those of this machine.
+
+    Raises:
+        UserError: If there are not as many, or they cannot compute in the precision.
+    """
+    kind, devices, gpus = accelerator.accelerator, accelerator.devices, torch.cuda.device_count()
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("accelerator.accelerator=mps: this is no Apple machine; expected cpu, gpu or auto")
+    if (kind == "gpu" or accelerator.strategy == "fsdp") and not gpus:
+        raise UserError(
+            f"accelerator.accelerator={kind}: torch sees no GPU here; expected accelerator=cpu or accelerator=auto"
+        )
+    if kind == "gpu" and isinstance(devices, int) and devices > gpus:
+        raise UserError(
+            f"accelerator.devices={devices}: torch sees {gpus} GPUs here; expected at most so many, or auto"
+        )
+    if accelerator.precision == "16-mixed" and not gpus:
+        raise UserError("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    cores = os.cpu_count() or 1
+    if kind == "cpu" and devices > cores and rank() == 0:
+        print(f"warning: accelerator.devices={devices}: more processes than the {cores} CPU cores", file=sys.stderr)
+
+
+def num_processes(accelerator: DictConfig) -> int:
+    """Processes of a run, over all machines."""
+    devices = accelerator.devices
+    if devices == "auto":
+        devices = torch.cuda.device_count() or 1
+    return devices * accelerator.num_nodes
 
 
 def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:
@@ -122,20 +153,32 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     for network in model.networks:
         if cfg.accelerator.precision in NETWORK_PRECISIONS:
             compute_in(network, NETWORK_PRECISIONS[cfg.accelerator.precision])
+        if cfg.accelerator.activation_checkpointing:
+            keep_stage_inputs_only(network)
         if cfg.accelerator.compile:
             network.compile()  # in place: the names of its weights stay
     return model, data
 
 
+OF_BOUND = ("val/elbo", "val/kl", "val/kl_effective", "val/bits_per_dim")
+"""Metrics of models with a KL only."""
+
+
 def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) -> tuple[str, str]:
-    """What chooses best.ckpt, and whether it is maximised: never a quantity that beta moves."""
+    """What chooses best.ckpt, and whether it is maximised: never a quantity that beta moves.
+
+    Raises:
+        UserError: If the model or the data do not have it, or not what a study is about.
+    """
     monitor = cfg.checkpoint.monitor or ("val/elbo" if model.has_bound else "val/ssim")
-    if monitor == "val/elbo" and not model.has_bound:
-        raise UserError("checkpoint.monitor=val/elbo: this model has no KL and no ELBO; expected val/ssim")
+    asked = {"checkpoint.monitor": [monitor], "objective": objectives(cfg) if cfg.objective else []}
     example = data.batch("val", torch.zeros(1, dtype=torch.long))
-    if monitor.endswith("_clean") and (example.clean is None or example.clean is example.target):
-        raise UserError(f"checkpoint.monitor={monitor}: these data have no clean reference beside the target")
-    return monitor, "min" if monitor == "val/mse" else "max"
+    for key, name in ((key, name) for key, names in asked.items() for name in names):
+        if name in OF_BOUND and not model.has_bound:
+            raise UserError(f"{key}={name}: this model has no KL and no ELBO; expected val/ssim")
+        if name.endswith("_clean") and (example.clean is None or example.clean is example.target):
+            raise UserError(f"{key}={name}: these data have no clean reference beside the target")
+    return monitor, "min" if monitor in MINIMIZED else "max"
 
 
 def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:
@@ -144,11 +187,11 @@ def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:
     Raises:
         UserError: If nothing would be left of a split, or validation would never come.
     """
-    trainer, devices = cfg.trainer, cfg.accelerator.devices
-    images_a_step = data.batch_size * devices
+    trainer, processes = cfg.trainer, num_processes(cfg.accelerator)
+    images_a_step = data.batch_size * processes
     for split in SPLITS:
-        if data.num_images(split) < devices:
-            raise UserError(f"accelerator.devices={devices}: more than the {data.num_images(split)} {split} images")
+        if data.num_images(split) < processes:
+            raise UserError(f"accelerator.devices={processes}: more than the {data.num_images(split)} {split} images")
         limit, batches = trainer[f"limit_{split}_batches"], -(-data.num_images(split) // images_a_step)
         if isinstance(limit, float) and int(limit * batches) == 0:
             raise UserError(f"trainer.limit_{split}_batches={limit}: leaves none of {batches} batches")
@@ -166,6 +209,7 @@ def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trai
     return L.Trainer(
         accelerator=accelerator.accelerator,
         devices=accelerator.devices,
+        num_nodes=accelerator.num_nodes,
         strategy=accelerator.strategy,
         precision="32-true" if accelerator.precision in NETWORK_PRECISIONS else accelerator.precision,
         default_root_dir=str(folder.path),
@@ -182,7 +226,7 @@ def fit(
     overrides: list[str],
     told: dict[str, Any],
     interruption: Interruption,
-) -> float | None:
+) -> float | list[float] | None:
     """Trains (or continues) the run in `folder`, tests best.ckpt and writes the results.
 
     Nothing in the folder changes before model and data are built.
@@ -196,9 +240,10 @@ def fit(
         interruption: Tells whether a signal wants the run to stop.
 
     Returns:
-        The monitored metric of best.ckpt; None if the run ended before its first validation.
+        The objectives of a study, of best.ckpt; None if the run ended before its first validation.
 
     Raises:
+        Pruned: If a study gave up on it.
         UserError: If a part refuses its settings, or the data or a checkpoint cannot be read.
         RunFailedError: If numbers are not finite, or the disk takes no more.
         Interrupted: If a signal ends it.
@@ -209,27 +254,32 @@ def fit(
     check_limits(cfg, data)
     model.run_config, model.run_record = plain(cfg), run_record(cfg, data)
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
-    start = start_of(folder, model, monitor)
+    start = start_of(folder, model)
 
     began = folder.record.is_file()
     if rank() == 0:
         _claim(folder, cfg, overrides, told, data, shown, start)
         _announce(model, data, shown, start, began)
-    best, throughput = BestCheckpoint(folder.best, monitor, mode, start.score), Throughput()
-    trainer = _trainer(cfg, folder, start, best, throughput, interruption)
+    best, throughput = BestCheckpoint(folder.best, monitor, mode, start.validation), Throughput()
+    pruning = [Pruning(objectives(cfg)[0] if cfg.objective else monitor, verdict())] if is_trial() else []
+    trainer = _trainer(cfg, folder, start, best, throughput, pruning, interruption)
     _train(trainer, model, data, start.checkpoint)
+    if pruning and pruning[0].why:
+        raise Pruned(pruning[0].why)
     if best.score is None:  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
     test = run_test(trainer, model, data, folder.best)
     if trainer.is_global_zero:
-        results = report(trainer, model, data, folder, shown, test, told, throughput, cfg.pictures.count)
+        results = report(
+            trainer, model, data, folder, shown, test, best.validation, told, throughput, cfg.pictures.count
+        )
         none = "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
         chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
         log.info(table(f"\ntest of best.ckpt ({chosen})", results))
         log.info("\n%.0f images per second in training", throughput.images_per_second)
         _point_to(shown, folder)
-    return best.score
+    return values_of(cfg, best.validation)
 
 
 def _trainer(
@@ -238,6 +288,7 @@ def _trainer(
     start: Start,
     best: BestCheckpoint,
     throughput: Throughput,
+    pruning: list[Pruning],
     interruption: Interruption,
 ) -> L.Trainer:
     """The Trainer of a run; Lightning calls the two that write checkpoints after all others."""
@@ -249,7 +300,7 @@ def _trainer(
     return make_trainer(
         cfg,
         folder,
-        callbacks=[*_callbacks(cfg), *watch, RandomState(cfg.seed), best, last],
+        callbacks=[*_callbacks(cfg), *watch, *pruning, RandomState(cfg.seed), best, last],
         logger=_loggers(cfg, folder, start.step),
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),

@@ -19,8 +19,9 @@ from saaae.errors import UserError, nearest
 from saaae.runs.validate import complete
 
 OUTPUTS = Path("outputs")
-FREE = ("name", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "accelerator", "on_nonfinite",
-        "pictures", "keep_freed_memory", "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
+FREE = ("name", "objective", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "accelerator",
+        "on_nonfinite", "pictures", "keep_freed_memory",
+        "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
 """Settings that say where a run computes and what it displays, not what it computes."""
 LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
@@ -62,6 +63,9 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("last", lambda values: values[-1] if values else None, replace=True)
+    OmegaConf.register_new_resolver(
+        "gpus_of", lambda accelerator, devices: None if accelerator in ("cpu", "mps") else devices, replace=True
+    )
     OmegaConf.register_new_resolver(
         "if_small", lambda size, small, large: small if isinstance(size, int) and size <= 32 else large, replace=True
     )
@@ -107,6 +111,12 @@ def config_hash(cfg: DictConfig) -> str:
 def quoted(path: Path) -> str:
     """A path as a value on the command line: Hydra reads `=` and `,` as its own unless quoted."""
     return f"\"'{path}'\"" if set("=,") & set(str(path)) else str(path)
+
+
+def in_quotes(text: str) -> str:
+    """A text as Hydra's grammar takes it, whatever signs it holds."""
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def write_atomically(path: Path, text: str) -> None:

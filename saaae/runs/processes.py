@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +19,11 @@ MADE_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MA
 def rank() -> int:
     """Number of this process among those of its run, as torchrun, SLURM or Lightning has set it; 0 speaks for all."""
     return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+
+
+def started_together() -> bool:
+    """Whether torchrun or SLURM has started several processes with this command, not Lightning as it needs them."""
+    return "RANK" in os.environ or ("SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1)
 
 
 def end_with_parent() -> None:
@@ -36,20 +42,30 @@ def end_with_parent() -> None:
 def one_job_of_a_sweep() -> Iterator[None]:
     """Lightning starts further processes by repeating the command line: inside a sweep, that of this one job.
 
+    In a process of a launcher the command line is the launcher's own, and so is the main module.
+
     Afterwards nothing of them is left in the environment, or the next job would believe that somebody else had
     started its processes, and wait for them.
     """
     hydra = HydraConfig.get()
-    argv, directory = sys.argv, hydra.run.dir
+    argv, directory, main = sys.argv, hydra.run.dir, sys.modules["__main__"]
+    module = main.__spec__
     if hydra.mode == RunMode.MULTIRUN:
-        sys.argv = [sys.argv[0], *hydra.overrides.task]
+        sys.argv, main.__spec__ = [str(script()), *hydra.overrides.task], None
         _set_run_folder(hydra.runtime.output_dir)
     try:
         yield
     finally:
-        sys.argv = argv
+        sys.argv, main.__spec__ = argv, module
         _set_run_folder(directory)
         _forget_processes()
+
+
+def script() -> Path:
+    """The entry point that this process works for: it stands beside the configurations."""
+    hydra = HydraConfig.get()
+    configurations = next(source.path for source in hydra.runtime.config_sources if source.provider == "main")
+    return Path(configurations).parent / f"{hydra.job.config_name}.py"
 
 
 def _set_run_folder(directory: str) -> None:

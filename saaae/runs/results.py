@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import resource
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
         "seed": cfg.seed,
         "threads": torch.get_num_threads(),
         "precision": cfg.accelerator.precision,
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "device": torch.cuda.get_device_name() if _on_gpu(cfg) else "cpu",
         "data_range": [0.0, 1.0],
         **commit(),
@@ -156,6 +158,7 @@ def report(
     folder: RunFolder,
     shown: Path,
     test: dict[str, float],
+    validation: dict[str, float],
     told: dict[str, Any],
     throughput: Throughput,
     count: int,
@@ -180,6 +183,6 @@ def report(
     with going_on_without("examples"):
         save_examples(model, data, count, folder.examples)
         project(model, trainer)
-    results |= {"train": training_record(trainer, throughput), "run": model.run_record}
+    results |= {"validation": validation, "train": training_record(trainer, throughput), "run": model.run_record}
     write_json(folder.metrics, results | {"definitions": definitions(test)})
     return results

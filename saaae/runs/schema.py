@@ -11,6 +11,8 @@ from pydantic import Field
 from saaae.ranges import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 
 BatchLimit = PositiveInt | PositiveFraction | None
+Monitor = Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"]
+Objective = Literal[Monitor, "val/kl", "val/kl_effective", "val/nll", "val/bits_per_dim"]
 OrUnlimited = Literal[-1] | PositiveInt
 
 
@@ -27,6 +29,7 @@ class Train:
     on_nonfinite: Literal["stop", "skip"]
     deterministic: bool
     keep_freed_memory: bool
+    objective: Objective | list[Objective] | None = None
 
 
 class Evaluate:
@@ -74,13 +77,15 @@ class Trainer:
 class Accelerator:
     """Where and in which precision a run computes."""
 
-    accelerator: Literal["auto", "cpu", "gpu"]
-    devices: PositiveInt
-    strategy: Literal["auto", "ddp"]
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    devices: PositiveInt | Literal["auto"]
+    num_nodes: PositiveInt = 1
+    strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
     memory_format: Literal["channels_last", "contiguous"]
     matmul_precision: Literal["highest", "high", "medium"]
     compile: bool = False
+    activation_checkpointing: bool = False
 
 
 class Checkpoint:
@@ -88,7 +93,7 @@ class Checkpoint:
 
     every_n_steps: PositiveInt | None
     every_n_minutes: PositiveFloat | None = None
-    monitor: Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"] | None
+    monitor: Monitor | None
 
 
 class Pictures:

@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from saaae.callbacks.interruption import Interrupted
-from saaae.errors import UserError
+from saaae.errors import Pruned, UserError
 from saaae.runs.folder import RunFolder, quoted, write_json
 
-State = Literal["running", "done", "failed", "preempted"]
+State = Literal["running", "done", "failed", "preempted", "pruned"]
 
 
 def write_status(folder: RunFolder, state: State, why: str = "") -> None:
@@ -25,7 +25,8 @@ def write_status(folder: RunFolder, state: State, why: str = "") -> None:
 
     Args:
         folder: The run folder.
-        state: `running`, `done`, `failed`, or `preempted`: stopped by a signal, with a checkpoint to go on from.
+        state: `running`, `done`, `failed`, `preempted`: stopped by a signal, with a checkpoint to go on from, or
+            `pruned`: given up by its study.
         why: The reason of a failure, or the signal.
     """
     write_json(folder.status, {"state": state, "why": why, **_owner()})
@@ -106,6 +107,9 @@ def recorded(folder: RunFolder, shown: Path) -> Iterator[None]:
         if began:
             _record(folder, "preempted", stop.signal)
         print(f"{stop.signal}: stopped; {hint}", flush=True)
+        raise
+    except Pruned as stop:
+        _record(folder, "pruned", str(stop))
         raise
     except Exception as error:
         unknown_job = HydraConfig.get().mode == RunMode.MULTIRUN and not folder.status.is_file()

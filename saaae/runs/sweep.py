@@ -193,9 +193,13 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _typed(overrides: list[str]) -> dict[str, str]:
-    """Overrides that tell experiments apart, by key; the seed does not."""
+    """Overrides that tell runs apart, by key; the seed does not, but whoever sweeps over devices compares them."""
     by_key = {o.lstrip("+~").partition("=")[0]: o.lstrip("+") for o in overrides}
-    return {key: text for key, text in by_key.items() if key != "seed" and tells_apart(key)}
+    return {
+        key: text
+        for key, text in by_key.items()
+        if key != "seed" and (tells_apart(key) or key.partition(".")[0] == "accelerator")
+    }
 
 
 def _labelled(runs: list[Run]) -> list[Run]:

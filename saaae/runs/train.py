@@ -13,9 +13,10 @@ from saaae.errors import RunFailedError, UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
 from saaae.runs.folder import LENGTH, RunFolder, tells_apart
-from saaae.runs.processes import end_with_parent, one_job_of_a_sweep, rank
+from saaae.runs.processes import end_with_parent, one_job_of_a_sweep, rank, started_together
 from saaae.runs.schema import Train
 from saaae.runs.status import locked, recorded
+from saaae.runs.study import values_of
 from saaae.runs.sweep import compare
 from saaae.runs.validate import combinations, refuse_faults
 
@@ -102,27 +103,29 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         raise UserError("resume=: expected a run folder")
     if cfg.name is not None and (not Path(cfg.name).parts or ".." in Path(cfg.name).parts):
         raise UserError(f"name={cfg.name}: expected the name of a folder below outputs")
+    if started_together() and not cfg.name and not cfg.resume:
+        raise UserError("name=null: expected a name: the processes of torchrun or srun must agree on the run folder")
     if cfg.resume:
         cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
     for line in combinations(settle(cfg)):
         raise UserError(line)
 
 
-def run(cfg: DictConfig) -> float | None:
+def run(cfg: DictConfig) -> float | list[float] | None:
     """Trains, continues, or leaves a finished run alone.
 
     Returns:
-        The value of the monitored metric of best.ckpt on the validation images, for sweepers; None if nothing ran.
+        The objectives of a study, of best.ckpt on the validation images; None if there was no validation.
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
     shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
     if rank() > 0:
         return _run_beside(cfg, folder, shown)
-    with locked(folder, shown), recorded(folder, shown), Interruption() as interruption:
+    with locked(folder, shown), Interruption() as interruption, recorded(folder, shown):
         return _run(cfg, folder, shown, interruption)
 
 
-def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None:
+def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | list[float] | None:
     """A further process of a run: where it ends as the first one does, it leaves the word and the exit status to it."""
     end_with_parent()
     try:
@@ -132,7 +135,7 @@ def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | None
         sys.exit(0)  # Lightning kills the first process when another one ends with anything else
 
 
-def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interruption) -> float | None:
+def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interruption) -> float | list[float] | None:
     overrides, resuming = list(HydraConfig.get().overrides.task), bool(cfg.resume)
     cfg = settle(resumed(folder, cfg, overrides) if resuming else cfg)
     settings = told(cfg, overrides, folder.told() if resuming else {})
@@ -147,7 +150,7 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
             _refuse_shorter(cfg, folder)
         if folder.metrics.is_file() and not (resuming and other_length):
             print(f"{shown}: finished already, nothing to do")
-            return None
+            return values_of(cfg, folder.results().get("validation", {}))
     if cfg.keep_freed_memory:
         keep_freed_blocks()
     from saaae.runs.fit import fit

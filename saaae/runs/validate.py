@@ -99,14 +99,35 @@ def combinations(cfg: DictConfig) -> list[str]:
         if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
             found.append("data.target=clean: needs the cleaner images of data.reference_root")
     found += _parts_that_clash(cfg)
-    accelerator = cfg.get("accelerator")
-    if accelerator is not None and accelerator.precision == "16-mixed" and accelerator.accelerator == "cpu":
-        found.append("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    found += _devices_that_clash(cfg.get("accelerator"))
     trainer = cfg.get("trainer")
     if trainer is not None and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
         found.append(
             f"trainer.max_epochs={trainer.max_epochs}: nothing ends the run; expected a number of epochs or steps"
         )
+    return found
+
+
+def _devices_that_clash(accelerator: DictConfig | None) -> list[str]:
+    """Devices, strategies and precisions that do not go together, as far as no device need be asked."""
+    if accelerator is None:
+        return []
+    found = []
+    kind, devices, strategy, precision = (
+        accelerator[key] for key in ("accelerator", "devices", "strategy", "precision")
+    )
+    if precision == "16-mixed" and kind == "cpu":
+        found.append(f"accelerator.precision={precision}: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    if precision == "64-true" and kind == "mps":
+        found.append(f"accelerator.precision={precision}: Apple's GPU has no 64-bit numbers; expected 32-true")
+    if strategy == "fsdp" and kind in ("cpu", "mps"):
+        found.append(f"accelerator.strategy=fsdp: needs GPUs; with accelerator.accelerator={kind} expected ddp")
+    if strategy == "fsdp" and precision == "16-mixed":
+        found.append(f"accelerator.precision={precision}: not with accelerator.strategy=fsdp; expected bf16-mixed")
+    if kind in ("cpu", "mps") and devices == "auto":
+        found.append(f"accelerator.devices=auto: is for GPUs; with accelerator.accelerator={kind} expected a number")
+    if kind == "mps" and devices != 1:
+        found.append(f"accelerator.devices={devices}: Apple machines have one GPU; expected 1")
     return found
 
 

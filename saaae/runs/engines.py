@@ -1,0 +1,56 @@
+"""The launchers and sweepers that can be chosen, and what each of them needs to be installed."""
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+from hydra.core.override_parser.types import Override
+
+from saaae.errors import UserError, nearest
+
+ENGINES: dict[str, dict[str, tuple[str, str]]] = {
+    "hydra/launcher": {
+        "basic": ("hydra", ""),
+        "parallel": ("hydra_plugins.hydra_joblib_launcher", "parallel"),
+        "gpus": ("hydra_plugins.hydra_ray_launcher", "gpus"),
+        "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+        "joblib": ("hydra_plugins.hydra_joblib_launcher", "parallel"),
+        "ray": ("hydra_plugins.hydra_ray_launcher", "gpus"),
+        "ray_aws": ("hydra_plugins.hydra_ray_launcher", "gpus"),
+        "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+        "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    },
+    "hydra/sweeper": {"basic": ("hydra", ""), "optuna": ("optuna", "optuna")},
+}
+"""Module and extra of each option; the last five launchers are their plugins' own."""
+
+
+def chosen(key: str, overrides: Iterable[Override]) -> str | None:
+    """What was typed for a group or key; None for nothing."""
+    values = [override.value() for override in overrides if override.key_or_group == key]
+    return None if not values or values[-1] is None else str(values[-1])
+
+
+def refuse_missing_engines(overrides: list[Override], multirun: bool) -> None:
+    """Checks what was typed for `hydra/launcher` and `hydra/sweeper`.
+
+    Raises:
+        UserError: If there is no such option, it is not installed, or there are no several jobs.
+    """
+    for group, options in ENGINES.items():
+        option = chosen(group, overrides)
+        if option is None:
+            continue
+        if option not in options:
+            raise UserError(f"{group}={option}: expected one of {', '.join(options)}{nearest(option, options)}")
+        module, extra = options[option]
+        if not _is_installed(module):
+            raise UserError(f"{group}={option}: not installed; pip install -e '.[{extra}]', or uv run --extra {extra}")
+        if not multirun:
+            raise UserError(f"{group}={option}: is for several jobs, with --multirun (-m)")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package above it
+        return False

@@ -1,0 +1,96 @@
+"""What a sweeper maximises or minimises, and how a job asks its study whether to go on."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig
+
+from saaae.errors import UserError
+from saaae.runs.processes import rank
+
+if TYPE_CHECKING:
+    import optuna
+
+OBJECTIVES = "objectives"
+"""Where a study says what its values are."""
+TRIAL = "SAAAE_TRIAL"
+"""Environment variable with the number of the trial that a job is."""
+MINIMIZED = {"val/mse", "val/kl", "val/kl_effective", "val/nll", "val/bits_per_dim"}
+
+
+def objectives(cfg: DictConfig) -> list[str]:
+    """The validation metrics that a study is about; null is what chooses best.ckpt, the ELBO where nothing else is."""
+    chosen = cfg.objective
+    return list(chosen) if isinstance(chosen, ListConfig) else [chosen or cfg.checkpoint.monitor or "val/elbo"]
+
+
+def directions(names: Sequence[str]) -> list[Literal["minimize", "maximize"]]:
+    """Whether each metric is to grow."""
+    return ["minimize" if name in MINIMIZED else "maximize" for name in names]
+
+
+def values_of(cfg: DictConfig, validation: Mapping[str, float]) -> float | list[float] | None:
+    """The objectives on the validation images; None where there was no validation.
+
+    Args:
+        cfg: The settled configuration.
+        validation: Metrics of best.ckpt.
+    """
+    if not validation:
+        return None
+    names = objectives(cfg)
+    if isinstance(cfg.objective, ListConfig):
+        return [validation[name] for name in names]
+    return validation[names[0] if names[0] in validation else "val/ssim"]  # a model without a bound
+
+
+def opened(storage: str, name: str, names: list[str], pruner: Any) -> "optuna.Study":
+    """A study, made where there is none.
+
+    Raises:
+        UserError: If the storage cannot be opened, or the study is one of other objectives.
+    """
+    import optuna
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=storage, directions=directions(names), pruner=pruner, load_if_exists=True
+        )
+    except (ArgumentError, SQLAlchemyError, ImportError) as error:
+        raise UserError(
+            f"hydra.sweeper.storage={storage}: cannot be opened ({str(error).splitlines()[0]}); "
+            "expected the URL of a database, such as sqlite:///study.db"
+        ) from None
+    stored = study.user_attrs.setdefault(OBJECTIVES, names) if study.trials else names
+    if stored != names:
+        raise UserError(
+            f"objective={names}: the study {name} in {storage} is about {', '.join(stored)}; choose another name"
+        )
+    study.set_user_attr(OBJECTIVES, names)
+    return study
+
+
+def is_trial() -> bool:
+    """Whether this process works on a trial of a study that may be pruned."""
+    return TRIAL in os.environ
+
+
+def verdict() -> Callable[[float, int], bool] | None:
+    """Tells from a score and an epoch whether this trial is to be given up; None in all processes but the first."""
+    if rank() > 0:
+        return None
+    import optuna
+
+    sweeper = HydraConfig.get().sweeper
+    study = optuna.load_study(study_name=sweeper.study, storage=sweeper.storage, pruner=instantiate(sweeper.pruner))
+    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[int(os.environ[TRIAL])]._trial_id)
+
+    def is_pruned(score: float, epoch: int) -> bool:
+        trial.report(score, epoch)
+        return trial.should_prune()
+
+    return is_pruned
