@@ -43,20 +43,8 @@ OUTSIDE = {
     "data": TORCH | DATA,
     "models": TORCH | {"torchmetrics", "lightning"},
     "callbacks": TORCH | {"torchmetrics", "lightning", "matplotlib", "PIL", "tqdm"},
-    "runs": TORCH
-    | DATA
-    | {
-        "torchmetrics",
-        "matplotlib",
-        "hydra",
-        "omegaconf",
-        "yaml",
-        "pydantic",
-        "annotated_types",
-        "optuna",
-        "sqlalchemy",
-    },
-    "plugins": {"hydra", "optuna"},
+    "runs": TORCH | DATA | CONFIG | {"torchmetrics", "matplotlib", "yaml", "pydantic", "annotated_types", "sqlalchemy"},
+    "plugins": CONFIG,
 }
 FILES = sorted((ROOT / "saaae").rglob("*.py"))
 

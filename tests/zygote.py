@@ -163,7 +163,15 @@ def become(request: dict[str, Any]) -> None:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
+        stop_idle_workers()
         os._exit(status)
+
+
+def stop_idle_workers() -> None:
+    """Joblib's workers, which end with a process that ends by itself."""
+    pool = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if pool is not None and pool._executor is not None:
+        pool._executor.shutdown(kill_workers=True)
 
 
 def wait_for(pid: int, seconds: float = 180.0) -> int:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 
@@ -31,8 +32,11 @@ class TrainingLog(Callback):
     ) -> None:
         """Writes, when a step has been made."""
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if not stepped or self._step % self.interval or not trainer.is_global_zero:
+        if not stepped or self._step % self.interval:
             return
-        numbers = {f"train/{name}": float(value) for name, value in outputs.items()}
+        values = torch.stack([value.detach().float().to(pl_module.device) for value in outputs.values()])
+        if trainer.world_size > 1:  # each process has seen its share of the batch
+            values = trainer.strategy.reduce(values, reduce_op="mean")
+        numbers = {f"train/{name}": value for name, value in zip(outputs, values.tolist(), strict=True)}
         numbers["train/loss"] *= trainer.accumulate_grad_batches  # Lightning has given each batch its share
         write_curves(trainer, numbers)

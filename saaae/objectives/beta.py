@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saaae.errors import UserError
+from saaae.objectives.processes import mean_over_processes
 from saaae.ranges import NonNegativeFloat, PositiveFloat, PositiveFraction, PositiveInt, Span
 from saaae.types import Posterior
 
@@ -137,7 +138,7 @@ class CapacityBeta(LinearBeta):
 
     def charge(self, posterior: Posterior, step: int) -> Tensor:
         """The weighted distance between the mean KL of the batch and the capacity at `step`."""
-        return self.value * (posterior.kl.mean() - self.capacity * self.progress(step)).abs()
+        return self.value * (mean_over_processes(posterior.kl.mean()) - self.capacity * self.progress(step)).abs()
 
     def __call__(self, step: int) -> float:
         """The weight, at any step."""
@@ -165,7 +166,7 @@ class FreeBitsBeta(ConstantBeta):
         per_dimension = posterior.kl_per_dimension
         if per_dimension is None:
             raise UserError("beta=free_bits: needs a posterior whose KL is a sum over dimensions; expected diagonal")
-        return self.value * per_dimension.mean(0).clamp_min(self.floor).sum()
+        return self.value * mean_over_processes(per_dimension.mean(0)).clamp_min(self.floor).sum()
 
 
 class TargetKLBeta(ConstantBeta):
@@ -192,7 +193,7 @@ class TargetKLBeta(ConstantBeta):
 
     def charge(self, posterior: Posterior, step: int) -> Tensor:
         """Sets beta by the mean KL of the batch, then charges it."""
-        kl = posterior.kl.mean()
+        kl = mean_over_processes(posterior.kl.mean())
         with torch.no_grad():
             error = self.target - kl
             total = self._sum.to(kl.device) - self.integral * error

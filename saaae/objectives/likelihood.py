@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
 
+from saaae.objectives.processes import mean_over_processes
 from saaae.ranges import Activation, NonNegativeFloat, PositiveFloat, Scale
 
 ACTIVATIONS = {
@@ -71,14 +72,6 @@ MOMENTUM = 0.01
 """Weight of the newest batch in the running average of optimal scales."""
 
 
-def _mean_over_processes(value: Tensor) -> Tensor:
-    """The same number in every process of a run: parameters are not made equal again once training goes on."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value = value / torch.distributed.get_world_size()
-    return value
-
-
 class ScaledLikelihood(Likelihood):
     """Base of the densities with one scale for all pixels, given, learnt or optimal.
 
@@ -137,10 +130,13 @@ class ScaledLikelihood(Likelihood):
         if self.num_batches == 0:
             self.num_batches += 1
             with torch.no_grad():
-                self.log_scale.copy_(self.best_log_scale(_mean_over_processes(distance.mean())).nan_to_num())
+                self.log_scale.copy_(self.best_log_scale(mean_over_processes(distance.mean())).nan_to_num())
 
     def _batch_log_scale(self, distance: Tensor) -> Tensor:
-        log_scale = self.best_log_scale(distance.mean())
+        mean = distance.mean()
+        whole = mean_over_processes(mean)
+        # The loss is flat at the scale that is best for the whole batch; at a share's distance from it, it is not.
+        log_scale = self.best_log_scale(mean if whole is mean else whole.detach())
         with torch.no_grad():
             self.num_batches += 1
             weight = (1.0 / self.num_batches).clamp(min=MOMENTUM)  # a plain average at first

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saaae.callbacks.interruption import Interrupted
 from saaae.errors import Pruned, RunFailedError, UserError, disk_fault, user_error_in
-from saaae.runs.engines import ENGINES, chosen, refuse_missing_engines
+from saaae.runs.engines import ENGINES, chosen, refuse_missing_engines, refuse_mixed_machines
 from saaae.runs.folder import OUTPUTS, in_quotes, plain, register_resolvers, stamp, sweep_folder
 from saaae.runs.jobs import DONE, FAILED, MISTAKE, Launch, Outcome, exit_status
 from saaae.runs.processes import rank
@@ -214,6 +214,7 @@ def check_command_line(
     try:
         overrides = OverridesParser.create().parse_overrides(arguments)
         refuse_missing_engines(overrides, multirun)
+        refuse_mixed_machines(overrides)
         jobs = expand(overrides, multirun)
     except (OverrideParseException, UserError) as error:
         return [], [explain(error, [], groups)]

@@ -23,6 +23,9 @@ ENGINES: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Module and extra of each option; the last five launchers are their plugins' own."""
 
+MACHINES = ("accelerator", "accelerator.devices", "accelerator.num_nodes", "accelerator.accelerator")
+"""What a job's machine must have."""
+
 
 def chosen(key: str, overrides: Iterable[Override]) -> str | None:
     """What was typed for a group or key; None for nothing."""
@@ -47,6 +50,20 @@ def refuse_missing_engines(overrides: list[Override], multirun: bool) -> None:
             raise UserError(f"{group}={option}: not installed; pip install -e '.[{extra}]', or uv run --extra {extra}")
         if not multirun:
             raise UserError(f"{group}={option}: is for several jobs, with --multirun (-m)")
+
+
+def refuse_mixed_machines(overrides: list[Override]) -> None:
+    """An array of SLURM's asks for the same machine for all its jobs.
+
+    Raises:
+        UserError: If the jobs need different ones.
+    """
+    slurm = chosen("hydra/launcher", overrides) in ("slurm", "submitit_slurm")
+    for override in overrides:
+        if slurm and override.is_sweep_override() and override.key_or_group in MACHINES:
+            raise UserError(
+                f"{override.input_line}: the jobs of a SLURM array get the same machine; expected one command for each"
+            )
 
 
 def _is_installed(module: str) -> bool:

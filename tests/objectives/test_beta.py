@@ -140,3 +140,41 @@ def test_the_controller_stays_between_zero_and_its_ceiling():
     for step in range(3):  # it has not wound up
         controller.charge(posterior(0.0)[0], step)
     assert float(controller(53)) < 0.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FreeBitsBeta(value=2.0, floor=0.5),
+        lambda: CapacityBeta(value=10.0, warmup=0, capacity=2.0),
+        lambda: TargetKLBeta(value=5.0, target=1.0, proportional=1.0, integral=0.1),
+    ],
+    ids=["free_bits", "capacity", "target_kl"],
+)
+def test_two_processes_charge_together_what_one_charges(monkeypatch, make):
+    # Each share alone would be on another side of the floor, the capacity and the target than the whole is.
+    means = torch.tensor([[0.2, 0.3], [2.5, 1.5]], dtype=torch.float64)
+
+    def charged(share):
+        schedule, mean = make(), share.clone().requires_grad_()
+        schedule.bind(100)
+        charge = schedule.charge(DiagonalGaussian(mean, torch.zeros_like(mean)), 0)
+        charge.backward()
+        return float(charge), mean.grad
+
+    whole, gradient = charged(means)
+    parts = []
+    for share, other in ((means[:1], means[1:]), (means[1:], means[:1])):
+        kl = DiagonalGaussian(other, torch.zeros_like(other))
+        others = [kl.kl_per_dimension.mean(0), kl.kl.mean()]
+
+        def reduce(value, others=others):
+            value += next(mean for mean in others if mean.shape == value.shape)
+
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
+        parts.append(charged(share))
+    assert sum(part for part, _ in parts) / 2 == pytest.approx(whole)
+    # DDP averages over processes what each has averaged over its share.
+    torch.testing.assert_close(torch.cat([part for _, part in parts]) / 2, gradient)

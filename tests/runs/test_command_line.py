@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 from saaae.runs.door import check_command_line
+from saaae.runs.engines import ENGINES
 from saaae.runs.evaluate import EVALUATE
 from saaae.runs.folder import register_resolvers
 from saaae.runs.train import TRAIN
@@ -74,6 +76,24 @@ MISTAKES = [
         "accelerator.precision=fp8",
         "accelerator.precision=fp8: expected '32-true', 'bf16-mixed', '16-mixed', 'bf16-true' or '64-true'",
     ),
+    (
+        "accelerator=cpu accelerator.precision=16-true",
+        "accelerator.precision=16-true: expected '32-true', 'bf16-mixed'",
+    ),
+    ("accelerator=fsdp accelerator.accelerator=cpu", "accelerator.strategy=fsdp: needs GPUs; with accelerator"),
+    (
+        "accelerator=fsdp accelerator.precision=16-mixed",
+        "accelerator.precision=16-mixed: not with accelerator.strategy",
+    ),
+    ("accelerator=cpu accelerator.devices=auto", "accelerator.devices=auto: is for GPUs"),
+    ("accelerator=mps accelerator.devices=2", "accelerator.devices=2: Apple machines have one GPU"),
+    ("accelerator=mps accelerator.precision=64-true", "accelerator.precision=64-true: Apple's GPU has no 64-bit"),
+    ("accelerator=ddp accelerator.num_nodes=0", "accelerator.num_nodes=0: expected greater than or equal to 1"),
+    ("accelerator=dpp", "accelerator=dpp: no such option; expected one of auto, cpu, ddp"),
+    ("objective=val/sim", "objective=val/sim: expected 'val/elbo', 'val/ssim'"),
+    ("hydra/launcher=slrum", "hydra/launcher=slrum: expected one of basic, parallel"),
+    ("hydra/launcher=parallel", "hydra/launcher=parallel: is for several jobs, with --multirun (-m)"),
+    ("hydra/sweeper=optuna", "hydra/sweeper=optuna: is for several jobs, with --multirun (-m)"),
     ("model.latent_dim=4 model.latent_channels=2", "model.latent_dim=4, model.latent_channels=2: expected exactly one"),
     ("model=cvae_onehot", "model.num_classes=null: these data have no classes; expected data=mnist"),
     ("likelihood=bernoulli likelihood.activation=tanh", "likelihood.activation=tanh: expected 'sigmoid'"),
@@ -166,3 +186,42 @@ def test_help_names_every_group(tmp_path):
     )
     for group in ("model", "data", "posterior", "likelihood", "beta", "optimizer", "accelerator"):
         assert re.search(rf"^{group}: ", result.stdout, re.M), group
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("name=a,b", "name=a,b: a sweep has one name"),
+        ("optimizer.lr=interval(1e-4,1e-2)", "optimizer.lr=interval(1e-4,1e-2): a grid has no intervals"),
+        ("hydra/sweeper=optuna optimizer.lr=interval(-1,1)", "optimizer.lr=-1.0: expected greater than 0"),
+        ("hydra/sweeper=optuna model=choice(vae,saaee)", "model=saaee: no such option; expected one of"),
+        (
+            "hydra/sweeper=optuna hydra.sweeper.trials=3",
+            "hydra.sweeper.trials: no such key; did you mean hydra.sweeper.",
+        ),
+        (
+            "hydra/launcher=parallel hydra.launcher.n_job=3",
+            "hydra.launcher.n_job: no such key; did you mean hydra.launch",
+        ),
+        ("hydra/sweeper=optun", "hydra/sweeper=optun: expected one of basic, optuna; did you mean optuna?"),
+        ("hydra/launcher=slurm accelerator=cpu,gpu", "accelerator=cpu,gpu: the jobs of a SLURM array get the same"),
+    ],
+)
+def test_mistakes_in_sweeps(mistakes, line, answer):
+    (found,) = mistakes(line, multirun=True)
+    assert found.startswith(answer)
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(mistakes, monkeypatch):
+    monkeypatch.setitem(ENGINES["hydra/launcher"], "gpus", ("hydra_plugins.nowhere", "gpus"))
+    monkeypatch.setitem(ENGINES["hydra/sweeper"], "optuna", ("nowhere.at_all", "optuna"))
+    for choice, extra in (("hydra/launcher=gpus", "gpus"), ("hydra/sweeper=optuna", "optuna")):
+        (found,) = mistakes(choice, multirun=True)
+        assert found == f"{choice}: not installed; pip install -e '.[{extra}]', or uv run --extra {extra}"
+
+
+def test_every_engine_has_an_extra_and_every_file_of_ours_is_listed():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for group, options in ENGINES.items():
+        assert {extra for _, extra in options.values()} - {""} <= set(extras)
+        assert {path.stem for path in (CONF / group).glob("*.yaml")} <= set(options)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from saaae.callbacks.interruption import Interrupted, Interruption
 from saaae.runs.checkpoints import read_checkpoint
 from tests.comparison import differences
 from tests.conftest import TINY
@@ -27,6 +29,16 @@ SMALL = [
 ]
 LONG = [*SMALL, "trainer.max_epochs=1000"]
 """A run that is still going on when it is killed; 20 steps an epoch."""
+
+
+def write_scenes(folder, count):
+    """Images that no noise is drawn for."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for number in range(count):
+        coarse = torch.rand(1, 1, 4, 4, generator=generator)
+        image = torch.nn.functional.interpolate(coarse, size=32, mode="bilinear")[0, 0]
+        Image.fromarray((image * 255).byte().numpy()).save(folder / f"{number}.png")
 
 
 def steps(run):
@@ -116,6 +128,23 @@ def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     assert one == pytest.approx(two, rel=1e-6, abs=1e-6)
 
 
+def test_two_processes_train_as_one_does_on_batches_of_twice_the_size(zygote, tmp_path):
+    write_scenes(tmp_path / "images", 24)
+    words = ["data=folder", f"data.root={tmp_path}/images", "data.image_size=32", "model=cbam_ae"]
+    words += ["model.encoder.widths=[8,8,8,8]", "model.decoder.widths=[8,8,8]", "threads=1", "callbacks=none"]
+    words += ["trainer.max_epochs=3", "trainer.log_every_n_steps=1", "logger=none", "pictures.count=1"]
+    words += ["accelerator.precision=64-true"]  # else rounding grows too fast to compare the ends
+    curves = []
+    for name, accelerator, batch in (("one", "cpu", 8), ("two", "ddp_cpu", 4)):
+        extra = [f"name={name}", f"accelerator={accelerator}", f"data.batch_size={batch}"]
+        status, printed = zygote.run(tmp_path, *words, *extra)
+        assert status == 0, printed
+        rows = csv.reader((tmp_path / "outputs" / name / "metrics.csv").open())
+        curves.append({tuple(row[:3]): float(row[3]) for row in rows if row[2].startswith(("train/loss", "val/"))})
+    assert len([key for key in curves[0] if key[2] == "train/loss"]) >= 6
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4, abs=1e-6)
+
+
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(zygote, tmp_path):
     run = tmp_path / "outputs" / "x"
     child = zygote.start(tmp_path, "name=x", *LONG, "accelerator=ddp_cpu")
@@ -140,6 +169,26 @@ def test_a_sweep_over_one_and_two_processes_runs_every_job_once_and_outlives_a_f
         for accelerator in ("cpu", "ddp_cpu")
         for lr, state in (("0.001", "done"), ("1e+30", "failed"))
     }
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_launcher_that_waits_for_a_signal_gets_it_once_the_run_has_saved(monkeypatch, signum):
+    got, interruption = [], Interruption()
+    before = signal.signal(signum, lambda number, frame: got.append(number))
+
+    def run():
+        with interruption:
+            interruption.in_training = True
+            os.kill(os.getpid(), signum)
+            assert interruption.signum == signum
+            assert got == []  # the step goes on, the checkpoint is still to be written
+            interruption.agreed = True
+            interruption.leave()
+
+    with pytest.raises(Interrupted):
+        run()
+    assert got == [signum]
+    signal.signal(signum, before)
 
 
 def test_slurm_is_asked_to_requeue_a_job_that_it_preempts(zygote, tmp_path):

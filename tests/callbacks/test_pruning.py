@@ -1,0 +1,38 @@
+"""Trials that are given up, in the process that asks and in those that hear of it."""
+
+from types import SimpleNamespace
+
+from saaae.callbacks.pruning import Pruning
+
+
+def trainer(score, epoch, told=None):
+    return SimpleNamespace(
+        sanity_checking=False, state=SimpleNamespace(fn="fit"), callback_metrics={"val/elbo": score},
+        current_epoch=epoch, should_stop=False,
+        strategy=SimpleNamespace(broadcast=lambda pruned: pruned if told is None else told),
+    )  # fmt: skip
+
+
+def test_a_trial_reports_each_epoch_from_0_and_stops_when_it_is_given_up():
+    reports = []
+
+    def is_pruned(score, epoch):
+        reports.append((score, epoch))
+        return epoch == 1
+
+    pruning = Pruning("val/elbo", is_pruned)
+    first, second = trainer(-3.0, 0), trainer(-4.0, 1)
+    pruning.on_validation_end(first, None)
+    assert not first.should_stop
+    pruning.on_validation_end(second, None)
+    assert second.should_stop
+    assert pruning.why == "after epoch 2: val/elbo -4.0000"
+    pruning.on_validation_end(second, None)  # it is not asked again
+    assert reports == [(-3.0, 0), (-4.0, 1)]
+
+
+def test_a_further_process_does_what_the_first_one_says():
+    pruning = Pruning("val/elbo", None)
+    run = trainer(-3.0, 0, told=True)
+    pruning.on_validation_end(run, None)
+    assert run.should_stop
