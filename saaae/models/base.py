@@ -8,6 +8,8 @@ from typing import Any, Literal, TypedDict, Unpack
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from saaae.errors import UserError
@@ -239,6 +241,16 @@ class ImageAutoencoder(L.LightningModule):
             numbers |= {name: value.detach().mean() for name, value in posterior.diagnostics().items()}
         return numbers
 
+    def configure_model(self) -> None:
+        """Shards networks and the rest over the processes where the strategy has a mesh of them (FSDP2)."""
+        if self.device_mesh is None or isinstance(next(self.parameters()), DTensor):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for part in (*self.networks, self):
+            fully_shard(part, mesh=mesh)
+        for step in ("training_step", "validation_step"):
+            register_fsdp_forward_method(self, step)
+
     def configure_optimizers(self) -> Any:
         """Binds the schedules to absolute steps, once in the life of a run."""
         if self.total_steps is None:
@@ -263,6 +275,7 @@ class ImageAutoencoder(L.LightningModule):
         no weight. Under 16-bit precision the gradient scaler sees to that.
         """
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.optimization.gradient_clip or math.inf)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if optimizer.defaults.get("fused"):
             self.gradient_norm = norm
             optimizer.found_inf = 1.0 - norm.isfinite().float()  # type: ignore[attr-defined]

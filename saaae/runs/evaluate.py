@@ -133,8 +133,10 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **data.manifest()})):
         print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
     model.reconstruct_from = cfg.samples
-    trainer = make_trainer(full, folder, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                           enable_model_summary=False, limit_test_batches=full.trainer.limit_test_batches)  # fmt: skip
+    trainer = make_trainer(
+        full, folder, whole=True, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_test_batches=full.trainer.limit_test_batches,
+    )  # fmt: skip
     results = {"test": run_test(trainer, model, data, path), "run": run_record(full, data)}
     if rank() > 0:
         return results

@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import Tensor
@@ -81,6 +82,8 @@ def set_up(cfg: DictConfig) -> None:
         ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged so is the same in every process
         ".*it is recommended to use `Trainer\\(devices=1.*",  # no image is tested twice
         ".*The `srun` command is available.*",  # SLURM's login node is not SLURM's job
+        ".*Multiple backends are registered with this ProcessGroup.*",  # of FSDP2 on CPUs
+        ".*`_get_pg_default_device` will be deprecated.*",
     ):
         warnings.filterwarnings("ignore", message)
     threading.excepthook = _quiet_about_full_disks
@@ -103,7 +106,7 @@ def refuse_absent_devices(accelerator: DictConfig) -> None:
     kind, devices, gpus = accelerator.accelerator, accelerator.devices, torch.cuda.device_count()
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("accelerator.accelerator=mps: this is no Apple machine; expected cpu, gpu or auto")
-    if (kind == "gpu" or accelerator.strategy == "fsdp") and not gpus:
+    if kind == "gpu" and not gpus:
         raise UserError(
             f"accelerator.accelerator={kind}: torch sees no GPU here; expected accelerator=cpu or accelerator=auto"
         )
@@ -203,14 +206,25 @@ def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:
         )
 
 
-def make_trainer(cfg: DictConfig, folder: RunFolder, **arguments: Any) -> L.Trainer:
-    """A Trainer on the configured device that writes checkpoints atomically and nothing elsewhere."""
+def make_trainer(cfg: DictConfig, folder: RunFolder, whole: bool = False, **arguments: Any) -> L.Trainer:
+    """A Trainer on the configured device that writes checkpoints atomically and nothing elsewhere.
+
+    Args:
+        cfg: Settled configuration.
+        folder: The run folder.
+        whole: Whether each process has the whole model, also where training shards it.
+        **arguments: Of the Trainer.
+    """
     accelerator = cfg.accelerator
+    strategy = accelerator.strategy
+    if strategy == "fsdp":
+        sharded = ModelParallelStrategy(num_processes(accelerator), 1, save_distributed_checkpoint=False)
+        strategy = "ddp" if whole else sharded
     return L.Trainer(
         accelerator=accelerator.accelerator,
         devices=accelerator.devices,
         num_nodes=accelerator.num_nodes,
-        strategy=accelerator.strategy,
+        strategy=strategy,
         precision="32-true" if accelerator.precision in NETWORK_PRECISIONS else accelerator.precision,
         default_root_dir=str(folder.path),
         plugins=[AtomicCheckpointIO()],
@@ -269,7 +283,10 @@ def fit(
     if best.score is None:  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
-    test = run_test(trainer, model, data, folder.best)
+    tester = trainer
+    if cfg.accelerator.strategy == "fsdp":
+        model, tester = _whole(cfg, folder, model)
+    test = run_test(tester, model, data, folder.best)
     if trainer.is_global_zero:
         results = report(
             trainer, model, data, folder, shown, test, best.validation, told, throughput, cfg.pictures.count
@@ -280,6 +297,16 @@ def fit(
         log.info("\n%.0f images per second in training", throughput.images_per_second)
         _point_to(shown, folder)
     return values_of(cfg, best.validation)
+
+
+def _whole(cfg: DictConfig, folder: RunFolder, sharded: ImageAutoencoder) -> tuple[ImageAutoencoder, L.Trainer]:
+    """A model for each process, and what tests it: not everything is asked of a trained model in all processes."""
+    model, _ = build(cfg)
+    model.run_config, model.run_record = sharded.run_config, sharded.run_record
+    limit = cfg.trainer.limit_test_batches
+    return model, make_trainer(
+        cfg, folder, whole=True, logger=False, limit_test_batches=limit, enable_progress_bar=False
+    )
 
 
 def _trainer(
@@ -391,7 +418,9 @@ def _log_to(path: Path) -> None:
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
-    callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in cfg.callbacks.values()]
+    """Those of the configuration, and progress; sharded models cannot be looked at in one process alone."""
+    nodes = [] if cfg.accelerator.strategy == "fsdp" else list(cfg.callbacks.values())
+    callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes]
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar() if sys.stderr.isatty() else EpochLines())
     return callbacks

@@ -100,6 +100,8 @@ def combinations(cfg: DictConfig) -> list[str]:
             found.append("data.target=clean: needs the cleaner images of data.reference_root")
     found += _parts_that_clash(cfg)
     found += _devices_that_clash(cfg.get("accelerator"))
+    if OmegaConf.select(cfg, "accelerator.strategy") == "fsdp" and "learned" in (cfg.get("likelihood") or {}).values():
+        found.append("likelihood.sigma=learned: a single number cannot be sharded (accelerator=fsdp); expected optimal")
     trainer = cfg.get("trainer")
     if trainer is not None and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
         found.append(
@@ -120,10 +122,12 @@ def _devices_that_clash(accelerator: DictConfig | None) -> list[str]:
         found.append(f"accelerator.precision={precision}: needs a GPU; on a CPU use bf16-mixed or 32-true")
     if precision == "64-true" and kind == "mps":
         found.append(f"accelerator.precision={precision}: Apple's GPU has no 64-bit numbers; expected 32-true")
-    if strategy == "fsdp" and kind in ("cpu", "mps"):
-        found.append(f"accelerator.strategy=fsdp: needs GPUs; with accelerator.accelerator={kind} expected ddp")
+    if strategy == "fsdp" and kind == "mps":
+        found.append("accelerator.strategy=fsdp: Apple machines have one GPU; expected auto")
     if strategy == "fsdp" and precision == "16-mixed":
         found.append(f"accelerator.precision={precision}: not with accelerator.strategy=fsdp; expected bf16-mixed")
+    if strategy == "fsdp" and accelerator.memory_format == "channels_last":
+        found.append("accelerator.memory_format=channels_last: not with accelerator.strategy=fsdp; expected contiguous")
     if kind in ("cpu", "mps") and devices == "auto":
         found.append(f"accelerator.devices=auto: is for GPUs; with accelerator.accelerator={kind} expected a number")
     if kind == "mps" and devices != 1:

@@ -128,21 +128,22 @@ def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     assert one == pytest.approx(two, rel=1e-6, abs=1e-6)
 
 
-def test_two_processes_train_as_one_does_on_batches_of_twice_the_size(zygote, tmp_path):
+def test_two_processes_train_as_one_does_on_batches_of_twice_the_size_also_on_parts_of_a_model(zygote, tmp_path):
     write_scenes(tmp_path / "images", 24)
     words = ["data=folder", f"data.root={tmp_path}/images", "data.image_size=32", "model=cbam_ae"]
     words += ["model.encoder.widths=[8,8,8,8]", "model.decoder.widths=[8,8,8]", "threads=1", "callbacks=none"]
     words += ["trainer.max_epochs=3", "trainer.log_every_n_steps=1", "logger=none", "pictures.count=1"]
     words += ["accelerator.precision=64-true"]  # else rounding grows too fast to compare the ends
     curves = []
-    for name, accelerator, batch in (("one", "cpu", 8), ("two", "ddp_cpu", 4)):
-        extra = [f"name={name}", f"accelerator={accelerator}", f"data.batch_size={batch}"]
-        status, printed = zygote.run(tmp_path, *words, *extra)
+    sharded = ["accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
+    for name, accelerator, batch in (("one", ["accelerator=cpu"], 8), ("two", sharded[:1], 4), ("parts", sharded, 4)):
+        status, printed = zygote.run(tmp_path, *words, *accelerator, f"name={name}", f"data.batch_size={batch}")
         assert status == 0, printed
         rows = csv.reader((tmp_path / "outputs" / name / "metrics.csv").open())
         curves.append({tuple(row[:3]): float(row[3]) for row in rows if row[2].startswith(("train/loss", "val/"))})
     assert len([key for key in curves[0] if key[2] == "train/loss"]) >= 6
     assert curves[1] == pytest.approx(curves[0], rel=1e-4, abs=1e-6)
+    assert curves[2] == pytest.approx(curves[0], rel=1e-4, abs=1e-6)
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(zygote, tmp_path):
