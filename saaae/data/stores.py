@@ -15,7 +15,7 @@ from saaae.data.cache import content_digest
 from saaae.data.shards import INDEX, INSTALL, WRITE_THEM, Index, Shard, fault_of
 from saaae.errors import UserError, disk_fault
 
-SCHEMES = ("s3://", "gs://", "azure://", "r2://", "hf://", "local:")
+SCHEMES = ("s3://", "gs://", "azure://", "hf://", "local:")
 """What a URL that the engine can read begins with; `local:` is a folder treated like an object store."""
 
 
@@ -92,6 +92,7 @@ class RemoteStore:
         self.folder = self.base / f"shards-{content_digest(self.url.encode())}"
         self._sound: set[str] = set()
         self._engine: tuple[int, Any] = (0, None)
+        self._background: Thread | None = None
         try:
             from litdata.streaming.downloader import get_downloader
         except ImportError:
@@ -128,15 +129,22 @@ class RemoteStore:
         return path
 
     def prepare(self, shards: list[Shard]) -> None:
-        """Downloads shards in the background; what goes wrong there goes wrong again for the one who needs them."""
+        """Downloads shards in the background, after those told of before, which would else have to make room for them.
+
+        What goes wrong there goes wrong again for the one who needs them.
+        """
+        before = self._background
 
         def fetch() -> None:
+            if before:
+                before.join()
             with contextlib.suppress(Exception):
                 for shard in shards:
                     self.local(shard)
 
         if any(not (self.folder / shard.name).is_file() for shard in shards):
-            Thread(target=fetch, daemon=True).start()
+            self._background = Thread(target=fetch, daemon=True)
+            self._background.start()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -180,9 +188,9 @@ class RemoteStore:
             path.unlink()
 
     def _download(self, name: str, path: Path) -> None:
-        if self._engine[0] != os.getpid():  # connections do not survive a fork
-            self._engine = os.getpid(), self._make_engine(self.url, str(self.folder), [])
         try:
+            if self._engine[0] != os.getpid():  # connections do not survive a fork
+                self._engine = os.getpid(), self._make_engine(self.url, str(self.folder), [])
             path.parent.mkdir(exist_ok=True)
             self._engine[1].download_file(f"{self.url}/{name}", str(path))
             if not path.is_file():

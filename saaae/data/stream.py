@@ -187,10 +187,10 @@ class StreamData(ImageDataModule):
         if self.target == "clean" and "reference" not in self.index.record:
             raise UserError("data.target=clean: these shards have no references; expected data.target=noisy")
         sizes = [shard.size for split in SPLITS for shard in self.index.shards[split]]
-        needed = min(sum(sizes), 2 * self.shuffle_shards * max(sizes))
+        needed = min(sum(sizes), 3 * self.shuffle_shards * max(sizes))  # being left, being read, being fetched
         if isinstance(self.store, RemoteStore) and self.store.limit < needed:
             raise UserError(
-                f"data.cache_gb={self.store.limit / 1e9:g}: two windows of data.shuffle_shards={self.shuffle_shards} "
+                f"data.cache_gb={self.store.limit / 1e9:g}: three windows of data.shuffle_shards={self.shuffle_shards} "
                 f"shards do not fit; expected at least {needed / 1e9:.3g}"
             )
 
