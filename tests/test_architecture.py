@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "runs": BASE | {"layers", "networks", "posteriors", "objectives", "metrics", "data", "models", "callbacks"},
 }
 TORCH = {"torch", "numpy"}
-DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning", "litdata"}
+DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning", "litdata", "botocore"}
 OUTSIDE = {
     "ranges": {"annotated_types"},
     "errors": set(),

@@ -132,7 +132,7 @@ class Survey(ArrayWriter):
         """Notes rows (n, ...) of an array."""
         if name in self.places:
             self.places[name].append(rows)
-        elif len(rows):
+        else:
             self.layouts[name] = rows.new_zeros(()).expand(rows.shape[1:])
 
     def arrays(self) -> dict[str, Tensor]:

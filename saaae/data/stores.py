@@ -1,11 +1,12 @@
 """Where shards are: in a folder, or in an object store from which the engine (litdata) downloads them."""
 
+import atexit
 import contextlib
 import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from filelock import FileLock
@@ -17,6 +18,10 @@ from saaae.errors import UserError, disk_fault
 
 SCHEMES = ("s3://", "gs://", "azure://", "hf://", "local:")
 """What a URL that the engine can read begins with; `local:` is a folder treated like an object store."""
+ATTEMPTS = 6
+"""How often a download is begun before it counts as failed: about half a minute in all."""
+PATIENCE = 10.0
+"""Seconds that the end of the program waits for a download in the background."""
 
 
 class FolderStore:
@@ -93,6 +98,7 @@ class RemoteStore:
         self._sound: set[str] = set()
         self._engine: tuple[int, Any] = (0, None)
         self._background: Thread | None = None
+        self._ended = Event()
         try:
             from litdata.streaming.downloader import get_downloader
         except ImportError:
@@ -140,11 +146,20 @@ class RemoteStore:
                 before.join()
             with contextlib.suppress(Exception):
                 for shard in shards:
-                    self.local(shard)
+                    if not self._ended.is_set():
+                        self.local(shard)
 
         if any(not (self.folder / shard.name).is_file() for shard in shards):
             self._background = Thread(target=fetch, daemon=True)
             self._background.start()
+            if not before:
+                atexit.register(self.close)
+
+    def close(self) -> None:
+        """Ends what is done in the background: Python must not end with a thread inside the engine."""
+        self._ended.set()
+        if self._background:
+            self._background.join(PATIENCE)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -187,10 +202,18 @@ class RemoteStore:
             total -= path.stat().st_size
             path.unlink()
 
+    def _options(self) -> dict[str, Any]:
+        """For the engine's client: without them it would try a thousand times to reach a host that is not there."""
+        if not self.url.startswith("s3://"):
+            return {}
+        from botocore.config import Config
+
+        return {"config": Config(retries={"max_attempts": ATTEMPTS, "mode": "standard"})}
+
     def _download(self, name: str, path: Path) -> None:
         try:
             if self._engine[0] != os.getpid():  # connections do not survive a fork
-                self._engine = os.getpid(), self._make_engine(self.url, str(self.folder), [])
+                self._engine = os.getpid(), self._make_engine(self.url, str(self.folder), [], self._options())
             path.parent.mkdir(exist_ok=True)
             self._engine[1].download_file(f"{self.url}/{name}", str(path))
             if not path.is_file():
