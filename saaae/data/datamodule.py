@@ -180,7 +180,9 @@ class BatchLoader(DataLoader):
         batches = super().__iter__() if self.num_workers else (self.dataset[indices] for indices in self.sampler)
         for batch in batches:
             if isinstance(batch, UserError):
-                raise batch
+                raise UserError(
+                    str(batch)
+                )  # another one: raised from here, this would hold its frame, and that the workers
             yield batch
 
 

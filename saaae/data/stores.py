@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import random
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,6 +212,7 @@ class RemoteStore:
         return {"config": Config(retries={"max_attempts": ATTEMPTS, "mode": "standard"})}
 
     def _download(self, name: str, path: Path) -> None:
+        state = random.getstate()  # clients draw the names of their files and their patience from the run's generator
         try:
             if self._engine[0] != os.getpid():  # connections do not survive a fork
                 self._engine = os.getpid(), self._make_engine(self.url, str(self.folder), [], self._options())
@@ -223,6 +225,8 @@ class RemoteStore:
                 raise
             why = textwrap.shorten(str(error), 200) or type(error).__name__
             raise UserError(f"data.root={self.url}: {name} cannot be fetched ({why}); is the URL right?") from None
+        finally:
+            random.setstate(state)
 
 
 Store = FolderStore | RemoteStore

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import sys
@@ -42,10 +43,10 @@ STREAM = {
 def write_scenes(root, seed=0, channels=()):
     """Ten scenes of two images each, 2 x 3 tiles of 16 pixels and a rest."""
     root.mkdir(parents=True)
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     for scene in range(10):
         for tile in range(2):
-            pixels = random.integers(0, 256, (37, 50, *channels), np.uint8)
+            pixels = generator.integers(0, 256, (37, 50, *channels), np.uint8)
             Image.fromarray(pixels).save(root / f"scene{scene:02d}_{tile}.png")
     return root
 
@@ -405,9 +406,10 @@ def test_a_url_that_cannot_be_reached_is_named_in_one_line(stream, tmp_path, mon
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody answers there
     monkeypatch.setattr("saaae.data.stores.ATTEMPTS", 1)
-    assert "data.root=s3://bucket/x: index.json cannot be fetched (Could not connect" in refusal(
-        stream, "s3://bucket/x"
-    )
+    before = random.getstate()
+    line = refusal(stream, "s3://bucket/x")
+    assert "data.root=s3://bucket/x: index.json cannot be fetched (Could not connect" in line
+    assert random.getstate() == before  # boto3 draws of it
 
 
 def test_a_cache_that_cannot_be_written_is_named(stream, shards, tmp_path):
