@@ -180,9 +180,8 @@ class BatchLoader(DataLoader):
         batches = super().__iter__() if self.num_workers else (self.dataset[indices] for indices in self.sampler)
         for batch in batches:
             if isinstance(batch, UserError):
-                raise UserError(
-                    str(batch)
-                )  # another one: raised from here, this would hold its frame, and that the workers
+                # Not itself: it and this frame would hold each other, and with them the workers.
+                raise UserError(str(batch))
             yield batch
 
 
