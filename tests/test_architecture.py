@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "plugins": BASE | {"runs"},
 }
 TORCH = {"torch", "numpy"}
-DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning"}
+DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning", "litdata", "botocore"}
 CONFIG = {"hydra", "omegaconf", "optuna"}
 OUTSIDE = {
     "ranges": {"annotated_types"},

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from saaae.data.corruption import Corruption, Identity
+from saaae.errors import UserError
 from saaae.noise import IndexedNoise, Noise, TrainingNoise
 from saaae.ranges import NonNegativeInt, PositiveInt
 from saaae.types import Batch, Field, Split
@@ -95,8 +96,8 @@ class Images(NamedTuple):
         return move_data_to_device(images, device)
 
 
-class IndexedImages(Dataset[RawBatch]):
-    """Serves the images of a whole index tensor (B,) at once."""
+class IndexedImages(Dataset[RawBatch | UserError]):
+    """Serves the images of a whole index tensor (B,) at once; a mistake of the user as itself, to keep it one line."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -104,8 +105,11 @@ class IndexedImages(Dataset[RawBatch]):
     def __len__(self) -> int:
         return self.images.size
 
-    def __getitem__(self, indices: Tensor) -> RawBatch:
-        return self.images.take(indices)
+    def __getitem__(self, indices: Tensor) -> RawBatch | UserError:
+        try:
+            return self.images.take(indices)
+        except UserError as error:  # raised in a worker it would come with the worker's stack trace
+            return error
 
 
 class Positions(Dataset[Tensor]):
@@ -151,22 +155,34 @@ class EpochBatches(Sampler[Tensor]):
         return full + last  # of the whole epoch: Lightning counts batches by it
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = torch.arange(self.size)
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.size, generator=generator)
         start, self.start = self.start, 0
-        steps = order.split(self.batch_size * self.num_processes)[start : len(self)]
-        for step in steps:
+        for step in self.steps(start):
             shared = len(step) if self.seed is None else len(step) - len(step) % self.num_processes
             yield step[self.rank : shared : self.num_processes]
+
+    def steps(self, start: int) -> Iterator[Tensor]:
+        """What all processes share at each step of the epoch, from one step on."""
+        order = torch.arange(self.size)
+        if self.seed is not None:
+            order = torch.randperm(self.size, generator=self.generator())
+        yield from order.split(self.batch_size * self.num_processes)[start : len(self)]
+
+    def generator(self) -> torch.Generator:
+        """Random numbers of the epoch."""
+        assert self.seed is not None
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
 
 class BatchLoader(DataLoader):
     """A DataLoader of whole batches that spares its own machinery, a quarter of the time, where it has no workers."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return super().__iter__() if self.num_workers else (self.dataset[indices] for indices in self.sampler)
+        batches = super().__iter__() if self.num_workers else (self.dataset[indices] for indices in self.sampler)
+        for batch in batches:
+            if isinstance(batch, UserError):
+                # Not itself: it and this frame would hold each other, and with them the workers.
+                raise UserError(str(batch))
+            yield batch
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
@@ -299,10 +315,12 @@ class ImageDataModule(L.LightningDataModule):
             return batch
         return batch._replace(input=self.corruption(batch.input, noise))
 
+    def _batches(self, split: Split, seed: int | None, rank: int, num_processes: int) -> EpochBatches:
+        return EpochBatches(self.num_images(split), self.batch_size, seed, rank, num_processes)
+
     def _loader(self, split: Split, shuffle: bool) -> DataLoader:
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        seed = self.seed if shuffle else None
-        batches = EpochBatches(self.num_images(split), self.batch_size, seed, rank, processes)
+        batches = self._batches(split, self.seed if shuffle else None, rank, processes)
         if shuffle:
             batches.epoch, batches.start = self._position
         return BatchLoader(

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, Unpack
@@ -21,6 +22,9 @@ from saaae.types import Split
 TEST = "test_root:"
 """Before the names of files from `test_root`."""
 TOO_SMALL, NOT_FINITE = "images smaller than a tile", "tiles with pixels that are no numbers"
+
+Keep = Callable[[Mapping[str, Any], Callable[[ArrayWriter], dict[str, Any]]], Cached]
+"""Puts away what a build appends, given all that decides it: in the cache, if nobody says otherwise."""
 
 
 class Pieces(NamedTuple):
@@ -74,7 +78,8 @@ class CachedFiles(ImageDataModule):
         **serving: Unpack[Serving],
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)
-        self.root, self.on_error, self.cache_dir = Path(root), on_error, cache_dir
+        self.root, self.on_error = Path(root), on_error
+        self.keep: Keep = partial(cached, cache_dir, type(self).__name__)
         self._notes: dict[str, Any] = {}
 
     def files(self) -> dict[str, Path]:
@@ -111,13 +116,13 @@ class CachedFiles(ImageDataModule):
         digests = {name: unread.attempt(name, partial(self._digest, name, files[name])) for name in files}
         sources = {name: digest for name, digest in digests.items() if digest is not None}
         key = {"sources": sources, "settings": self.settings(), "on_error": self.on_error}
-        cache = cached(self.cache_dir, type(self).__name__, key, partial(self._write, files, sources))
+        cache = self.keep(key, partial(self._write, files, sources))
         skipped = unread.reasons | cache.notes["skipped"]
         if not cache.notes["names"]:
             raise UserError(
                 f"data.root={self.root}: no file of {len(files)} can be used; {next(iter(skipped.values()))}"
             )
-        self._notes = {"sources": sources, **cache.notes, "skipped": skipped}
+        self._paths, self._notes = files, {"sources": sources, **cache.notes, "skipped": skipped}
         return self._share_out(cache)
 
     def _digest(self, name: str, path: Path) -> str:
@@ -147,6 +152,19 @@ class CachedFiles(ImageDataModule):
                 raise UserError(f"{files[name]}: changed while it was being read; start again")
         reasons = {name: why.replace(f"{self.root}/", "") for name, why in broken.reasons.items()}
         return {"names": used, "left_out": dict(left_out), "side": side, "skipped": reasons}
+
+    def again(self) -> Iterator[dict[str, Tensor]]:
+        """Arrays of each file that the loaded splits are made of, read once more, in the order of their rows.
+
+        Raises:
+            UserError: If a file has changed since.
+        """
+        for name in self._notes["names"]:
+            path = self._paths[name]
+            pieces = self.read(name, path)
+            if self._digest(name, path) != self._notes["sources"][name]:
+                raise UserError(f"{path}: changed while it was being read; start again")
+            yield pieces.arrays
 
     def _share_out(self, cache: Cached) -> dict[Split, Images]:
         whole = self.images(cache.arrays)

@@ -79,6 +79,15 @@ def sar_image(path: Path, values: np.ndarray, scale: Scale, full_scale: float | 
     return torch.from_numpy(to_amplitude(values, scale, full_scale))[None]
 
 
+def paired(raw: RawBatch, noise: Noise, target: str) -> Batch:
+    """The image as input; the image, or with `target` clean its reference, as target."""
+    x = to_unit_range(raw.pixels)
+    if raw.reference is None:
+        return Batch(x, x, raw.indices, noise, window=raw.window)
+    clean = to_unit_range(raw.reference)
+    return Batch(x, clean if target == "clean" else x, raw.indices, noise, clean=clean, window=raw.window)
+
+
 class SARData(FolderData):
     """Tiles of SAR amplitude images; 1.0 is `full_scale`.
 
@@ -230,8 +239,4 @@ class SARData(FolderData):
 
     def present(self, raw: RawBatch, noise: Noise) -> Batch:
         """The image as input; the image or the reference as target."""
-        x = to_unit_range(raw.pixels)
-        if raw.reference is None:
-            return Batch(x, x, raw.indices, noise, window=raw.window)
-        clean = to_unit_range(raw.reference)
-        return Batch(x, clean if self.target == "clean" else x, raw.indices, noise, clean=clean, window=raw.window)
+        return paired(raw, noise, self.target)

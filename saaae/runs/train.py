@@ -28,6 +28,7 @@ WITH_RESUME = (
     "cache_dir",
     "data.num_workers",
     "data.resident",
+    "data.cache_gb",
     *LENGTH,
 )
 """What may be said together with `resume=`."""
@@ -50,8 +51,9 @@ def settle(cfg: DictConfig) -> DictConfig:
         cfg.model["latent_channels" if typed == ["latent_dim"] else "latent_dim"] = None
     cfg.data_dir = str(Path(cfg.data_dir).absolute())
     for node, key in [(cfg, "cache_dir"), *((cfg.data, key) for key in ("root", "test_root", "reference_root"))]:
-        if node.get(key) is not None and not OmegaConf.is_interpolation(node, key):
-            node[key] = str(Path(node[key]).expanduser().absolute())
+        value = None if OmegaConf.is_interpolation(node, key) else node.get(key)
+        if value is not None and "://" not in value and not value.startswith("local:"):  # a URL stays as it is
+            node[key] = str(Path(value).expanduser().absolute())
     if isinstance(OmegaConf.select(cfg, "posterior.factor"), str):
         cfg.posterior.factor = factor_of_run(cfg.posterior.factor, cfg.posterior.match)
     return cfg

@@ -1,0 +1,147 @@
+"""Speed of data=stream and of data=sar on the same tiles: python benchmarks/streaming.py [rounds] [--train] [--litdata]
+
+The scenes in $SAAAE_DATA_DIR (or ./data), sar/mstar/scenes, are copied until they are a small archive, written as
+shards and read back, on one CPU thread. Each round takes, in turn and in one process, an epoch of the data module in
+memory, of the streamed one from a folder, and of the streamed one through a cache of downloads that holds a part of the
+archive (`local:`, a folder treated like an object store: a download costs a disk, not a network). Printed are medians,
+and medians and ranges of the ratios in a round. `--train` does the same for training runs of the default model,
+`--litdata` for the engine's own random access in the same order.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+COPIES, SHARD_IMAGES, CACHE_GB = 16, 256, 0.11
+SHARED = ["data.batch_size=16"]
+
+
+def written(folder):
+    """Copies of the scenes, and their shards: 8256 training tiles of 128 pixels."""
+    import os
+    import shutil
+
+    from saaae.data.shards import write_shards
+
+    source = Path(os.environ.get("SAAAE_DATA_DIR", "data")) / "sar/mstar/scenes"
+    scenes, shards = folder / "scenes", folder / "shards"
+    scenes.mkdir()
+    for path in sorted(source.iterdir()):
+        for copy in range(COPIES):
+            shutil.copy(path, scenes / f"{path.name.partition('_')[0]}{copy:02d}_{path.name.partition('_')[2]}")
+    start = time.perf_counter()
+    index = write_shards(made("data=sar", f"data.root={scenes}"), shards, SHARD_IMAGES)
+    seconds = time.perf_counter() - start
+    total = [shard for split in index.shards.values() for shard in split]
+    images, size = sum(shard.images for shard in total), sum(shard.size for shard in total)
+    print(f"written      {images} tiles, {size / 1e6:.0f} MB in {len(total)} shards, {images / seconds:.0f} tiles/s")
+    return scenes, shards
+
+
+def made(*words):
+    """A data module of the command line."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    from saaae.runs.folder import register_resolvers
+
+    register_resolvers()
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        cfg = compose("train", [*words, *SHARED])
+    return instantiate(cfg.data, _convert_="all")
+
+
+class Loop:
+    """What a data module needs to know of a trainer."""
+
+    training, testing, global_rank, world_size = True, False, 0, 1
+
+
+def epoch(data):
+    """Images per second of one training epoch, bytes to float batches."""
+    data.trainer = Loop()
+    start, total = time.perf_counter(), 0.0
+    for raw in data.train_dataloader():
+        total += float(data.on_after_batch_transfer(raw, 0).input[0, 0, 0, 0])
+    return data.num_images("train") / (time.perf_counter() - start)
+
+
+def random_access(shards, data):
+    """Images per second of litdata's own reading, an image at a time, in our order."""
+    import numpy as np
+    import torch
+    from litdata import StreamingDataset
+
+    images = StreamingDataset(str(shards / "train"), shuffle=False)
+    order = [batch.tolist() for batch in data._batches("train", 0, 0, 1)][:128]
+    start, total = time.perf_counter(), 0.0
+    for indices in order:
+        pixels = np.stack([np.frombuffer(images[i], np.uint8) for i in indices])
+        total += float(torch.from_numpy(pixels).float().div_(255.0)[0, 0])
+    return sum(map(len, order)) / (time.perf_counter() - start)
+
+
+def training(words, name, folder):
+    """Images per second of a training run, as it reports them itself."""
+    import json
+    import subprocess
+
+    root = Path(__file__).parents[1]
+    words = [
+        *words, *SHARED, "accelerator=cpu", "threads=1", "trainer.max_steps=20", "logger=none", "callbacks=none",
+        "trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "pictures.count=1", f"name={name}",
+    ]  # fmt: skip
+    subprocess.run([sys.executable, root / "train.py", *words], cwd=folder, check=True, capture_output=True)
+    return json.loads((folder / "outputs" / name / "metrics.json").read_text())["train"]["images_per_second"]
+
+
+def table(rounds):
+    """Prints one row a way of reading, the first of which is that of memory."""
+    print(f"{'':<34}{'images/s':>10}{'of memory':>11}  range")
+    for name in rounds[0]:
+        ratios = sorted(each[name] / each["memory"] for each in rounds)
+        rate = median(each[name] for each in rounds)
+        print(f"{name:<34}{rate:>10.0f}{median(ratios):>11.2f}  {ratios[0]:.2f} to {ratios[-1]:.2f}")
+
+
+def main():
+    """Writes, reads, and trains if asked to."""
+    import torch
+
+    torch.set_num_threads(1)
+    rounds = next((int(word) for word in sys.argv[1:] if word.isdigit()), 7)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        scenes, shards = written(folder)
+        remote = ["data=stream", f"data.root=local:{shards}", f"data.cache_gb={CACHE_GB}"]
+        ways = {
+            "memory": ["data=sar", f"data.root={scenes}"],
+            "stream, a folder": ["data=stream", f"data.root={shards}"],
+            "stream, a cache below the archive": remote,
+        }
+        ways = {way: [*words, f"cache_dir={folder / 'cache'}"] for way, words in ways.items()}
+        modules = {way: made(*words) for way, words in ways.items()}
+        for data in modules.values():
+            data.setup()
+        measured = []
+        for _ in range(rounds + 1):
+            rates = {way: epoch(data) for way, data in modules.items()}
+            if "--litdata" in sys.argv:
+                rates["litdata's own random access"] = random_access(shards, modules["stream, a folder"])
+            measured.append(rates)
+        table(measured[1:])  # the first round touches the pages
+        if "--train" in sys.argv:
+            del ways["stream, a cache below the archive"]  # its URL is not one for the command line
+            pairs = [
+                {way: training(words, f"{way.split(',')[0]}{i}", folder) for way, words in ways.items()}
+                for i in range(rounds)
+            ]
+            print("\ntraining, model=saaae")
+            table(pairs)
+
+
+if __name__ == "__main__":
+    main()

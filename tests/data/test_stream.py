@@ -1,0 +1,565 @@
+"""Images from shards: the same as from memory, in an order that touches few shards at a time and resumes exactly."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from saaae.data.corruption import GaussianNoise
+from saaae.data.datamodule import SPLITS
+from saaae.data.folder import FolderData
+from saaae.data.sar import SARData
+from saaae.data.shards import INDEX, write_shards
+from saaae.data.stores import RemoteStore
+from saaae.data.stream import ShardBatches, StreamData
+from saaae.errors import UserError
+from tests.comparison import differences
+from tests.conftest import CONF, SERVING, real_data
+from tests.data.test_datamodule import Watch
+from tests.runs.test_survival import steps
+from tests.zygote import wait_until
+
+NEEDED = "litdata is not installed: pip install 'saaae[stream]'"
+SAR = {
+    "reference_root": None, "target": "noisy", "scale": "amplitude", "full_scale": None, "enl_windows": None,
+    "scene_pattern": r"^(scene\d+)_", "split_by": "file", "val_fraction": 0.2, "test_fraction": 0.2,
+    "on_error": "raise", "cache_dir": None, "image_size": 16, "channels": 1, **SERVING,
+}  # fmt: skip
+STREAM = {
+    "target": "noisy", "shuffle_shards": 2, "cache_gb": 1.0, "cache_dir": None, "image_size": 16, "channels": 1,
+    **SERVING,
+}  # fmt: skip
+
+
+def write_scenes(root, seed=0, channels=()):
+    """Ten scenes of two images each, 2 x 3 tiles of 16 pixels and a rest."""
+    root.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for scene in range(10):
+        for tile in range(2):
+            pixels = generator.integers(0, 256, (37, 50, *channels), np.uint8)
+            Image.fromarray(pixels).save(root / f"scene{scene:02d}_{tile}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("archive") / "scenes")
+
+
+@pytest.fixture(scope="session")
+def shards(scenes):
+    """72 training tiles in shards of 7."""
+    pytest.importorskip("litdata", reason=NEEDED)
+    write_shards(SARData(root=str(scenes), **SAR), scenes.parent / "shards", 7)
+    return scenes.parent / "shards"
+
+
+@pytest.fixture
+def copied(shards, tmp_path):
+    """Shards to damage."""
+    return shutil.copytree(shards, tmp_path / "shards")
+
+
+@pytest.fixture
+def stream(shards, tmp_path):
+    def made(root=shards, **options):
+        data = StreamData(root=str(root), **{**STREAM, "cache_dir": str(tmp_path / "cache"), **options})
+        data.setup()
+        return data
+
+    return made
+
+
+@pytest.fixture
+def memory(tmp_path):
+    def made(root, kind=SARData, **options):
+        data = kind(root=str(root), **{**SAR, "cache_dir": str(tmp_path / "memory"), **options})
+        data.setup()
+        return data
+
+    return made
+
+
+def refusal(call, *arguments, **options):
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)
+    line = str(caught.value)
+    del caught  # it holds this frame, which holds it, and with them the workers of a loader
+    assert "\n" not in line
+    return line
+
+
+def same(a, b):
+    """Whether two batches are equal."""
+    fields = [field for field in a._fields if field != "noise"]
+    return all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+        for x, y in ((getattr(a, field), getattr(b, field)) for field in fields)
+    )
+
+
+def assert_equal(streamed, held):
+    for split in SPLITS:
+        assert streamed.num_images(split) == held.num_images(split)
+        indices = torch.randperm(held.num_images(split))
+        assert same(streamed.batch(split, indices), held.batch(split, indices)), split
+    assert streamed.manifest() == held.manifest()
+    assert streamed.split_hash() == held.split_hash()
+    assert streamed.field == held.field
+
+
+# The same images as in memory
+
+
+def test_images_order_of_evaluation_noise_and_manifest_are_those_of_memory(stream, memory, scenes):
+    noisy = {"corruption": GaussianNoise(std=0.1)}
+    streamed, held = stream(**noisy), memory(scenes, **noisy)
+    assert held.num_images("train") == 72
+    assert_equal(streamed, held)
+    for streamed_loader, loader in (
+        (streamed.val_dataloader(), held.val_dataloader()),
+        (streamed.test_dataloader(), held.test_dataloader()),
+    ):
+        for a, b in zip(streamed_loader, loader, strict=True):
+            assert torch.equal(a.pixels, b.pixels)
+            assert torch.equal(a.indices, b.indices)
+
+
+def test_references_windows_and_regions_travel_too(stream, memory, tmp_path):
+    pytest.importorskip("litdata", reason=NEEDED)
+    noisy, clean = write_scenes(tmp_path / "noisy"), write_scenes(tmp_path / "clean", seed=1)
+    options = {
+        "reference_root": str(clean), "target": "clean", "split_by": "region", "scale": "intensity",
+        "enl_windows": {"scene03_1.png": [2, 20, 30, 28]},
+    }  # fmt: skip
+    held = memory(noisy, **options)
+    assert held.splits["train"].pixels.dtype == torch.float32
+    write_shards(SARData(root=str(noisy), **{**SAR, **options}), tmp_path / "shards", 9)
+    streamed = stream(tmp_path / "shards", target="clean")
+    assert held.batch("test", torch.arange(held.num_images("test"))).window[:, 2].any()
+    assert_equal(streamed, held)
+
+
+def test_colours_and_skipped_files_travel_too(stream, memory, tmp_path):
+    pytest.importorskip("litdata", reason=NEEDED)
+    root = write_scenes(tmp_path / "colours", channels=(3,))
+    (root / "scene04_1.png").write_bytes(b"broken")
+    Image.new("RGB", (9, 9)).save(root / "small.png")
+    options = {
+        "test_root": None, "group_pattern": r"^(scene\d+)_", "split_by": "file", "fit": "tiles", "val_fraction": 0.2,
+        "test_fraction": 0.2, "on_error": "skip", "cache_dir": str(tmp_path / "memory"), "image_size": 16,
+        "channels": 3, **SERVING,
+    }  # fmt: skip
+    held = FolderData(root=str(root), **options)
+    held.setup()
+    write_shards(FolderData(root=str(root), **options), tmp_path / "shards", 9)
+    streamed = stream(tmp_path / "shards", channels=3)
+    assert_equal(streamed, held)
+    assert list(streamed.manifest()["skipped"]) == ["scene04_1.png"]
+    assert streamed.manifest()["left_out"] == {"images smaller than a tile": 1}
+
+
+def test_real_scenes_are_streamed_as_they_are_held(stream, memory, tmp_path):
+    pytest.importorskip("litdata", reason=NEEDED)
+    root = real_data("sar", "mstar", "scenes")
+    write_shards(SARData(root=str(root), **{**SAR, "image_size": 128}), tmp_path / "shards", 64)
+    assert_equal(stream(tmp_path / "shards", image_size=128), memory(root, image_size=128))
+
+
+def test_the_shards_are_a_data_set_that_litdata_itself_reads(shards, stream):
+    litdata = pytest.importorskip("litdata", reason=NEEDED)
+    theirs, ours = litdata.StreamingDataset(str(shards / "val"), shuffle=False), stream()
+    assert len(theirs) == ours.num_images("val")
+    pixels = ours.splits["val"].take(torch.arange(len(theirs))).pixels
+    assert [theirs[i] for i in range(len(theirs))] == [image.numpy().tobytes() for image in pixels]
+
+
+# The order
+
+
+COUNTS = [7] * 10 + [2]
+
+
+def order_of(epoch, seed=0, start=0, rank=0, num_processes=1, window=3, told=None, batch_size=4):
+    prepare = (lambda shards: told.append(shards)) if told is not None else (lambda shards: None)
+    batches = ShardBatches(COUNTS, window, prepare, batch_size, seed, rank, num_processes)
+    batches.epoch, batches.start = epoch, start
+    found = [batch.tolist() for batch in batches]
+    assert len(found) == len(batches) - start
+    return found
+
+
+def shard_of(image):
+    return min(image // 7, 10)
+
+
+def test_an_epoch_holds_every_image_once_in_an_order_of_seed_and_epoch_alone():
+    first = order_of(0)
+    assert sorted(i for batch in first for i in batch) == list(range(72))
+    torch.manual_seed(3)
+    assert order_of(0) == first
+    assert order_of(1) != first
+    assert order_of(0, seed=1) != first
+    assert [len(batch) for batch in first] == [4] * 18
+
+
+def test_the_order_can_start_anywhere_and_leaves_the_windows_before_alone():
+    whole = order_of(2)
+    for start in range(len(whole) + 1):
+        told = []
+        assert order_of(2, start=start, told=told) == whole[start:]
+        assert len(told) <= 4 - (start * 4) // 21
+
+
+def test_a_window_never_touches_more_shards_than_it_may():
+    told = []
+    images = [i for batch in order_of(0, told=told) for i in batch]
+    place = 0
+    for shards in told:
+        window, following = shards[:3], shards[3:]
+        assert len(following) <= 3
+        size = sum(COUNTS[shard] for shard in window)
+        assert {shard_of(i) for i in images[place : place + size]} == set(window)
+        place += size
+    assert place == 72
+    assert len({shard_of(i) for i in images[:7]}) > 1  # the tiles of a window are shuffled, not its shards alone
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("batch_size", [4, 5])
+def test_several_processes_share_each_step_as_they_do_in_memory(num_processes, batch_size):
+    one = order_of(1, batch_size=batch_size * num_processes)
+    ranks = [order_of(1, rank=r, num_processes=num_processes, batch_size=batch_size) for r in range(num_processes)]
+    assert len({len(of_rank) for of_rank in ranks}) == 1
+    for step, whole in enumerate(one[: len(ranks[0])]):
+        parts = [of_rank[step] for of_rank in ranks]
+        assert len({len(part) for part in parts}) == 1
+        interleaved = [i for together in zip(*parts, strict=True) for i in together]
+        assert interleaved == whole[: len(interleaved)]
+        assert len(whole) - len(interleaved) < num_processes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_resumed_at_any_step_yields_the_very_same_rest(stream, workers):
+    def epoch(data):
+        return [(raw.indices.tolist(), raw.pixels) for raw in data.train_dataloader()]
+
+    data = stream(num_workers=workers)
+    data.load_state_dict({"epoch": 1, "batch": 0})
+    whole = epoch(data)
+    for start in (0, 1, 5, 17) if workers else range(18):
+        data = stream(num_workers=workers)
+        data.load_state_dict({"epoch": 1, "batch": start})
+        rest = epoch(data)
+        assert [indices for indices, _ in rest] == [indices for indices, _ in whole[start:]]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[start:], strict=True))
+
+
+def test_few_shards_are_open_at_a_time(stream):
+    data = stream()
+    for _ in data.train_dataloader():
+        assert len(data.splits["train"]._open) <= 4
+    assert len(list(data.val_dataloader())) == 6
+
+
+# An object store
+
+
+def kept(data):
+    """Bytes of the shards that are kept of a URL."""
+    sizes = []
+    for path in data.store.folder.glob("*/*.bin"):
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:
+            continue
+    return sum(sizes)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_url_is_read_through_a_cache_that_keeps_to_its_limit(stream, shards, workers, monkeypatch):
+    held, limit = stream(), 13_000
+    data = stream(f"local:{shards}", cache_gb=limit / 1e9, num_workers=workers)
+    fetched = []
+    fetch = RemoteStore._fetch
+    monkeypatch.setattr(
+        RemoteStore, "_fetch", lambda store, shard, path: (fetched.append(path), fetch(store, shard, path))
+    )
+    seen = []
+    for raw in data.train_dataloader():
+        assert torch.equal(raw.pixels, held.splits["train"].take(raw.indices).pixels)
+        assert 0 < kept(data) <= limit
+        seen += raw.indices.tolist()
+    assert sorted(seen) == list(range(72))
+    assert kept(data) < sum(shard.size for shard in data.index.shards["train"])
+    assert len(set(fetched)) == len(fetched)
+    for a, b in zip(data.test_dataloader(), held.test_dataloader(), strict=True):
+        assert torch.equal(a.pixels, b.pixels)
+    assert kept(data) <= limit
+
+
+def read_all(url, cache, seed, queue):
+    options = {**STREAM, "seed": seed, "cache_dir": cache, "cache_gb": 13_000 / 1e9}
+    data = StreamData(root=url, **options)
+    data.setup()
+    queue.put(sum(int(raw.pixels.sum(dtype=torch.int64)) for raw in data.train_dataloader()))
+
+
+def test_processes_that_delete_each_others_shards_still_read_the_right_images(stream, shards, tmp_path):
+    held = stream().splits["train"].take(torch.arange(72)).pixels
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    arguments = [(f"local:{shards}", str(tmp_path / "c"), seed, queue) for seed in range(4)]
+    processes = [context.Process(target=read_all, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    assert [queue.get(timeout=60) for _ in processes] == [int(held.sum(dtype=torch.int64))] * 4
+    for process in processes:
+        process.join()
+
+
+def test_a_download_that_was_damaged_or_cut_short_is_fetched_again(stream, shards):
+    data = stream(f"local:{shards}")
+    expected = data.batch("val", torch.arange(24)).input
+    paths = sorted(data.store.folder.glob("val/*.bin"))
+    paths[0].write_bytes(b"short")
+    content = bytearray(paths[1].read_bytes())
+    content[100] ^= 1
+    paths[1].write_bytes(content)
+    (paths[0].parent / "chunk-0-0.bin.tmp.123").write_bytes(b"left by a kill")
+    assert torch.equal(stream(f"local:{shards}").batch("val", torch.arange(24)).input, expected)
+    assert not list(paths[0].parent.glob("*.tmp*"))
+
+
+def test_shards_written_anew_under_the_same_url_are_not_taken_for_the_old_ones(stream, memory, copied, tmp_path):
+    stream(f"local:{copied}").batch("train", torch.arange(72))
+    shutil.rmtree(copied)
+    other = write_scenes(tmp_path / "other", seed=5)
+    write_shards(SARData(root=str(other), **SAR), copied, 7)
+    assert_equal(stream(f"local:{copied}"), memory(other))
+
+
+# Mistakes
+
+
+def test_what_is_no_folder_of_shards_is_refused_in_one_line(stream, copied, tmp_path):
+    assert refusal(stream, tmp_path / "none").startswith(f"data.root={tmp_path}/none: no such folder; expected one of")
+    (tmp_path / "empty").mkdir()
+    assert f"data.root={tmp_path}/empty: no {INDEX} in it" in refusal(stream, tmp_path / "empty")
+    assert "expected a folder, or a URL that begins with s3://" in refusal(stream, "ftp://host/x")
+    index = copied / INDEX
+    whole = json.loads(index.read_text())
+    for content, why in (
+        ("{", "damaged (JSONDecodeError"),
+        ("[]", "damaged"),
+        (json.dumps(whole | {"format": 2}), "format 2, this version reads 1"),
+        (json.dumps({key: value for key, value in whole.items() if key != "shards"}), "damaged (KeyError: 'shards')"),
+    ):
+        index.write_text(content)
+        assert why in refusal(stream, copied)
+    index.unlink()
+    index.mkdir()
+    assert f"no {INDEX} in it" in refusal(stream, copied)
+
+
+def test_settings_that_do_not_go_with_the_shards_are_refused_in_one_line(stream, shards):
+    assert refusal(stream, image_size=32) == "data.image_size=32: the shards hold 16; expected data.image_size=16"
+    assert refusal(stream, channels=3) == "data.channels=3: the shards hold 1; expected data.channels=1"
+    assert refusal(stream, resident=True).startswith("data.resident=true: ")
+    assert refusal(stream, target="clean").startswith("data.target=clean: these shards have no references")
+    assert refusal(stream, f"local:{shards}", cache_gb=1e-6).startswith("data.cache_gb=1e-06: three windows of")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("url", [False, True])
+def test_a_damaged_cut_or_missing_shard_is_named_in_one_line(stream, copied, workers, url):
+    root = f"local:{copied}" if url else copied
+
+    def read():
+        for _ in stream(root, num_workers=workers).train_dataloader():
+            pass
+
+    path = copied / "train" / "chunk-0-3.bin"
+    content = path.read_bytes()
+    for damage, why in (
+        (lambda: path.write_bytes(content[:-1]), "bytes instead of"),
+        (lambda: path.write_bytes(content[:-1] + b"x"), "not the content that was written"),
+        (path.unlink, "cannot be fetched" if url else "cannot be read: No such file"),
+    ):
+        damage()
+        line = refusal(read)
+        assert "chunk-0-3.bin" in line
+        assert why in line
+
+
+def test_a_url_that_cannot_be_reached_is_named_in_one_line(stream, tmp_path, monkeypatch):
+    assert f"data.root=local:{tmp_path}/none: {INDEX} cannot be fetched" in refusal(stream, f"local:{tmp_path}/none")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setattr("saaae.data.stores.ATTEMPTS", 1)
+    before = random.getstate()
+    line = refusal(stream, "s3://bucket/x")
+    assert "data.root=s3://bucket/x: index.json cannot be fetched (Could not connect" in line
+    assert random.getstate() == before  # boto3 draws of it
+
+
+def test_a_cache_that_cannot_be_written_is_named(stream, shards, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert refusal(stream, f"local:{shards}", cache_dir=str(tmp_path / "file")).startswith("cache_dir=")
+
+
+def test_without_litdata_a_folder_is_read_and_the_rest_says_what_to_install(stream, scenes, tmp_path, monkeypatch):
+    for name in ("litdata", "litdata.streaming.writer", "litdata.streaming.downloader"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert len(list(stream().train_dataloader())) == 18
+    assert "pip install 'saaae[stream]'" in refusal(stream, "s3://bucket/x")
+    data = SARData(root=str(scenes), **SAR)
+    assert "pip install 'saaae[stream]'" in refusal(write_shards, data, tmp_path / "new", 7)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The writer
+
+
+@pytest.mark.usefixtures("shards")
+def test_an_interrupted_writer_leaves_nothing_and_a_killed_one_nothing_that_looks_complete(
+    scenes, stream, tmp_path, monkeypatch
+):
+    folder, part = tmp_path / "new", tmp_path / "new.part"
+    again = FolderData.again
+
+    def interrupted(data):
+        for number, pieces in enumerate(again(data)):
+            if number == 9:
+                assert list(part.glob("*/*.bin"))
+                assert f"no {INDEX} in it" in refusal(stream, part)
+                raise KeyboardInterrupt
+            yield pieces
+
+    monkeypatch.setattr(FolderData, "again", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(SARData(root=str(scenes), **SAR), folder, 7)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    (part / "train").mkdir(parents=True)
+    (part / "train" / "chunk-0-99.bin").write_bytes(b"left by a kill")
+    write_shards(SARData(root=str(scenes), **SAR), folder, 7)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert not list(folder.rglob("chunk-0-99.bin"))
+    assert "exists already" in refusal(write_shards, SARData(root=str(scenes), **SAR), folder, 7)
+
+
+@pytest.mark.usefixtures("shards")
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
+    root = write_scenes(tmp_path / "scenes")
+    again = FolderData.again
+
+    def changed(data):
+        Image.new("L", (50, 37)).save(root / "scene05_0.png")
+        return again(data)
+
+    monkeypatch.setattr(FolderData, "again", changed)
+    line = refusal(write_shards, SARData(root=str(root), **SAR), tmp_path / "new", 7)
+    assert "scene05_0.png: changed while it was being read" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
+
+
+@pytest.mark.processes
+def test_the_writer_answers_the_command_line(zygote, scenes, shards, tmp_path):
+    def write(*arguments):
+        return zygote.run(tmp_path, *arguments, script="saaae/runs/shards.py")
+
+    words = ["data=sar", f"data.root={scenes}", "data.image_size=16", "data.val_fraction=0.2", "data.test_fraction=0.2"]
+    status, printed = write(*words, "to=deep/new", "shard_images=7")
+    assert status == 0, printed
+    assert "train         72 images     11 shards" in printed
+    assert "python train.py data=stream data.root=deep/new data.image_size=16" in printed
+    for path in shards.rglob("*.bin"):
+        assert path.read_bytes() == (tmp_path / "deep" / "new" / path.relative_to(shards)).read_bytes()
+    for arguments, line in (
+        (words, "error: to: missing; expected to=<a new folder>"),
+        ([*words, "to=deep/new"], "exists already"),
+        (["data=mnist", "to=x"], "error: data: expected data=sar or data=folder"),
+        ([*words, "to=x", "data.image_size=64"], "error: data.image_size=64: no image has so many rows"),
+        ([*words, "too=x"], "error: too: no such key; did you mean to?"),
+    ):
+        status, printed = write(*arguments)
+        assert (status, printed.count("\n")) == (2, 1), printed
+        assert line in printed
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["deep"]
+
+
+# Runs
+
+
+RUN = [
+    "data=stream", "data.image_size=16", "data.batch_size=2", "data.shuffle_shards=2", "model=vae",
+    "model.encoder.widths=[8,8]", "threads=1", "trainer.log_every_n_steps=1", "optimizer.schedule=constant",
+    "pictures.count=1", "corruption=gaussian", "trainer.max_epochs=2", "checkpoint.every_n_steps=5",
+]  # fmt: skip
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_killed_inside_an_epoch_ends_as_if_nothing_had_happened(zygote, tmp_path, shards, workers):
+    words = [*RUN, f"data.root={shards}", "accelerator=cpu", f"data.num_workers={workers}"]
+    status, printed = zygote.run(tmp_path, "name=whole", *words)
+    assert status == 0, printed
+    run = tmp_path / "outputs" / "broken"
+    for step in (7, 43):
+        child = zygote.start(tmp_path, "name=broken", *words)
+        wait_until(lambda step=step: steps(run) >= step)
+        child.send(signal.SIGKILL)
+        child.wait()
+    status, printed = zygote.run(tmp_path, "resume=outputs/broken")
+    assert status == 0, printed
+    assert "continued from step" in printed
+    assert differences(tmp_path / "outputs" / "whole", run) == []
+
+
+@pytest.mark.processes
+def test_a_run_on_damaged_shards_ends_with_one_line(zygote, tmp_path, copied):
+    path = copied / "train" / "chunk-0-3.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    words = [*RUN, f"data.root={copied}", "accelerator=cpu"]
+    for workers in (0, 1):
+        status, printed = zygote.run(tmp_path, f"name=x{workers}", *words, f"data.num_workers={workers}")
+        assert status == 2, printed
+        assert "Traceback" not in printed
+        assert sum(line.startswith("error: ") for line in printed.splitlines()) == 1
+        assert f"{path}: damaged" in printed
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_sees_every_image_once_an_epoch(stream, tmp_path):
+    model = Watch()
+    L.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
+    ).fit(model, stream())  # fmt: skip
+    seen = torch.cat([batch.indices for batch in model.seen["train"]]).view(2, 72)
+    assert all(epoch.sort().values.tolist() == list(range(72)) for epoch in seen)
+    assert not torch.equal(*seen)
+    in_order = torch.cat([batch.indices for batch in model.seen["val"]])
+    assert in_order.tolist() == [*range(24), *range(24)]
+
+
+def test_the_configuration_of_the_writer_stands_in_its_file(compose_config):
+    from saaae.runs.shards import Shards
+    from saaae.runs.validate import faults
+    from tests.test_config import GROUPS
+
+    assert (CONF / "shards.yaml").is_file()
+    cfg = compose_config("to=x", f"data.root={os.getcwd()}", name="shards")
+    assert faults(cfg, Shards, GROUPS) == []
