@@ -63,6 +63,9 @@ def open_door(door: Door, config_dir: Path) -> None:
     config_dir = config_dir.resolve()
     task = Task(door)
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
+        if args.multirun and not door.compare:
+            print("error: --multirun (-m): is for train.py; expected one command for each", file=sys.stderr)
+            sys.exit(MISTAKE)
         jobs, found = check_command_line(door, config_dir, args.overrides, args.multirun)
         if found:
             print("\n".join(f"error: {line}" for line in found), file=sys.stderr)

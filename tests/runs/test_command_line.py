@@ -182,6 +182,13 @@ def test_the_process_exits_with_2_without_a_stack_trace_or_a_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_only_training_has_several_jobs(tmp_path):
+    command = [sys.executable, ROOT / "evaluate.py", "-m", "run=a,b"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: --multirun (-m): is for train.py; expected one command for each\n"
+
+
 def test_help_names_every_group(tmp_path):
     result = subprocess.run(
         [sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
