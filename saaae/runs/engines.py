@@ -13,6 +13,7 @@ ENGINES: dict[str, dict[str, tuple[str, str]]] = {
         "parallel": ("hydra_plugins.hydra_joblib_launcher", "parallel"),
         "gpus": ("hydra_plugins.hydra_ray_launcher", "gpus"),
         "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+        "ray_cluster": ("hydra_plugins.hydra_ray_launcher", "gpus"),
         "joblib": ("hydra_plugins.hydra_joblib_launcher", "parallel"),
         "ray": ("hydra_plugins.hydra_ray_launcher", "gpus"),
         "ray_aws": ("hydra_plugins.hydra_ray_launcher", "gpus"),
