@@ -1,9 +1,11 @@
-"""Every model with every likelihood in every precision: python benchmarks/precision.py [steps]
+"""Every model in every precision: python benchmarks/precision.py [steps] [--pairs]
 
-Trains each on the same generated 32-pixel images (conditional models on digits) with the same seed, noise and order,
-and prints the loss at the end, the mean of the last quarter of the steps, in nats per image: in 32 bits, then what
-another precision adds to it, as a share of what 32-bit training gained since its first quarter. 16-mixed where there is
-a GPU.
+Trains each on the same generated 32-pixel images (conditional models on digits) and prints the loss at the end, the
+mean of the last quarter of the steps, in nats per image: mean and standard deviation over three seeds. Seeds are the
+yardstick: runs that differ by rounding alone part as runs of other seeds do, only later. 16-mixed where there is a GPU.
+
+With --pairs every model with every likelihood, one seed: the loss in 32 bits, then what another precision adds to it,
+as a share of what 32-bit training has gained since its first step.
 """
 
 import itertools
@@ -16,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 SCENES = [
     "data.num_train=64", "data.num_val=8", "data.num_test=8", "data.image_size=32", "data.batch_size=8",
 ]  # fmt: skip
+SEEDS = (0, 1, 2)
 DIGITS = ["data=mnist", "data.batch_size=8"]
 
 
@@ -24,8 +27,8 @@ def options(group):
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
-def losses(model, likelihood, precision, steps, gpu, folder):
-    """The loss of every step; None where the parts do not go together."""
+def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
+    """The loss of every step; None where the parts do not go together. No likelihood is the model's own."""
     import torch
     from hydra import compose
     from lightning.pytorch.callbacks import Callback
@@ -36,7 +39,8 @@ def losses(model, likelihood, precision, steps, gpu, folder):
     from saaae.runs.validate import combinations
 
     images = DIGITS if model.startswith("cvae") else SCENES
-    words = [f"model={model}", f"likelihood={likelihood}", f"accelerator.precision={precision}", *images]
+    words = [f"model={model}", f"accelerator.precision={precision}", f"seed={seed}", *images]
+    words += [f"likelihood={likelihood}"] if likelihood else []
     words += ["optimizer.schedule=constant", f"trainer.max_steps={steps}", f"accelerator={'gpu' if gpu else 'cpu'}"]
     cfg = settle(compose("train", words))
     if combinations(cfg):
@@ -63,36 +67,60 @@ def losses(model, likelihood, precision, steps, gpu, folder):
     return torch.stack(keep.seen).float().cpu()
 
 
+def pairs(others, steps, gpu, folder):
+    """Prints the table of every model with every likelihood."""
+    print(f"| model | likelihood | 32-true, nats | {' | '.join(others)} |")
+    print("|" + "---|" * (3 + len(others)))
+    shares = {precision: [] for precision in others}
+    for model, likelihood in itertools.product(options("model"), options("likelihood")):
+        reference = losses(model, likelihood, "32-true", steps, gpu, folder)
+        if reference is None:
+            continue
+        part = steps // 4
+        end, gain = reference[-part:].mean(), reference[0] - reference[-part:].mean()
+        for precision in others:
+            found = losses(model, likelihood, precision, steps, gpu, folder)[-part:].mean()
+            shares[precision].append(float((found - end) / gain.abs()))
+        cells = " | ".join(f"{shares[precision][-1]:+.2%}" for precision in others)
+        print(f"| {model} | {likelihood} | {end:.2f} (gained {gain:.2f}) | {cells} |", flush=True)
+    for precision, found in shares.items():
+        sizes = sorted(map(abs, found))
+        print(
+            f"{precision}: half within {sizes[len(sizes) // 2]:.2%}, nine in ten within {sizes[len(sizes) * 9 // 10]:.2%}"
+        )
+
+
+def seeds(precisions, steps, gpu, folder):
+    """Prints the table of models over seeds."""
+    import torch
+
+    print(f"| model | {' | '.join(precisions)} |")
+    print("|" + "---|" * (1 + len(precisions)))
+    for model in options("model"):
+        cells = []
+        for precision in precisions:
+            found = [losses(model, None, precision, steps, gpu, folder, seed)[-(steps // 4) :].mean() for seed in SEEDS]
+            cells.append("{:.1f} ± {:.1f}".format(*reversed(torch.std_mean(torch.stack(found)))))
+        print(f"| {model} | {' | '.join(cells)} |", flush=True)
+
+
 def main():
-    """Prints the table."""
+    """Prints a table."""
     import torch
     from hydra import initialize_config_dir
 
     from saaae.runs.folder import register_resolvers
 
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    gpu = torch.cuda.is_available()
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    steps, gpu = int(words[0]) if words else 100, torch.cuda.is_available()
     torch.set_num_threads(1)
     others = ["bf16-mixed", "bf16-true", "64-true", *(["16-mixed"] if gpu else [])]
     register_resolvers()
-    print(f"| model | likelihood | 32-true, nats | {' | '.join(others)} |")
-    print("|" + "---|" * (3 + len(others)))
-    worst = dict.fromkeys(others, 0.0)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
-        for model, likelihood in itertools.product(options("model"), options("likelihood")):
-            reference = losses(model, likelihood, "32-true", steps, gpu, folder)
-            if reference is None:
-                continue
-            part = steps // 4
-            end, gain = reference[-part:].mean(), reference[:part].mean() - reference[-part:].mean()
-            cells = []
-            for precision in others:
-                found = losses(model, likelihood, precision, steps, gpu, folder)[-part:].mean()
-                share = float((found - end) / gain.abs())
-                worst[precision] = max(worst[precision], abs(share))
-                cells.append(f"{share:+.2%}")
-            print(f"| {model} | {likelihood} | {end:.2f} (gained {gain:.2f}) | {' | '.join(cells)} |", flush=True)
-    print("largest:", ", ".join(f"{precision} {share:.2%}" for precision, share in worst.items()))
+        if "--pairs" in sys.argv:
+            pairs(others, steps, gpu, folder)
+        else:
+            seeds(["32-true", *others], steps, gpu, folder)
 
 
 if __name__ == "__main__":

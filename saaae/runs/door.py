@@ -125,9 +125,9 @@ class Task:
             return value if status == DONE else sys.exit(status)
         job = HydraConfig.get().job
         begun = Outcome(job.num, HydraConfig.get().runtime.output_dir)
-        print(f"\n[{job.num + 1}{f'/{self.num_jobs}' if self.num_jobs else ''}] {job.override_dirname}", flush=True)
         if rank() > 0:
             return self._answer(cfg)[0]
+        print(f"\n[{job.num + 1}{f'/{self.num_jobs}' if self.num_jobs else ''}] {job.override_dirname}", flush=True)
         self.launch.tell(begun)
         try:
             value, status, why = self._answer(cfg)

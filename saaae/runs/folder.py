@@ -57,15 +57,26 @@ def job_folder(swept: str, overrides: ListConfig | list[str]) -> str:
     return f"{short}-{digest}".lstrip("-")
 
 
+def gpus_of(accelerator: str, devices: int | str) -> int | None:
+    """GPUs that a cluster is asked for on each machine of a run; None for none.
+
+    Raises:
+        UserError: If nobody has said how many.
+    """
+    if accelerator in ("cpu", "mps"):
+        return None
+    if not isinstance(devices, int):
+        raise UserError(f"accelerator.devices={devices}: a cluster must be told how many; expected a number")
+    return devices
+
+
 def register_resolvers() -> None:
     """Makes the functions that the configuration calls known to OmegaConf."""
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("last", lambda values: values[-1] if values else None, replace=True)
-    OmegaConf.register_new_resolver(
-        "gpus_of", lambda accelerator, devices: None if accelerator in ("cpu", "mps") else devices, replace=True
-    )
+    OmegaConf.register_new_resolver("gpus_of", gpus_of, replace=True)
     OmegaConf.register_new_resolver(
         "if_small", lambda size, small, large: small if isinstance(size, int) and size <= 32 else large, replace=True
     )
