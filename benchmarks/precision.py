@@ -84,10 +84,9 @@ def pairs(others, steps, gpu, folder):
         cells = " | ".join(f"{shares[precision][-1]:+.2%}" for precision in others)
         print(f"| {model} | {likelihood} | {end:.2f} (gained {gain:.2f}) | {cells} |", flush=True)
     for precision, found in shares.items():
-        sizes = sorted(map(abs, found))
-        print(
-            f"{precision}: half within {sizes[len(sizes) // 2]:.2%}, nine in ten within {sizes[len(sizes) * 9 // 10]:.2%}"
-        )
+        size = sorted(map(abs, found))
+        half, most = size[len(size) // 2], size[len(size) * 9 // 10]
+        print(f"{precision}: half within {half:.2%}, nine in ten within {most:.2%}")
 
 
 def seeds(precisions, steps, gpu, folder):
