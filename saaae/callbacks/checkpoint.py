@@ -159,8 +159,11 @@ class LastCheckpoint(Checkpoint):
 
     def _agree(self, trainer: L.Trainer) -> None:
         """Several processes must save and leave at the same step, whichever of them got the signal."""
-        here = self.interruption.signum is not None
-        self.interruption.agreed = trainer.strategy.reduce_boolean_decision(here, all=False)
+        signum = self.interruption.signum or 0
+        if trainer.world_size > 1:
+            seen = torch.tensor(signum, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(seen, reduce_op="max"))
+        self.interruption.agreed = signum or None
 
     def _save(self, trainer: L.Trainer) -> None:
         """What was logged up to here must be on disk first: a resumed run logs only what comes after."""

@@ -23,6 +23,10 @@ class Interrupted(SystemExit):
         super().__init__(self.status)
         self.signal = signal.Signals(signum).name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels between processes."""
+        return type(self), (self.status - 128,)
+
 
 class Interruption:
     """Handles SIGTERM and SIGINT while it is entered, and SIGUSR1 and SIGUSR2 where they announce a preemption.
@@ -33,19 +37,21 @@ class Interruption:
 
     Attributes:
         signum: The signal that this process has got in training; None for none.
-        agreed: Whether all processes of the run know that one of them has.
+        agreed: The signal that all processes of the run know of; None for none.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self.agreed = False
+        self.agreed: int | None = None
         self.in_training = False
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # no other may handle signals
-            wanted = [signal.SIGTERM, signal.SIGINT, *filter(announces_preemption, (signal.SIGUSR1, signal.SIGUSR2))]
+            wanted = [signal.SIGINT, *filter(announces_preemption, (signal.SIGUSR1, signal.SIGUSR2))]
+            # A launcher that handles SIGTERM itself, as submitit does, is to be killed and queued again by its cluster.
+            wanted += [] if callable(signal.getsignal(signal.SIGTERM)) else [signal.SIGTERM]
             self._before = {signum: signal.getsignal(signum) for signum in wanted}
         self.install()
         return self
@@ -66,9 +72,10 @@ class Interruption:
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a data loader's worker, which inherited the handler: its parent decides
-        if not self.in_training or self.signum is not None:
+        if not self.in_training or self.signum == signum:
             raise Interrupted(signum)
-        self.signum = signum
+        if self.signum is None or signum in (signal.SIGUSR1, signal.SIGUSR2):  # those have the job queued again
+            self.signum = signum
         log.info("%s: finishing the step; once more to stop at once", signal.Signals(signum).name)
 
     def leave(self) -> None:
@@ -79,7 +86,7 @@ class Interruption:
         """
         if self.agreed:
             self.in_training = False
-            raise Interrupted(self.signum or signal.SIGTERM)
+            raise Interrupted(self.agreed)
 
 
 def announces_preemption(signum: signal.Signals) -> bool:
@@ -88,7 +95,9 @@ def announces_preemption(signum: signal.Signals) -> bool:
 
 
 def requeue() -> None:
-    """Asks SLURM to start this job again, under its own number."""
+    """Asks SLURM to start this job again, under its own number; the first of several processes does."""
+    if any(os.environ.get(name, "0") != "0" for name in ("SLURM_PROCID", "LOCAL_RANK")):
+        return
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

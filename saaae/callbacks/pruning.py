@@ -26,6 +26,8 @@ class Pruning(Callback):
         """Reports, and stops the training where the study says so."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or self.why:
             return
+        if self.monitor not in trainer.callback_metrics:
+            return
         score, epoch = float(trainer.callback_metrics[self.monitor]), trainer.current_epoch
         pruned = self.is_pruned is not None and self.is_pruned(score, epoch)
         if trainer.strategy.broadcast(pruned):

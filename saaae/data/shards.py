@@ -221,6 +221,8 @@ def write_shards(data: FolderData, folder: Path, shard_images: int) -> Index:
     part, lock = (folder.with_name(folder.name + ending) for ending in (".part", ".lock"))
     try:
         with FileLock(lock, timeout=0):
+            if folder.exists():  # another process was faster
+                raise UserError(f"to={folder}: exists already; expected the name of a new folder")
             shutil.rmtree(part, ignore_errors=True)
             try:
                 index = _write(data, part, shard_images)

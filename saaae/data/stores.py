@@ -56,7 +56,7 @@ class FolderStore:
             UserError: If it is missing or damaged.
         """
         path = self.root / shard.name
-        if shard.name not in self._sound:
+        if shard.name not in self._sound or not path.is_file():
             try:
                 fault = fault_of(path, shard)
             except OSError as error:

@@ -81,6 +81,7 @@ class Start(NamedTuple):
         validation: Validation metrics of the best checkpoint so far; empty if there is none.
         damaged: What is wrong with files that had to be passed over.
         best_is_damaged: Whether best.ckpt is one of them.
+        content: Of the checkpoint, weights and optimizer left out; empty for a new run.
     """
 
     checkpoint: Path | None
@@ -88,6 +89,7 @@ class Start(NamedTuple):
     validation: dict[str, float]
     damaged: list[str]
     best_is_damaged: bool
+    content: dict[str, Any]
 
 
 def start_of(folder: RunFolder, model: ImageAutoencoder) -> Start:
@@ -108,12 +110,13 @@ def start_of(folder: RunFolder, model: ImageAutoencoder) -> Start:
         if not path.is_file():
             continue
         try:
-            step = int(read_intact(path)["global_step"])
+            content = read_intact(path)
         except UserError as error:
             lost.append(str(error))
             continue
         load_weights(model, path)
-        return Start(path, step, validation, lost + damaged, bool(damaged))
+        small = {key: value for key, value in content.items() if key not in ("state_dict", "optimizer_states")}
+        return Start(path, int(content["global_step"]), validation, lost + damaged, bool(damaged), small)
     if lost:
         raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.checkpoints} to start anew")
-    return Start(None, 0, {}, damaged, bool(damaged))
+    return Start(None, 0, {}, damaged, bool(damaged), {})

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,10 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saaae.callbacks.interruption import Interrupted
 from saaae.errors import Pruned, RunFailedError, UserError, disk_fault, user_error_in
-from saaae.runs.engines import ENGINES, chosen, refuse_missing_engines, refuse_mixed_machines
-from saaae.runs.folder import OUTPUTS, in_quotes, plain, register_resolvers, stamp, sweep_folder
+from saaae.runs.engines import ENGINES, chosen, refuse_absent_gpus, refuse_missing_engines, refuse_mixed_machines
+from saaae.runs.folder import OUTPUTS, RunFolder, in_quotes, plain, register_resolvers, stamp
 from saaae.runs.jobs import DONE, FAILED, MISTAKE, Launch, Outcome, exit_status
 from saaae.runs.processes import rank
+from saaae.runs.status import is_locked
 from saaae.runs.validate import explain, faults, keys_of
 
 INTERRUPTED = 130
@@ -72,7 +74,8 @@ def open_door(door: Door, config_dir: Path) -> None:
             sys.exit(MISTAKE)
         if args.multirun and not args.cfg:
             overrides = OverridesParser.create().parse_overrides(args.overrides)
-            task.launch = Launch(_sweep_folder(overrides), stamp(), chosen("hydra/launcher", overrides))
+            sweep = _sweep_folder(door, config_dir, overrides)
+            task.launch = Launch(sweep, stamp(), chosen("hydra/launcher", overrides))
             task.num_jobs = len(jobs) if chosen("hydra/sweeper", overrides) in GRID else None
             sys.argv += [_leave_out_of_job_names(overrides), f"hydra.sweep.dir={in_quotes(str(task.launch.sweep))}"]
     try:
@@ -133,6 +136,8 @@ class Task:
             value, status, why = self._answer(cfg)
         except Interrupted as stop:
             self.launch.tell(begun._replace(status=stop.status, why=stop.signal))
+            if self.launch.launcher not in (None, "basic"):  # the end of a launcher's worker would end others
+                return None
             raise
         self.launch.tell(begun._replace(status=status, why=why))
         return value
@@ -167,10 +172,11 @@ def _show_plugins() -> None:
         sys.path.append(folder)
 
 
-def _sweep_folder(overrides: list[Override]) -> Path:
+def _sweep_folder(door: Door, config_dir: Path, overrides: list[Override]) -> Path:
     """Folder of a multirun, found once: in the process of a job the time of the launch is not known any more."""
-    folder, name = chosen("hydra.sweep.dir", overrides), chosen("name", overrides)
-    return Path(folder or sweep_folder(name))
+    words = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        return Path(str(compose(door.config_name, words, return_hydra_config=True).hydra.sweep.dir))
 
 
 def _summarise(task: Task, arguments: list[str]) -> int:
@@ -186,8 +192,12 @@ def _summarise(task: Task, arguments: list[str]) -> int:
     task.launch.forget()
     print(f"\n{task.num_jobs or len(outcomes)} jobs in {sweep}")
     for outcome in outcomes:
-        why = outcome.why or ("its process ended without a word" if outcome.state == "lost" else "")
-        print(f"  {outcome.state:<11}{Path(outcome.folder).name}  {why}".rstrip())
+        state, why = outcome.state, outcome.why
+        if state == "lost" and is_locked(RunFolder(outcome.folder)):
+            state, why = "running", "still at work; repeat the command later"
+        elif state == "lost":
+            why = "its process ended without a word; repeat the command to go on"
+        print(f"  {state:<11}{Path(outcome.folder).name}  {why}".rstrip())
     if task.num_jobs and len(outcomes) < task.num_jobs:
         print(f"  {task.num_jobs - len(outcomes)} not started; repeat the command to go on")
     try:
@@ -199,7 +209,7 @@ def _summarise(task: Task, arguments: list[str]) -> int:
         print(f"warning: no leaderboard ({error}); make it with python evaluate.py run={sweep}", file=sys.stderr)
     print(f"curves       tensorboard --logdir {sweep}")
     if not any(argument.startswith(("name=", "hydra.sweep.dir=")) for argument in arguments):
-        print(f"repeat       python train.py -m name={sweep.name} {' '.join(arguments)}")
+        print(f"repeat       python train.py -m name={sweep.name} {shlex.join(arguments)}")
     return exit_status(outcomes)
 
 
@@ -218,6 +228,7 @@ def check_command_line(
         overrides = OverridesParser.create().parse_overrides(arguments)
         refuse_missing_engines(overrides, multirun)
         refuse_mixed_machines(overrides)
+        refuse_absent_gpus(overrides)
         jobs = expand(overrides, multirun)
     except (OverrideParseException, UserError) as error:
         return [], [explain(error, [], groups)]

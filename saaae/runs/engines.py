@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
 
 from hydra.core.override_parser.types import Override
 
@@ -51,6 +53,23 @@ def refuse_missing_engines(overrides: list[Override], multirun: bool) -> None:
             raise UserError(f"{group}={option}: not installed; pip install -e '.[{extra}]', or uv run --extra {extra}")
         if not multirun:
             raise UserError(f"{group}={option}: is for several jobs, with --multirun (-m)")
+
+
+def refuse_absent_gpus(overrides: list[Override]) -> None:
+    """Ray would wait for them for ever.
+
+    Raises:
+        UserError: If a job is to have a GPU, and this machine has none.
+    """
+    if chosen("hydra/launcher", overrides) != "gpus":
+        return
+    asked = chosen("hydra.launcher.ray.remote.num_gpus", overrides) or "1"
+    known = chosen("hydra.launcher.ray.init.num_gpus", overrides)
+    if asked != "0" and known is None and not Path("/proc/driver/nvidia").exists() and not which("nvidia-smi"):
+        raise UserError(
+            "hydra/launcher=gpus: this machine has no GPU; expected hydra/launcher=parallel, "
+            "or hydra.launcher.ray.remote.num_gpus=0"
+        )
 
 
 def refuse_mixed_machines(overrides: list[Override]) -> None:

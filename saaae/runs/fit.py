@@ -39,7 +39,7 @@ from saaae.runs.processes import rank
 from saaae.runs.report import table
 from saaae.runs.results import report, run_record, run_test
 from saaae.runs.status import write_status
-from saaae.runs.study import MINIMIZED, is_trial, objectives, values_of, verdict
+from saaae.runs.study import MINIMIZED, in_study, is_trial, objectives, values_of, verdict
 from saaae.types import Batch
 
 log = logging.getLogger("saaae")
@@ -108,7 +108,7 @@ def refuse_absent_devices(accelerator: DictConfig) -> None:
         raise UserError("accelerator.accelerator=mps: this is no Apple machine; expected cpu, gpu or auto")
     if kind == "gpu" and not gpus:
         raise UserError(
-            f"accelerator.accelerator={kind}: torch sees no GPU here; expected accelerator=cpu or accelerator=auto"
+            f"accelerator.accelerator={kind}: torch sees no GPU here; expected accelerator=cpu, ddp_cpu or auto"
         )
     if kind == "gpu" and isinstance(devices, int) and devices > gpus:
         raise UserError(
@@ -151,6 +151,8 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
         model.domain_scores = radar_scores
     data.prepare_data()
     data.setup()
+    if cfg.accelerator.strategy == "fsdp":
+        _refuse_single_numbers(model)
     if cfg.accelerator.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)
     for network in model.networks:
@@ -163,8 +165,21 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     return model, data
 
 
-OF_BOUND = ("val/elbo", "val/kl", "val/kl_effective", "val/bits_per_dim")
+OF_BOUND = ("val/elbo", "val/kl", "val/bits_per_dim")
 """Metrics of models with a KL only."""
+
+
+def _refuse_single_numbers(model: ImageAutoencoder) -> None:
+    """FSDP2 cannot shard them.
+
+    Raises:
+        UserError: If the model learns one.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 0:
+            raise UserError(
+                f"accelerator.strategy=fsdp: {name} is a single number, which cannot be sharded; expected ddp"
+            )
 
 
 def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) -> tuple[str, str]:
@@ -174,7 +189,7 @@ def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) 
         UserError: If the model or the data do not have it, or not what a study is about.
     """
     monitor = cfg.checkpoint.monitor or ("val/elbo" if model.has_bound else "val/ssim")
-    asked = {"checkpoint.monitor": [monitor], "objective": objectives(cfg) if cfg.objective else []}
+    asked = {"checkpoint.monitor": [monitor], "objective": objectives(cfg) if cfg.objective or in_study() else []}
     example = data.batch("val", torch.zeros(1, dtype=torch.long))
     for key, name in ((key, name) for key, names in asked.items() for name in names):
         if name in OF_BOUND and not model.has_bound:
@@ -269,6 +284,10 @@ def fit(
     model.run_config, model.run_record = plain(cfg), run_record(cfg, data)
     model.log_every_n_steps = cfg.trainer.log_every_n_steps
     start = start_of(folder, model)
+
+    if start.checkpoint:  # where the model is sharded Lightning does so too late
+        data.load_state_dict(start.content[type(data).__qualname__])
+        model.on_load_checkpoint(start.content)
 
     began = folder.record.is_file()
     if rank() == 0:
@@ -402,6 +421,8 @@ def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, start
     log.info("model        %s, %.2f M parameters, code %s", type(model).__name__, parameters, code)
     if model.caveat:
         log.info("caveat       %s", model.caveat)
+    if model.run_config["accelerator"]["strategy"] == "fsdp":
+        log.info("pictures     none during training: a model in parts cannot be looked at in one process")
 
 
 def _log_to(path: Path) -> None:

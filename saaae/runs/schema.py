@@ -12,7 +12,7 @@ from saaae.ranges import NonNegativeInt, PositiveFloat, PositiveFraction, Positi
 
 BatchLimit = PositiveInt | PositiveFraction | None
 Monitor = Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"]
-Objective = Literal[Monitor, "val/kl", "val/kl_effective", "val/nll", "val/bits_per_dim"]
+Objective = Literal[Monitor, "val/kl", "val/nll", "val/bits_per_dim"]
 OrUnlimited = Literal[-1] | PositiveInt
 
 

@@ -81,6 +81,19 @@ def locked(folder: RunFolder, shown: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(folder: RunFolder) -> bool:
+    """Whether a process is at work in a run folder."""
+    from filelock import FileLock, Timeout
+
+    if not (folder.path / ".lock").is_file():
+        return False
+    try:
+        with FileLock(folder.path / ".lock", blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
 def _named(owner: Path) -> str:
     try:
         who = json.loads(owner.read_text())
@@ -104,6 +117,7 @@ def recorded(folder: RunFolder, shown: Path) -> Iterator[None]:
     except Interrupted as stop:
         began = _is_ours(folder)
         hint = f"continue with   python train.py resume={quoted(shown)}" if began else "repeat the command to begin"
+        hint = "queued again" if stop.signal in ("SIGUSR1", "SIGUSR2") else hint
         if began:
             _record(folder, "preempted", stop.signal)
         print(f"{stop.signal}: stopped; {hint}", flush=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
@@ -18,7 +19,9 @@ OBJECTIVES = "objectives"
 """Where a study says what its values are."""
 TRIAL = "SAAAE_TRIAL"
 """Environment variable with the number of the trial that a job is."""
-MINIMIZED = {"val/mse", "val/kl", "val/kl_effective", "val/nll", "val/bits_per_dim"}
+SETTINGS = "settings"
+"""Where a study says what all its trials were told."""
+MINIMIZED = {"val/mse", "val/kl", "val/nll", "val/bits_per_dim"}
 
 
 def objectives(cfg: DictConfig) -> list[str]:
@@ -33,7 +36,7 @@ def directions(names: Sequence[str]) -> list[Literal["minimize", "maximize"]]:
 
 
 def values_of(cfg: DictConfig, validation: Mapping[str, float]) -> float | list[float] | None:
-    """The objectives on the validation images; None where there was no validation.
+    """The objectives on the validation images; None where there was no validation, or none of a model without a bound.
 
     Args:
         cfg: The settled configuration.
@@ -44,15 +47,24 @@ def values_of(cfg: DictConfig, validation: Mapping[str, float]) -> float | list[
     names = objectives(cfg)
     if isinstance(cfg.objective, ListConfig):
         return [validation[name] for name in names]
-    return validation[names[0] if names[0] in validation else "val/ssim"]  # a model without a bound
+    return validation.get(names[0])
 
 
-def opened(storage: str, name: str, names: list[str], pruner: Any) -> "optuna.Study":
+def opened(storage: str, name: str, names: list[str], settings: list[str], pruner: Any) -> "optuna.Study":
     """A study, made where there is none.
 
+    Args:
+        storage: URL of its database.
+        name: Its name there.
+        names: The metrics that it is about.
+        settings: What all its trials are told.
+        pruner: Gives up on trials.
+
     Raises:
-        UserError: If the storage cannot be opened, or the study is one of other objectives.
+        UserError: If the storage cannot be opened, or the study is one of other objectives or settings.
     """
+    if not names:
+        raise UserError("objective=[]: expected a metric, or several")
     import optuna
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -65,13 +77,19 @@ def opened(storage: str, name: str, names: list[str], pruner: Any) -> "optuna.St
             f"hydra.sweeper.storage={storage}: cannot be opened ({str(error).splitlines()[0]}); "
             "expected the URL of a database, such as sqlite:///study.db"
         ) from None
-    stored = study.user_attrs.setdefault(OBJECTIVES, names) if study.trials else names
-    if stored != names:
-        raise UserError(
-            f"objective={names}: the study {name} in {storage} is about {', '.join(stored)}; choose another name"
-        )
-    study.set_user_attr(OBJECTIVES, names)
+    for key, now in ((OBJECTIVES, names), (SETTINGS, settings)):
+        if study.trials and study.user_attrs[key] != now:
+            there, asked = (" ".join(words) or "nothing" for words in (study.user_attrs[key], now))
+            raise UserError(f"{name}: its study has {key} {there}, now {asked}; choose another name")
+        study.set_user_attr(key, now)
     return study
+
+
+def in_study() -> bool:
+    """Whether this process runs a job of a study."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return False
+    return "study" in HydraConfig.get().sweeper
 
 
 def is_trial() -> bool:
@@ -90,7 +108,10 @@ def verdict() -> Callable[[float, int], bool] | None:
     trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[int(os.environ[TRIAL])]._trial_id)
 
     def is_pruned(score: float, epoch: int) -> bool:
-        trial.report(score, epoch)
-        return trial.should_prune()
+        try:
+            trial.report(score, epoch)
+            return trial.should_prune()
+        except optuna.exceptions.UpdateFinishedTrialError:  # somebody else has told what became of it
+            return False
 
     return is_pruned

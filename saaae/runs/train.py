@@ -9,14 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.callbacks.interruption import Interrupted, Interruption
-from saaae.errors import RunFailedError, UserError
+from saaae.errors import Pruned, RunFailedError, UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
 from saaae.runs.folder import LENGTH, RunFolder, tells_apart
 from saaae.runs.processes import end_with_parent, one_job_of_a_sweep, rank, started_together
 from saaae.runs.schema import Train
-from saaae.runs.status import locked, recorded
-from saaae.runs.study import values_of
+from saaae.runs.status import locked, read_status, recorded
+from saaae.runs.study import is_trial, values_of
 from saaae.runs.sweep import compare
 from saaae.runs.validate import combinations, refuse_faults
 
@@ -153,6 +153,8 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
         if folder.metrics.is_file() and not (resuming and other_length):
             print(f"{shown}: finished already, nothing to do")
             return values_of(cfg, folder.results().get("validation", {}))
+    if is_trial() and (status := read_status(folder)).get("state") == "pruned":  # a study tries some things twice
+        raise Pruned(status["why"])
     if cfg.keep_freed_memory:
         keep_freed_blocks()
     from saaae.runs.fit import fit

@@ -100,8 +100,6 @@ def combinations(cfg: DictConfig) -> list[str]:
             found.append("data.target=clean: needs the cleaner images of data.reference_root")
     found += _parts_that_clash(cfg)
     found += _devices_that_clash(cfg.get("accelerator"))
-    if OmegaConf.select(cfg, "accelerator.strategy") == "fsdp" and "learned" in (cfg.get("likelihood") or {}).values():
-        found.append("likelihood.sigma=learned: a single number cannot be sharded (accelerator=fsdp); expected optimal")
     trainer = cfg.get("trainer")
     if trainer is not None and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
         found.append(

@@ -80,7 +80,6 @@ MISTAKES = [
         "accelerator=cpu accelerator.precision=16-true",
         "accelerator.precision=16-true: expected '32-true', 'bf16-mixed'",
     ),
-    ("accelerator=fsdp likelihood.sigma=learned", "likelihood.sigma=learned: a single number cannot be sharded"),
     ("accelerator=fsdp accelerator.memory_format=channels_last", "accelerator.memory_format=channels_last: not with"),
     ("accelerator=mps accelerator.strategy=fsdp", "accelerator.strategy=fsdp: Apple machines have one GPU"),
     (

@@ -53,6 +53,7 @@ def test_a_launcher_gives_what_one_job_after_the_other_gives(zygote, tmp_path, m
     assert printed.count("done       seed=") == 2
 
 
+CONTINUED = "continued as another trial"
 STUDY = [
     "-m", "hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(1e-6,1e-1))", "hydra.sweeper.n_trials=8",
     "hydra.sweeper.sampler.n_startup_trials=3", "hydra.sweeper.pruner.n_startup_trials=2", *SHORT,
@@ -66,7 +67,7 @@ def trials(tmp_path, name):
 
     storage = f"sqlite:///{tmp_path}/outputs/{name}/study.db"
     study = optuna.load_study(study_name=f"outputs/{name}", storage=storage)
-    return [(t.params, t.state.name, t.values) for t in study.trials if not t.user_attrs]
+    return [(t.params, t.state.name, t.values) for t in study.trials if CONTINUED not in t.user_attrs]
 
 
 def test_a_killed_study_goes_on_as_if_nothing_had_been(zygote, tmp_path):
@@ -83,7 +84,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(zygote, tmp_path):
 
     folder = tmp_path / "outputs" / "broken"
     child = zygote.start(tmp_path, *STUDY, "name=broken")
-    wait_until(lambda: len(list(folder.glob("*/status.json"))) == 4)
+    wait_until(lambda: len(list(folder.glob("*/checkpoints/last.ckpt"))) == 4)  # it has reported its first epoch
     child.send(signal.SIGKILL)
     child.wait()
     status, printed = zygote.run(tmp_path, *STUDY, "name=broken")
@@ -107,4 +108,22 @@ def test_a_study_of_two_objectives_is_about_validation_metrics(zygote, tmp_path)
 
     status, printed = zygote.run(tmp_path, *words, "objective=val/psnr")
     assert status == 2
-    assert "is about val/ssim, val/kl; choose another name" in printed
+    assert "its study has objectives val/ssim val/kl, now val/psnr; choose another name" in printed
+
+
+def test_a_study_refuses_what_would_make_its_trials_incomparable(zygote, tmp_path):
+    words = [word for word in STUDY if not word.startswith("hydra.sweeper.n_trials")]
+    one = ["hydra.sweeper.n_trials=1", "name=s"]
+    assert zygote.run(tmp_path, *words, *one)[0] == 0
+    for more, answer in [
+        (["data.looks=2"], "its study has settings accelerator=cpu"),
+        (["objective=[]"], "objective=[]: expected a metric, or several"),
+        (["seed=choice(0,1)", "hydra.sweeper.n_trials=3"], None),
+        (["seed=choice(0,1,2)", "hydra.sweeper.n_trials=5"], "choose another name"),
+        (["model=choice(vae,cbam_ae)", "name=other"], "objective=val/elbo: this model has no KL and no ELBO"),
+    ]:
+        without = [word for word in (*words, *one) if word.partition("=")[0] not in {m.partition("=")[0] for m in more}]
+        status, printed = zygote.run(tmp_path, *without, *more)
+        assert status == (2 if answer else 0), printed
+        assert (answer or "") in printed
+        assert "Traceback" not in printed

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -128,6 +129,24 @@ def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     assert one == pytest.approx(two, rel=1e-6, abs=1e-6)
 
 
+def test_parts_of_a_model_are_resumed_exactly_inside_an_epoch_and_keep_their_schedule(zygote, tmp_path):
+    words = [*SMALL, "accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
+    words += ["trainer.max_epochs=1", "checkpoint.every_n_steps=3", "optimizer.schedule=cosine", "callbacks=none"]
+    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    run = tmp_path / "outputs" / "broken"
+    child = zygote.start(tmp_path, "name=broken", *words)
+    wait_until(lambda: steps(run) >= 4)
+    child.send(signal.SIGKILL)
+    child.wait()
+    status, printed = zygote.run(tmp_path, "resume=outputs/broken")
+    assert status == 0, printed
+    assert "continued from step" in printed
+    assert differences(tmp_path / "outputs" / "whole", run) == []
+    status, printed = zygote.run(tmp_path, "resume=outputs/broken", "trainer.max_epochs=2")
+    assert status == 0, printed
+    assert "schedules    end at step 10, as first planned" in printed
+
+
 def test_two_processes_train_as_one_does_on_batches_of_twice_the_size_also_on_parts_of_a_model(zygote, tmp_path):
     write_scenes(tmp_path / "images", 24)
     words = ["data=folder", f"data.root={tmp_path}/images", "data.image_size=32", "model=cbam_ae"]
@@ -183,13 +202,18 @@ def test_a_launcher_that_waits_for_a_signal_gets_it_once_the_run_has_saved(monke
             os.kill(os.getpid(), signum)
             assert interruption.signum == signum
             assert got == []  # the step goes on, the checkpoint is still to be written
-            interruption.agreed = True
+            interruption.agreed = signum
             interruption.leave()
 
     with pytest.raises(Interrupted):
         run()
     assert got == [signum]
     signal.signal(signum, before)
+
+
+def test_what_stopped_a_job_travels_between_processes():
+    stop = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))
+    assert (stop.status, stop.signal) == (143, "SIGTERM")
 
 
 def test_slurm_is_asked_to_requeue_a_job_that_it_preempts(zygote, tmp_path):

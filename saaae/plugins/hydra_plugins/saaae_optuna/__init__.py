@@ -3,7 +3,8 @@
 Hydra imports it at every start, so nothing heavy is imported here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +21,31 @@ from saaae.errors import UserError
 if TYPE_CHECKING:
     import optuna
 
+REPORTED = "reported"
+"""What the trial that this one continues had reported, by epoch."""
 CONTINUED = "continued as another trial"
 """Mark of a trial whose process died: its parameters were queued again, and its run goes on where it stopped."""
 
 
 def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
-    """The values that a swept override may take: an interval (`tag(log, interval(...))`), a range or a choice."""
+    """The values that a swept override may take: an interval (`tag(log, interval(...))`), a range or a choice.
+
+    Raises:
+        UserError: If there are none.
+    """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value: Any = override.value()
-    if override.is_interval_sweep():
-        whole = isinstance(value.start, int) and isinstance(value.end, int)
-        return (IntDistribution if whole else FloatDistribution)(value.start, value.end, log="log" in value.tags)
-    if override.is_range_sweep() and isinstance(value.start, int) and isinstance(value.step, int):
-        steps: list[Any] = list(override.sweep_iterator())
-        return IntDistribution(min(steps), max(steps), step=abs(value.step))
-    return CategoricalDistribution([str(choice) for choice in override.sweep_iterator(Transformer.encode)])
+    try:
+        if override.is_interval_sweep():
+            whole = isinstance(value.start, int) and isinstance(value.end, int)
+            return (IntDistribution if whole else FloatDistribution)(value.start, value.end, log="log" in value.tags)
+        if override.is_range_sweep() and isinstance(value.start, int) and isinstance(value.step, int):
+            steps: list[Any] = list(override.sweep_iterator())
+            return IntDistribution(min(steps), max(steps), step=abs(value.step))
+        return CategoricalDistribution([str(choice) for choice in override.sweep_iterator(Transformer.encode)])
+    except ValueError as error:
+        raise UserError(f"{override.input_line}: {str(error).splitlines()[0]}") from None
 
 
 class OptunaSweeper(Sweeper):
@@ -52,27 +62,16 @@ class OptunaSweeper(Sweeper):
         seed: Seed of the sampler.
         sampler: Makes an Optuna sampler, given a seed.
         pruner: Gives up on trials; None for none. Several objectives have none.
-        params: What is tried, `{key: sweep}`, beside what is typed.
 
     Raises:
         UserError: If a count is none.
     """
 
     def __init__(
-        self,
-        *,
-        storage: str,
-        study: str,
-        n_trials: int,
-        n_jobs: int,
-        seed: int,
-        sampler: Any,
-        pruner: Any,
-        params: dict[str, str] | None,
+        self, *, storage: str, study: str, n_trials: int, n_jobs: int, seed: int, sampler: Any, pruner: Any
     ) -> None:
         self.storage, self.study_name, self.n_trials, self.n_jobs = storage, study, n_trials, n_jobs
         self.seed, self.sampler, self.pruner = seed, sampler, pruner
-        self.params = dict(params or {})
         for key, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"hydra.sweeper.{key}={value}: expected a positive integer")
@@ -91,54 +90,71 @@ class OptunaSweeper(Sweeper):
             arguments: What was typed: swept overrides are tried, others are the same in all trials.
 
         Raises:
-            UserError: If nothing is to be tried, or the study cannot be opened.
+            UserError: If nothing is to be tried, another process works on the study, or it cannot be opened.
         """
-        overrides = OverridesParser.create().parse_overrides(
-            [*(f"{key}={sweep}" for key, sweep in self.params.items()), *arguments]
-        )
+        overrides = OverridesParser.create().parse_overrides(arguments)
         tried = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
-        fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
         if not tried:
             raise UserError(
                 "hydra/sweeper=optuna: nothing to try; expected for instance "
                 "'optimizer.lr=tag(log,interval(1e-4,1e-2))' or 'model=choice(vae,saaae)'"
             )
-        study = self._open()
-        returns: list[list[JobReturn]] = []
-        number = 0
-        while (left := self.n_trials - num_trials(study)) > 0:
-            trials = [self._ask(study, tried) for _ in range(min(left, self.n_jobs))]
-            jobs = [[*fixed, *job_overrides(trial), *self._told(trial)] for trial in trials]
-            returns.append(list(self.jobs.launch(jobs, initial_job_idx=number)))
-            number += len(jobs)
-            for trial, job in zip(trials, returns[-1], strict=True):
-                tell(study, trial, job)
+        fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
+        folder = Path(self.cfg.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):
+            study = self._open(folder, fixed)
+            returns = list(self._batches(study, tried, fixed))
         print("\n" + "\n".join(best_lines(study)), flush=True)
         return returns
 
-    def _open(self) -> "optuna.Study":
-        """The study, new or gone on with; trials that no process works on any more are queued again.
+    def _batches(self, study: "optuna.Study", tried: dict[str, Any], fixed: list[str]) -> Iterator[list[JobReturn]]:
+        """Trials that are launched together; equal ones are one job."""
+        number = 0
+        while (left := self.n_trials - num_trials(study)) > 0:
+            trials = [self._ask(study, tried) for _ in range(min(left, self.n_jobs))]
+            told = [(*fixed, *job_overrides(trial)) for trial in trials]
+            first = {job: trial for job, trial in reversed([*zip(told, trials, strict=True)])}
+            jobs = list(dict.fromkeys(told))
+            launched = [[*job, *self._told(first[job])] for job in jobs]
+            returns = dict(zip(jobs, self.jobs.launch(launched, initial_job_idx=number), strict=True))
+            number += len(jobs)
+            for trial, job in zip(trials, told, strict=True):
+                tell(study, trial, returns[job])
+            yield list(returns.values())
 
-        Raises:
-            UserError: If the storage cannot be opened, or holds a study of other objectives.
-        """
+    def _open(self, folder: Path, fixed: list[str]) -> "optuna.Study":
+        """The study, new or gone on with; trials that were cut off are queued again, with what they had reported."""
         import optuna
 
+        from saaae.runs.folder import is_free
         from saaae.runs.study import objectives, opened
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        Path(self.cfg.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        names = objectives(self.cfg)
-        study = opened(self.storage, self.study_name, names, self.pruner)
+        settings = sorted(word for word in fixed if not is_free(word.lstrip("+~").partition("=")[0]))
+        study = opened(self.storage, self.study_name, objectives(self.cfg), settings, self.pruner)
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            study.enqueue_trial(trial.params)
+            refuse_running(folder, trial, fixed)
+            reported = {str(epoch): value for epoch, value in trial.intermediate_values.items()}
+            study.enqueue_trial(trial.params, user_attrs={REPORTED: reported})
             optuna.trial.Trial(study, trial._trial_id).set_user_attr(CONTINUED, True)
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         return study
 
-    def _ask(self, study: "optuna.Study", tried: dict[str, "optuna.distributions.BaseDistribution"]) -> Any:
+    def _ask(self, study: "optuna.Study", tried: dict[str, Any]) -> "optuna.Trial":
+        """The next trial.
+
+        Raises:
+            UserError: If the study has tried the same key over other values, which Optuna cannot compare.
+        """
         study.sampler = self.sampler(seed=self.seed + num_trials(study))
-        return study.ask(tried)
+        try:
+            trial = study.ask(tried)
+        except ValueError as error:
+            raise UserError(f"{study.study_name}: {str(error).splitlines()[0]}; choose another name") from None
+        for epoch, value in trial.user_attrs.get(REPORTED, {}).items():
+            trial.report(value, int(epoch))
+        return trial
 
     def _told(self, trial: "optuna.Trial") -> list[str]:
         """What a job must know to ask whether it is to be pruned."""
@@ -149,6 +165,37 @@ class OptunaSweeper(Sweeper):
         return [f"+hydra.job.env_set.{TRIAL}='{trial.number}'"]
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps a second process from going on with the same study.
+
+    Raises:
+        UserError: If one does.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / ".study.lock", blocking=False):
+            yield
+    except Timeout:
+        raise UserError(f"{folder}: another process works on this study; wait for it, or choose another name") from None
+
+
+def refuse_running(folder: Path, trial: "optuna.trial.FrozenTrial", fixed: list[str]) -> None:
+    """A job may outlive the process that launched it.
+
+    Raises:
+        UserError: If the trial's job is still at work.
+    """
+    from saaae.runs.folder import RunFolder, job_folder
+    from saaae.runs.status import is_locked
+
+    digest = job_folder("", [*fixed, *job_overrides(trial)])
+    for path in folder.glob(f"*{digest}"):
+        if is_locked(RunFolder(path)):
+            raise UserError(f"{path}: this trial of the study is still at work; repeat the command when it has ended")
+
+
 def num_trials(study: "optuna.Study") -> int:
     """Trials of a study, each counted once, those in the queue not."""
     from optuna.trial import TrialState
@@ -157,7 +204,7 @@ def num_trials(study: "optuna.Study") -> int:
     return sum(trial.state != TrialState.WAITING and CONTINUED not in trial.user_attrs for trial in trials)
 
 
-def job_overrides(trial: "optuna.Trial") -> list[str]:
+def job_overrides(trial: "optuna.Trial | optuna.trial.FrozenTrial") -> list[str]:
     """The parameters of a trial as words on the command line."""
     return [f"{key}={value}" for key, value in trial.params.items()]
 
@@ -194,5 +241,5 @@ def best_lines(study: "optuna.Study") -> list[str]:
     names = study.user_attrs[OBJECTIVES]
     for trial in study.best_trials:
         values = "  ".join(f"{name} {value:.4f}" for name, value in zip(names, trial.values, strict=True))
-        lines.append(f"best         {values}   {' '.join(job_overrides(trial))}")  # type: ignore[arg-type]
+        lines.append(f"best         {values}   {' '.join(job_overrides(trial))}")
     return lines
