@@ -78,9 +78,11 @@ def opened(storage: str, name: str, names: list[str], settings: list[str], prune
             "expected the URL of a database, such as sqlite:///study.db"
         ) from None
     for key, now in ((OBJECTIVES, names), (SETTINGS, settings)):
-        if study.trials and study.user_attrs[key] != now:
-            there, asked = (" ".join(words) or "nothing" for words in (study.user_attrs[key], now))
-            raise UserError(f"{name}: its study has {key} {there}, now {asked}; choose another name")
+        stored = study.user_attrs.get(key, now) if study.trials else now
+        if stored != now:
+            there = " ".join(word for word in stored if word not in now) or "none of these"
+            asked = " ".join(word for word in now if word not in stored) or "none of these"
+            raise UserError(f"{name}: a study with other {key} ({there} there, {asked} asked); choose another name")
         study.set_user_attr(key, now)
     return study
 

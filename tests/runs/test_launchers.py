@@ -108,7 +108,7 @@ def test_a_study_of_two_objectives_is_about_validation_metrics(zygote, tmp_path)
 
     status, printed = zygote.run(tmp_path, *words, "objective=val/psnr")
     assert status == 2
-    assert "its study has objectives val/ssim val/kl, now val/psnr; choose another name" in printed
+    assert "a study with other objectives (val/ssim val/kl there, val/psnr asked); choose another name" in printed
 
 
 def test_a_study_refuses_what_would_make_its_trials_incomparable(zygote, tmp_path):
@@ -116,7 +116,10 @@ def test_a_study_refuses_what_would_make_its_trials_incomparable(zygote, tmp_pat
     one = ["hydra.sweeper.n_trials=1", "name=s"]
     assert zygote.run(tmp_path, *words, *one)[0] == 0
     for more, answer in [
-        (["data.looks=2"], "its study has settings accelerator=cpu"),
+        (
+            ["data.looks=2"],
+            "a study with other settings (none of these there, data.looks=2 asked); choose another name",
+        ),
         (["objective=[]"], "objective=[]: expected a metric, or several"),
         (["seed=choice(0,1)", "hydra.sweeper.n_trials=3"], None),
         (["seed=choice(0,1,2)", "hydra.sweeper.n_trials=5"], "choose another name"),
