@@ -44,7 +44,7 @@ OUTSIDE = {
     "models": TORCH | {"torchmetrics", "lightning"},
     "callbacks": TORCH | {"torchmetrics", "lightning", "matplotlib", "PIL", "tqdm"},
     "runs": TORCH | DATA | CONFIG | {"torchmetrics", "matplotlib", "yaml", "pydantic", "annotated_types", "sqlalchemy"},
-    "plugins": CONFIG,
+    "plugins": CONFIG | {"filelock"},
 }
 FILES = sorted((ROOT / "saaae").rglob("*.py"))
 

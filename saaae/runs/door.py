@@ -30,6 +30,8 @@ from saaae.runs.status import is_locked
 from saaae.runs.validate import explain, faults, keys_of
 
 INTERRUPTED = 130
+SILENT = ("slurm", "submitit")
+"""Launchers whose jobs print into files."""
 GRID = (None, "basic")
 """Sweepers whose jobs are known before the first one starts."""
 
@@ -76,6 +78,8 @@ def open_door(door: Door, config_dir: Path) -> None:
             overrides = OverridesParser.create().parse_overrides(args.overrides)
             sweep = _sweep_folder(door, config_dir, overrides)
             task.launch = Launch(sweep, stamp(), chosen("hydra/launcher", overrides))
+            if (task.launch.launcher or "").startswith(SILENT):
+                print(f"submitted    what the jobs print is in {sweep / '.submitit'}", flush=True)
             task.num_jobs = len(jobs) if chosen("hydra/sweeper", overrides) in GRID else None
             sys.argv += [_leave_out_of_job_names(overrides), f"hydra.sweep.dir={in_quotes(str(task.launch.sweep))}"]
     try:
@@ -256,10 +260,8 @@ def _known_keys(door: Door, overrides: list[Override]) -> list[str]:
     engines = [str(o.input_line) for o in overrides if o.key_or_group in ENGINES]
     cfg = plain(compose(door.config_name, overrides=engines, return_hydra_config=True))
     engine = cfg.pop("hydra")
-    return [
-        *keys_of(cfg),
-        *(key for part in ("launcher", "sweeper") for key in keys_of(engine[part], f"hydra.{part}.")),
-    ]
+    keys = [key for part in ("launcher", "sweeper") for key in keys_of(engine[part], f"hydra.{part}.")]
+    return [*keys_of(cfg), *(key for key in keys if not key.endswith("_target_"))]
 
 
 def expand(overrides: list[Override], multirun: bool) -> list[list[str]]:
