@@ -33,7 +33,8 @@ def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
     from hydra import compose
     from lightning.pytorch.callbacks import Callback
 
-    from saaae.runs.fit import build, make_trainer, set_up
+    from saaae.runs.devices import make_trainer
+    from saaae.runs.fit import build, set_up
     from saaae.runs.folder import RunFolder
     from saaae.runs.train import settle
     from saaae.runs.validate import combinations

@@ -73,7 +73,7 @@ def lightning(cfg, model, data, every_n_steps=None):
     from saaae.callbacks.resume import RandomState
     from saaae.callbacks.throughput import Throughput
     from saaae.callbacks.training_log import TrainingLog
-    from saaae.runs.fit import make_trainer
+    from saaae.runs.devices import make_trainer
     from saaae.runs.folder import RunFolder
 
     throughput, interval = Throughput(), cfg.trainer.log_every_n_steps

@@ -50,3 +50,11 @@ def differences(a: Path, b: Path) -> list[str]:
     found += [f"TensorBoard (lacks {[*missing][:3]}, has more {[*more][:3]})"] if missing or more else []
     tests = [json.loads((run / "metrics.json").read_text())["test"] for run in (a, b)]
     return found + ([] if tests[0] == tests[1] else ["test"])
+
+
+def assert_continued_exactly(zygote, folder):
+    """Resumes outputs/broken, which then must be what outputs/whole is."""
+    status, printed = zygote.run(folder, "resume=outputs/broken")
+    assert status == 0, printed
+    assert "continued from step" in printed
+    assert differences(folder / "outputs" / "whole", folder / "outputs" / "broken") == []

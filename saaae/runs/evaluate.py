@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from saaae.errors import UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
-from saaae.runs.folder import RunFolder, write_json
+from saaae.runs.folder import RunFolder, key_of, write_json
 from saaae.runs.processes import rank
 from saaae.runs.schema import Evaluate
 from saaae.runs.sweep import compare, is_sweep
@@ -92,7 +92,7 @@ def _check_sweep(overrides: list[str]) -> None:
     Raises:
         UserError: If anything is said that would measure again.
     """
-    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    keys = [key_of(override) for override in overrides]
     for key in keys:
         if key not in ("run", "baseline") and not key.startswith("hydra."):
             raise UserError(
@@ -119,8 +119,9 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     path, overrides = checkpoint_path(cfg), list(HydraConfig.get().overrides.task)
     keep_freed_blocks()
     from saaae.runs.checkpoints import config_in
+    from saaae.runs.devices import make_trainer
     from saaae.runs.exports import refuse_exports
-    from saaae.runs.fit import build, make_trainer, set_up
+    from saaae.runs.fit import build, set_up
     from saaae.runs.report import definitions, table
     from saaae.runs.results import is_whole, judged, run_record, run_test
 

@@ -14,12 +14,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import Tensor
 
-from saaae.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from saaae.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from saaae.callbacks.finite import FiniteGuard
 from saaae.callbacks.interruption import Interruption
 from saaae.callbacks.metrics_csv import MetricsCSV
@@ -32,8 +31,8 @@ from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import Pruned, UserError, disk_fault
 from saaae.metrics.speckle import speckle_quality
 from saaae.models.base import ImageAutoencoder
-from saaae.networks.execution import compute_in, keep_stage_inputs_only
 from saaae.runs.checkpoints import Start, start_of
+from saaae.runs.devices import make_trainer, num_processes, prepare_networks, refuse_absent_devices
 from saaae.runs.folder import RunFolder, plain, quoted, write_json
 from saaae.runs.processes import rank
 from saaae.runs.report import table
@@ -50,8 +49,6 @@ def radar_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
     return speckle_quality(x_hat, batch.input, batch.clean, batch.window)
 
 
-NETWORK_PRECISIONS = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
-"""Precisions of the networks' weights, which Lightning would also impose on posterior, likelihood and metrics."""
 LAYOUT = {
     "quality": {
         "SSIM": ["Multiline", ["val/ssim$", "val/ssim_clean$"]],
@@ -97,38 +94,6 @@ def set_up(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
 
-def refuse_absent_devices(accelerator: DictConfig) -> None:
-    """Compares the devices that are asked for with those of this machine.
-
-    Raises:
-        UserError: If there are not as many, or they cannot compute in the precision.
-    """
-    kind, devices, gpus = accelerator.accelerator, accelerator.devices, torch.cuda.device_count()
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("accelerator.accelerator=mps: this is no Apple machine; expected cpu, gpu or auto")
-    if kind == "gpu" and not gpus:
-        raise UserError(
-            f"accelerator.accelerator={kind}: torch sees no GPU here; expected accelerator=cpu, ddp_cpu or auto"
-        )
-    if kind == "gpu" and isinstance(devices, int) and devices > gpus:
-        raise UserError(
-            f"accelerator.devices={devices}: torch sees {gpus} GPUs here; expected at most so many, or auto"
-        )
-    if accelerator.precision == "16-mixed" and not gpus:
-        raise UserError("accelerator.precision=16-mixed: needs a GPU; on a CPU use bf16-mixed or 32-true")
-    cores = os.cpu_count() or 1
-    if kind == "cpu" and devices > cores and rank() == 0:
-        print(f"warning: accelerator.devices={devices}: more processes than the {cores} CPU cores", file=sys.stderr)
-
-
-def num_processes(accelerator: DictConfig) -> int:
-    """Processes of a run, over all machines."""
-    devices = accelerator.devices
-    if devices == "auto":
-        devices = torch.cuda.device_count() or 1
-    return devices * accelerator.num_nodes
-
-
 def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:
     """TensorBoard's writing thread would print a stack trace; the run itself ends by the same error, in one line."""
     if args.exc_value is None or not disk_fault(args.exc_value):
@@ -141,45 +106,31 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     Raises:
         UserError: If a part refuses its settings or the data cannot be read.
     """
+    model, data = _made(cfg.model), _made(cfg.data)
+    data.prepare_data()
+    data.setup()
+    return _completed(model, cfg, data), data
+
+
+def _made(node: DictConfig) -> Any:
     try:
-        model, data = (instantiate(node, _convert_="all") for node in (cfg.model, cfg.data))
+        return instantiate(node, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         raise (cause if isinstance(cause, UserError) else error) from None
+
+
+def _completed(model: ImageAutoencoder, cfg: DictConfig, data: ImageDataModule) -> ImageAutoencoder:
+    """A fresh model with what a run knows beside its parts."""
     model.importance_samples = cfg.importance_samples
     if data.field == "radar":
         model.domain_scores = radar_scores
-    data.prepare_data()
-    data.setup()
-    if cfg.accelerator.strategy == "fsdp":
-        _refuse_single_numbers(model)
-    if cfg.accelerator.memory_format == "channels_last":
-        model = model.to(memory_format=torch.channels_last)
-    for network in model.networks:
-        if cfg.accelerator.precision in NETWORK_PRECISIONS:
-            compute_in(network, NETWORK_PRECISIONS[cfg.accelerator.precision])
-        if cfg.accelerator.activation_checkpointing:
-            keep_stage_inputs_only(network)
-        if cfg.accelerator.compile:
-            network.compile()  # in place: the names of its weights stay
-    return model, data
+    prepare_networks(model, cfg.accelerator)
+    return model
 
 
 OF_BOUND = ("val/elbo", "val/kl", "val/bits_per_dim")
 """Metrics of models with a KL only."""
-
-
-def _refuse_single_numbers(model: ImageAutoencoder) -> None:
-    """FSDP2 cannot shard them.
-
-    Raises:
-        UserError: If the model learns one.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 0:
-            raise UserError(
-                f"accelerator.strategy=fsdp: {name} is a single number, which cannot be sharded; expected ddp"
-            )
 
 
 def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) -> tuple[str, str]:
@@ -219,33 +170,6 @@ def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:
             f"trainer.val_check_interval={every}: an epoch has {batches} batches; "
             "expected fewer, or trainer.check_val_every_n_epoch=null as well"
         )
-
-
-def make_trainer(cfg: DictConfig, folder: RunFolder, whole: bool = False, **arguments: Any) -> L.Trainer:
-    """A Trainer on the configured device that writes checkpoints atomically and nothing elsewhere.
-
-    Args:
-        cfg: Settled configuration.
-        folder: The run folder.
-        whole: Whether each process has the whole model, also where training shards it.
-        **arguments: Of the Trainer.
-    """
-    accelerator = cfg.accelerator
-    strategy = accelerator.strategy
-    if strategy == "fsdp":
-        sharded = ModelParallelStrategy(num_processes(accelerator), 1, save_distributed_checkpoint=False)
-        strategy = "ddp" if whole else sharded
-    return L.Trainer(
-        accelerator=accelerator.accelerator,
-        devices=accelerator.devices,
-        num_nodes=accelerator.num_nodes,
-        strategy=strategy,
-        precision="32-true" if accelerator.precision in NETWORK_PRECISIONS else accelerator.precision,
-        default_root_dir=str(folder.path),
-        plugins=[AtomicCheckpointIO()],
-        use_distributed_sampler=False,
-        **arguments,
-    )
 
 
 def fit(
@@ -294,7 +218,7 @@ def fit(
         _claim(folder, cfg, overrides, told, data, shown, start)
         _announce(model, data, shown, start, began)
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.validation), Throughput()
-    pruning = [Pruning(objectives(cfg)[0] if cfg.objective else monitor, verdict())] if is_trial() else []
+    pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
     trainer = _trainer(cfg, folder, start, best, throughput, pruning, interruption)
     _train(trainer, model, data, start.checkpoint)
     if pruning and pruning[0].why:
@@ -304,7 +228,7 @@ def fit(
 
     tester = trainer
     if cfg.accelerator.strategy == "fsdp":
-        model, tester = _whole(cfg, folder, model)
+        model, tester = _whole(cfg, folder, model, data)
     test = run_test(tester, model, data, folder.best)
     if trainer.is_global_zero:
         results = report(
@@ -318,9 +242,11 @@ def fit(
     return values_of(cfg, best.validation)
 
 
-def _whole(cfg: DictConfig, folder: RunFolder, sharded: ImageAutoencoder) -> tuple[ImageAutoencoder, L.Trainer]:
+def _whole(
+    cfg: DictConfig, folder: RunFolder, sharded: ImageAutoencoder, data: ImageDataModule
+) -> tuple[ImageAutoencoder, L.Trainer]:
     """A model for each process, and what tests it: not everything is asked of a trained model in all processes."""
-    model, _ = build(cfg)
+    model = _completed(_made(cfg.model), cfg, data)
     model.run_config, model.run_record = sharded.run_config, sharded.run_record
     limit = cfg.trainer.limit_test_batches
     return model, make_trainer(

@@ -49,7 +49,7 @@ def job_folder(swept: str, overrides: ListConfig | list[str]) -> str:
         swept: Overrides that differ between the jobs, `key=value,key=value`.
         overrides: All overrides of the job.
     """
-    told = sorted(str(o) for o in overrides if not is_free(str(o).lstrip("+~").partition("=")[0]))
+    told = sorted(str(o) for o in overrides if not is_free(key_of(str(o))))
     pairs = (part.partition("=") for part in swept.split(","))
     short = ",".join(key.split(".")[-1] + equals + value for key, equals, value in pairs)
     short = re.sub(r"[^\w.=,+-]", "", short)[:80]
@@ -80,6 +80,11 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver(
         "if_small", lambda size, small, large: small if isinstance(size, int) and size <= 32 else large, replace=True
     )
+
+
+def key_of(override: str) -> str:
+    """The group or key that a typed override is about."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def is_free(key: str) -> bool:
@@ -121,7 +126,7 @@ def config_hash(cfg: DictConfig) -> str:
 
 def quoted(path: Path) -> str:
     """A path as a value on the command line: Hydra reads `=` and `,` as its own unless quoted."""
-    return f"\"'{path}'\"" if set("=,") & set(str(path)) else str(path)
+    return f'"{in_quotes(str(path))}"' if set("=,") & set(str(path)) else str(path)
 
 
 def in_quotes(text: str) -> str:

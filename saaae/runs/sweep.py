@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.errors import UserError
-from saaae.runs.folder import RunFolder, job_folder, tells_apart
+from saaae.runs.folder import RunFolder, job_folder, key_of, tells_apart
 from saaae.runs.status import read_status
 
 TARGET = ("data.target", "data.looks", "data.correlation", "trainer.limit_test_batches")
@@ -194,7 +194,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _typed(overrides: list[str]) -> dict[str, str]:
     """Overrides that tell runs apart, by key; the seed does not, but whoever sweeps over devices compares them."""
-    by_key = {o.lstrip("+~").partition("=")[0]: o.lstrip("+") for o in overrides}
+    by_key = {key_of(o): o.lstrip("+") for o in overrides}
     return {
         key: text
         for key, text in by_key.items()

@@ -12,7 +12,7 @@ from saaae.callbacks.interruption import Interrupted, Interruption
 from saaae.errors import Pruned, RunFailedError, UserError
 from saaae.runs.allocator import keep_freed_blocks
 from saaae.runs.door import Door
-from saaae.runs.folder import LENGTH, RunFolder, tells_apart
+from saaae.runs.folder import LENGTH, RunFolder, key_of, tells_apart
 from saaae.runs.processes import end_with_parent, one_job_of_a_sweep, rank, started_together
 from saaae.runs.schema import Train
 from saaae.runs.status import locked, read_status, recorded
@@ -81,7 +81,7 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
         UserError: If anything else is said, or the folder holds nothing to resume.
     """
     stored = folder.config()
-    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    keys = [key_of(override) for override in overrides]
     for key in keys:
         if key.startswith("hydra."):  # Lightning tells its further processes their folder so
             continue
@@ -184,7 +184,7 @@ def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[
     """
     choices = HydraConfig.get().runtime.choices
     chosen = before or {key: choices[key] for key in ("model", "data", "beta")}
-    for key in (override.lstrip("+~").partition("=")[0] for override in overrides):
+    for key in map(key_of, overrides):
         if not tells_apart(key):
             continue
         value = choices[key] if key in choices else OmegaConf.select(cfg, key)

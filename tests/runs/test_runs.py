@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from saaae.callbacks.interruption import Interruption
 from saaae.errors import RunFailedError, UserError
-from saaae.runs import checkpoints, evaluate, fit, results
+from saaae.runs import checkpoints, devices, evaluate, fit, results
 from saaae.runs.folder import RunFolder
 from saaae.runs.train import settle
 from tests.conftest import CONF, TINY
@@ -200,7 +200,7 @@ def evaluated(compose_config):
         full = evaluate.configuration(cfg, stored, list(overrides))
         fit.set_up(full)
         model, data = fit.build(full)
-        return results.run_test(fit.make_trainer(full, RunFolder(path.parent), logger=False), model, data, path)
+        return results.run_test(devices.make_trainer(full, RunFolder(path.parent), logger=False), model, data, path)
 
     return tested
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from saaae.callbacks.interruption import Interrupted, Interruption
 from saaae.runs.checkpoints import read_checkpoint
-from tests.comparison import differences
+from tests.comparison import assert_continued_exactly, differences
 from tests.conftest import TINY
 from tests.zygote import wait_until
 
@@ -112,10 +112,7 @@ def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     child.wait()
     wait_until(lambda: not Path(f"/proc/{other}").exists())
     assert state(run) == "running"
-    status, printed = zygote.run(tmp_path, "resume=outputs/broken")
-    assert status == 0, printed
-    assert "continued from step" in printed
-    assert differences(tmp_path / "outputs" / "whole", run) == []
+    assert_continued_exactly(zygote, tmp_path)
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 10
     states = [random["torch"] for random in checkpoint["random_state"]]
@@ -138,10 +135,7 @@ def test_parts_of_a_model_are_resumed_exactly_inside_an_epoch_and_keep_their_sch
     wait_until(lambda: steps(run) >= 4)
     child.send(signal.SIGKILL)
     child.wait()
-    status, printed = zygote.run(tmp_path, "resume=outputs/broken")
-    assert status == 0, printed
-    assert "continued from step" in printed
-    assert differences(tmp_path / "outputs" / "whole", run) == []
+    assert_continued_exactly(zygote, tmp_path)
     status, printed = zygote.run(tmp_path, "resume=outputs/broken", "trainer.max_epochs=2")
     assert status == 0, printed
     assert "schedules    end at step 10, as first planned" in printed

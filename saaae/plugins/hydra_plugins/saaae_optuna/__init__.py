@@ -127,11 +127,11 @@ class OptunaSweeper(Sweeper):
         """The study, new or gone on with; trials that were cut off are queued again, with what they had reported."""
         import optuna
 
-        from saaae.runs.folder import is_free
+        from saaae.runs.folder import is_free, key_of
         from saaae.runs.study import objectives, opened
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        settings = sorted(word for word in fixed if not is_free(word.lstrip("+~").partition("=")[0]))
+        settings = sorted(word for word in fixed if not is_free(key_of(word)))
         study = opened(self.storage, self.study_name, objectives(self.cfg), settings, self.pruner)
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             refuse_running(folder, trial, fixed)
