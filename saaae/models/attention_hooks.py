@@ -1,24 +1,21 @@
 """What the attention layers of a model do with a batch, read by forward hooks."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from saaae.layers.attention import AttentionLayer
 from saaae.types import Batch
 
-if TYPE_CHECKING:
-    from saaae.models.autoencoder import ImageAutoencoder
-
 
 def from_attention_layers(
-    model: "ImageAutoencoder", batch: Batch, read: Callable[[AttentionLayer, Tensor], Tensor | None]
+    model: nn.Module, batch: Batch, read: Callable[[AttentionLayer, Tensor], Tensor | None]
 ) -> dict[str, Tensor]:
     """Applies a function to the input of each attention layer; results by the layer's name.
 
     Args:
-        model: The model.
+        model: Called with the batch.
         batch: Images to attend to.
         read: Given a layer and its features (B, C, H, W); a result of None is left out.
     """
@@ -40,11 +37,11 @@ def from_attention_layers(
     return dict(sorted(results.items()))
 
 
-def attention_maps(model: "ImageAutoencoder", batch: Batch) -> dict[str, Tensor]:
+def attention_maps(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Heat maps (B, 1, h, w) in [0, 1] of a model's attention layers by name; of nested layers the outermost.
 
     Args:
-        model: The model.
+        model: Called with the batch.
         batch: Images to attend to.
     """
     maps = from_attention_layers(model, batch, lambda layer, x: layer.heat_map(x))
