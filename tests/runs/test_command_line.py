@@ -51,7 +51,7 @@ MISTAKES = [
     ("data.image_size=30", "data.image_size=30: expected a multiple of 4"),
     ("data=sar", "data.root=data/sar/mstar/scenes: expected an existing folder"),
     ("data=mnist data.image_size=32", "data.image_size=32: expected 28"),
-    ("data.looks=0", "data.looks=0: expected greater than 0"),
+    ("data.looks=0", "data.looks=0: expected greater than or equal to 0.01"),
     ("data.correlation=1", "data.correlation=1: expected less than 1"),
     (
         "data.looks=2.3 data.correlation=0.3",
