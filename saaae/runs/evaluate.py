@@ -15,6 +15,7 @@ from saaae.runs.folder import RunFolder, key_of, write_json
 from saaae.runs.processes import rank
 from saaae.runs.schema import Evaluate
 from saaae.runs.sweep import compare, is_sweep
+from saaae.runs.trust import check_trusted
 from saaae.runs.validate import combinations, refuse_faults
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
     Raises:
         UserError: If the other data set cannot have the images that the model was built for.
     """
+    check_trusted(stored, Path(cfg.run or cfg.checkpoint), cfg.trust)
     result = stored.copy()
     for key in ("data_dir", "cache_dir", "threads", "importance_samples"):
         if cfg[key] is not None:

@@ -14,7 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import Tensor
@@ -22,7 +22,6 @@ from torch import Tensor
 from saaae.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from saaae.callbacks.finite import FiniteGuard
 from saaae.callbacks.interruption import Interruption
-from saaae.callbacks.metrics_csv import MetricsCSV
 from saaae.callbacks.progress import EpochLines, ProgressBar
 from saaae.callbacks.pruning import Pruning
 from saaae.callbacks.resume import RandomState
@@ -36,6 +35,7 @@ from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import Start, start_of
 from saaae.runs.devices import make_trainer, num_processes, prepare_networks, refuse_absent_devices
 from saaae.runs.folder import RunFolder, plain, quoted, write_json
+from saaae.runs.loggers import configured_loggers, start_loggers
 from saaae.runs.processes import rank
 from saaae.runs.report import table
 from saaae.runs.results import report, run_record, run_test
@@ -49,22 +49,6 @@ log = logging.getLogger("saaae")
 def radar_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
     """What speckle filtering is judged by."""
     return speckle_quality(x_hat, batch.input, batch.clean, batch.window)
-
-
-LAYOUT = {
-    "quality": {
-        "SSIM": ["Multiline", ["val/ssim$", "val/ssim_clean$"]],
-        "PSNR, dB": ["Multiline", ["val/psnr$", "val/psnr_clean$"]],
-        "ELBO, nats per image": ["Multiline", ["val/elbo$"]],
-    },
-    "objective": {
-        "nll, nats per image": ["Multiline", ["train/nll$", "val/nll$"]],
-        "KL, nats per image": ["Multiline", ["train/kl$", "val/kl$", "val/kl_effective$"]],
-        "beta": ["Multiline", ["train/beta$"]],
-        "active units": ["Multiline", ["val/active_units$"]],
-    },
-}
-"""What TensorBoard shows side by side under CUSTOM SCALARS; tags are regular expressions."""
 
 
 def set_up(cfg: DictConfig) -> None:
@@ -233,6 +217,7 @@ def fit(
     check_limits(cfg, data)
     module = lightning_module(model, data, cfg, run_record(cfg, data))
     start = start_of(folder, model)
+    loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
 
     if start.checkpoint:  # where the model is sharded Lightning does so too late
         data.load_state_dict(start.content[type(data).__qualname__])
@@ -242,9 +227,10 @@ def fit(
     if rank() == 0:
         _claim(folder, cfg, overrides, told, data, shown, start)
         _announce(model, data, shown, start, began, cfg.accelerator.strategy == "fsdp")
+        loggers = start_loggers(cfg, folder, loggers, start.step)
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.validation), Throughput()
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
-    trainer = _trainer(cfg, folder, start, best, throughput, pruning, interruption)
+    trainer = _trainer(cfg, folder, start, best, throughput, pruning, interruption, loggers)
     _train(trainer, module, data, start.checkpoint)
     if pruning and pruning[0].why:
         raise Pruned(pruning[0].why)
@@ -286,6 +272,7 @@ def _trainer(
     throughput: Throughput,
     pruning: list[Pruning],
     interruption: Interruption,
+    loggers: list[Logger],
 ) -> L.Trainer:
     """The Trainer of a run; Lightning calls the two that write checkpoints after all others."""
     interval, checkpoint = cfg.trainer.log_every_n_steps, cfg.checkpoint
@@ -297,7 +284,7 @@ def _trainer(
         cfg,
         folder,
         callbacks=[*_callbacks(cfg), *watch, *pruning, RandomState(cfg.seed), best, last],
-        logger=_loggers(cfg, folder, start.step),
+        logger=loggers,
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
     )
@@ -399,17 +386,6 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar() if sys.stderr.isatty() else EpochLines())
     return callbacks
-
-
-def _loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Any]:
-    """The configured loggers and metrics.csv, cut back to the step that the run continues from; the first writes."""
-    if rank() > 0:
-        return []
-    loggers = [instantiate(node)(save_dir=str(folder.path), purge_step=step) for node in cfg.logger.values()]
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_custom_scalars(LAYOUT)
-    return [*loggers, MetricsCSV(folder.curves, step)]
 
 
 def _trainer_arguments(cfg: DictConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Train:
     data_dir: str
     cache_dir: str | None
     resume: str | None
+    trust: list[str] = []  # noqa: RUF012
     threads: PositiveInt | None
     importance_samples: NonNegativeInt
     on_nonfinite: Literal["stop", "skip"]
@@ -40,6 +41,7 @@ class Evaluate:
     checkpoint: str
     data_dir: str | None
     cache_dir: str | None
+    trust: list[str]
     threads: PositiveInt | None
     importance_samples: NonNegativeInt | None
     samples: Literal["mean", "sample"]

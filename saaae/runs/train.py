@@ -18,10 +18,12 @@ from saaae.runs.schema import Train
 from saaae.runs.status import locked, read_status, recorded
 from saaae.runs.study import is_trial, values_of
 from saaae.runs.sweep import compare
+from saaae.runs.trust import check_trusted
 from saaae.runs.validate import combinations, refuse_faults
 
 WITH_RESUME = (
     "resume",
+    "trust",
     "accelerator",
     "on_nonfinite",
     "data_dir",
@@ -92,6 +94,7 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
             )
         if key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+    check_trusted(stored, folder.record, cfg.trust)
     refuse_faults(stored)
     return stored
 

@@ -92,6 +92,7 @@ MISTAKES = [
     ("accelerator=mps accelerator.devices=2", "accelerator.devices=2: Apple machines have one GPU"),
     ("accelerator=mps accelerator.precision=64-true", "accelerator.precision=64-true: Apple's GPU has no 64-bit"),
     ("accelerator=ddp accelerator.num_nodes=0", "accelerator.num_nodes=0: expected greater than or equal to 1"),
+    ("accelerator=base", "accelerator=base: no such option; expected one of auto, cpu, ddp"),
     ("accelerator=dpp", "accelerator=dpp: no such option; expected one of auto, cpu, ddp"),
     ("objective=val/sim", "objective=val/sim: expected 'val/elbo', 'val/ssim'"),
     ("hydra/launcher=slrum", "hydra/launcher=slrum: expected one of basic, parallel"),
