@@ -47,8 +47,9 @@ class Optimization:
         self.algorithm, self.lr, self.gradient_clip = algorithm, lr, gradient_clip
         self.schedule, self.warmup_steps = SCHEDULES[schedule], warmup_steps
 
-    def lr_factor(self, step: int, total_steps: float) -> float:
-        """Factor on the learning rate at optimizer step `step` of `total_steps`."""
+    def lr_factor(self, step: float, total_steps: float) -> float:
+        """Factor on the learning rate at optimizer step `step` of `total_steps`; constant from the last one on."""
+        step = min(step, total_steps)
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         return self.schedule((step - self.warmup_steps) / max(1.0, total_steps - self.warmup_steps))

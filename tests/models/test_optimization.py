@@ -20,3 +20,9 @@ def test_warmup_rises_linearly_then_constant():
 def test_cosine_falls_to_zero_at_the_bound_end_and_stays_there():
     factors = [make("cosine", 2).lr_factor(step, 10) for step in (2, 6, 10, 20)]
     assert factors == pytest.approx([1.0, 0.5 * (1 + math.cos(math.pi / 2)), 0.0, 0.0])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_run_shorter_than_its_warmup_keeps_its_last_rate_when_it_is_extended(schedule):
+    factors = [make(schedule, 20).lr_factor(step, 10) for step in (9, 10, 11, 19, 20, 50)]
+    assert factors == [10 / 20, 11 / 20, 11 / 20, 11 / 20, 11 / 20, 11 / 20]
