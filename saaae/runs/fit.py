@@ -405,7 +405,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
     """Those of the configuration, and progress; sharded models cannot be looked at in one process alone."""
     nodes = [] if cfg.accelerator.strategy == "fsdp" else list(cfg.callbacks.values())
     callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes]
-    refuse_unsupported(callbacks)
+    refuse_unsupported(zip(cfg.callbacks, callbacks, strict=False))
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar() if sys.stderr.isatty() else EpochLines())
     return callbacks

@@ -1,6 +1,7 @@
 """Callbacks of Lightning that run without an error here but give wrong or no results."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import (
 
 from saaae.errors import UserError
 
-AVERAGING = "best.ckpt would hold other weights than those that were validated; remove it"
+AVERAGING = "best.ckpt would not hold the averaged weights that are validated; remove it"
 SEARCH = "search {} with hydra/sweeper=optuna"
 REASONS: dict[type[Callback], str] = {
     WeightAveraging: AVERAGING,
@@ -22,13 +23,16 @@ REASONS: dict[type[Callback], str] = {
 }
 
 
-def refuse_unsupported(callbacks: Iterable[Callback]) -> None:
+def refuse_unsupported(callbacks: Iterable[tuple[Any, Callback]]) -> None:
     """Checks the callbacks of a configuration before a run changes its folder.
+
+    Args:
+        callbacks: Pairs of a key below `callbacks` and its callback.
 
     Raises:
         UserError: If one of them, or a base class of it, is not supported.
     """
-    for callback in callbacks:
+    for key, callback in callbacks:
         for kind, reason in REASONS.items():
             if isinstance(callback, kind):
-                raise UserError(f"callbacks: {type(callback).__name__} is not supported; {reason}")
+                raise UserError(f"callbacks.{key}: {type(callback).__name__} is not supported; {reason}")

@@ -30,14 +30,14 @@ def launch(compose_config, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("EMAWeightAveraging", "best.ckpt would hold other weights than those that were validated"),
-        ("WeightAveraging", "best.ckpt would hold other weights"),
+        ("EMAWeightAveraging", "best.ckpt would not hold the averaged weights"),
+        ("WeightAveraging", "best.ckpt would not hold the averaged weights"),
         ("LearningRateFinder", "search optimizer.lr with hydra/sweeper=optuna"),
         ("BatchSizeFinder", "search data.batch_size with hydra/sweeper=optuna"),
     ],
 )
 def test_callbacks_that_give_wrong_results_are_refused_before_anything_changes(launch, tmp_path, name, reason):
-    with pytest.raises(UserError, match=f"callbacks: {name} is not supported; {reason}"):
+    with pytest.raises(UserError, match=f"callbacks.extra: {name} is not supported; {reason}"):
         launch(f"+callbacks.extra._target_=lightning.pytorch.callbacks.{name}")
     assert not (tmp_path / "run").exists()
 
