@@ -22,25 +22,28 @@ from torch import Tensor
 from saaae.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from saaae.callbacks.finite import FiniteGuard
 from saaae.callbacks.interruption import Interruption
+from saaae.callbacks.metrics_csv import rows_before
 from saaae.callbacks.progress import EpochLines, ProgressBar
 from saaae.callbacks.pruning import Pruning
 from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
 from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
-from saaae.errors import Pruned, UserError, disk_fault
+from saaae.errors import Pruned, RunFailedError, UserError, disk_fault, out_of_memory
 from saaae.metrics.speckle import speckle_quality
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
 from saaae.models.lightning import AutoencoderModule
-from saaae.runs.checkpoints import Start, start_of
+from saaae.runs.checkpoints import Start, data_state, start_of
 from saaae.runs.devices import make_trainer, num_processes, prepare_networks, refuse_absent_devices
 from saaae.runs.folder import RunFolder, plain, quoted, write_json
 from saaae.runs.loggers import configured_loggers, start_loggers
+from saaae.runs.memory import within_memory
 from saaae.runs.processes import rank
 from saaae.runs.report import table
 from saaae.runs.results import report, run_record, run_test
 from saaae.runs.status import write_status
 from saaae.runs.study import MINIMIZED, in_study, is_trial, objectives, values_of, verdict
+from saaae.runs.unsupported import refuse_unsupported
 from saaae.types import Batch
 
 log = logging.getLogger("saaae")
@@ -92,9 +95,12 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     Raises:
         UserError: If a part refuses its settings or the data cannot be read.
     """
-    model, data = _made(cfg.model), _made(cfg.data)
-    data.prepare_data()
-    data.setup()
+    with within_memory(cfg, "model"):
+        model = _made(cfg.model)
+    with within_memory(cfg, "data"):
+        data = _made(cfg.data)
+        data.prepare_data()
+        data.setup()
     return _completed(model, cfg), data
 
 
@@ -103,7 +109,7 @@ def _made(node: DictConfig) -> Any:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
-        raise (cause if isinstance(cause, UserError) else error) from None
+        raise (cause if isinstance(cause, UserError) or (cause and out_of_memory(cause)) else error) from None
 
 
 def _completed(model: ImageAutoencoder, cfg: DictConfig) -> ImageAutoencoder:
@@ -207,8 +213,8 @@ def fit(
 
     Raises:
         Pruned: If a study gave up on it.
-        UserError: If a part refuses its settings, or the data or a checkpoint cannot be read.
-        RunFailedError: If numbers are not finite, or the disk takes no more.
+        UserError: If a part refuses its settings, or the data or a file of the run cannot be read.
+        RunFailedError: If numbers are not finite, nothing was trained, memory runs out, or the disk takes no more.
         Interrupted: If a signal ends it.
     """
     set_up(cfg)
@@ -220,20 +226,25 @@ def fit(
     loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
 
     if start.checkpoint:  # where the model is sharded Lightning does so too late
-        data.load_state_dict(start.content[type(data).__qualname__])
+        data.load_state_dict(data_state(start, folder, data))
         module.on_load_checkpoint(start.content)
 
+    rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
+    own_callbacks, throughput = _callbacks(cfg), Throughput()
     began = folder.record.is_file()
     if rank() == 0:
         _claim(folder, cfg, overrides, told, data, shown, start)
         _announce(model, data, shown, start, began, cfg.accelerator.strategy == "fsdp")
         loggers = start_loggers(cfg, folder, loggers, start.step)
-    best, throughput = BestCheckpoint(folder.best, monitor, mode, start.validation), Throughput()
+    best = BestCheckpoint(folder.best, monitor, mode, start.validation)
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
-    trainer = _trainer(cfg, folder, start, best, throughput, pruning, interruption, loggers)
+    callbacks = [*own_callbacks, throughput, *_guards(cfg), *pruning]
+    trainer = _trainer(cfg, folder, callbacks, best, loggers, interruption)
     _train(trainer, module, data, start.checkpoint)
     if pruning and pruning[0].why:
         raise Pruned(pruning[0].why)
+    if trainer.global_step == 0:
+        raise RunFailedError(f"{shown}: not a single optimizer step was trained; expected a longer trainer.max_time")
     if best.score is None:  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
@@ -264,26 +275,29 @@ def _whole(
     )
 
 
+def _guards(cfg: DictConfig) -> list[Callback]:
+    """The callbacks that every run has."""
+    interval = cfg.trainer.log_every_n_steps
+    return [FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval)]
+
+
 def _trainer(
     cfg: DictConfig,
     folder: RunFolder,
-    start: Start,
+    callbacks: list[Callback],
     best: BestCheckpoint,
-    throughput: Throughput,
-    pruning: list[Pruning],
-    interruption: Interruption,
     loggers: list[Logger],
+    interruption: Interruption,
 ) -> L.Trainer:
-    """The Trainer of a run; Lightning calls the two that write checkpoints after all others."""
-    interval, checkpoint = cfg.trainer.log_every_n_steps, cfg.checkpoint
+    """The Trainer of a run; Lightning calls the two callbacks that write checkpoints after all others."""
+    checkpoint = cfg.checkpoint
     last = LastCheckpoint(
         folder.last, folder.previous, checkpoint.every_n_steps, checkpoint.every_n_minutes, interruption
     )
-    watch = [throughput, FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval)]
     return make_trainer(
         cfg,
         folder,
-        callbacks=[*_callbacks(cfg), *watch, *pruning, RandomState(cfg.seed), best, last],
+        callbacks=[*callbacks, RandomState(cfg.seed), best, last],
         logger=loggers,
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
@@ -335,7 +349,9 @@ def _train(trainer: L.Trainer, module: AutoencoderModule, data: ImageDataModule,
     except OSError as error:  # TensorBoard's does not know its file
         error.filename = error.filename or trainer.default_root_dir
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if reason := out_of_memory(error):
+            raise RunFailedError(f"out of memory ({reason}); a smaller data.batch_size may help") from error
         if "deterministic" not in str(error):
             raise
         raise UserError(f"deterministic=true: {str(error).splitlines()[0]}") from error
@@ -383,6 +399,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
     """Those of the configuration, and progress; sharded models cannot be looked at in one process alone."""
     nodes = [] if cfg.accelerator.strategy == "fsdp" else list(cfg.callbacks.values())
     callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes]
+    refuse_unsupported(zip(cfg.callbacks, callbacks, strict=False))
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar() if sys.stderr.isatty() else EpochLines())
     return callbacks

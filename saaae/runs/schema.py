@@ -14,6 +14,8 @@ BatchLimit = PositiveInt | PositiveFraction | None
 Monitor = Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"]
 Objective = Literal[Monitor, "val/kl", "val/nll", "val/bits_per_dim"]
 OrUnlimited = Literal[-1] | PositiveInt
+Threads = Annotated[int, Ge(1), Le(1024)]
+"""More than the CPUs of any machine; tens of thousands end the process without a message."""
 
 
 class Train:
@@ -25,7 +27,7 @@ class Train:
     cache_dir: str | None
     resume: str | None
     trust: list[str] = []  # noqa: RUF012
-    threads: PositiveInt | None
+    threads: Threads | None
     importance_samples: NonNegativeInt
     on_nonfinite: Literal["stop", "skip"]
     deterministic: bool
@@ -42,7 +44,7 @@ class Evaluate:
     data_dir: str | None
     cache_dir: str | None
     trust: list[str]
-    threads: PositiveInt | None
+    threads: Threads | None
     importance_samples: NonNegativeInt | None
     samples: Literal["mean", "sample"]
     code_steps: list[Annotated[float, Ge(0.001), Le(1000)]]

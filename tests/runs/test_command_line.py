@@ -35,6 +35,8 @@ MISTAKES = [
     ("beta=linear beta.warmup=2.5", "beta.warmup=2.5: expected"),
     ("callbacks=null", "callbacks=null: expected one of default, none"),
     ("trainer.max_time=abc", "trainer.max_time=abc: expected"),
+    ("trainer.max_time=00:00:00:00", "trainer.max_time=00:00:00:00: no time to train; expected days:hours:minutes:"),
+    ("threads=100000", "threads=100000: expected less than or equal to 1024"),
     ("trainer.overfit_batches=2", "trainer.overfit_batches: belongs to trainer.limit_train_batches"),
     ("seed=99999999999", "seed=99999999999: expected less than"),
     ("beta.value=inf", "beta.value=inf: expected less than inf"),
