@@ -14,7 +14,7 @@ from saaae.errors import UserError
 from saaae.metrics.intervals import mean_interval
 from saaae.runs.folder import write_atomically
 from saaae.runs.leaderboard_figures import save_curves, save_reconstructions
-from saaae.runs.leaderboard_page import Cell, Section, html, markdown
+from saaae.runs.leaderboard_page import Cell, Section, rendered
 from saaae.runs.report import measure_of
 from saaae.runs.sweep import Run, Variant, common_settings, repeated_seeds, runs_of, variants_of
 
@@ -52,9 +52,10 @@ def write_leaderboard(sweep: Path, baseline: int | None = None) -> list[Path]:
     images = save_reconstructions(variants, path.with_name("leaderboard_reconstructions.png"))
     title = f"Leaderboard of {sweep.resolve().name}"
     sections = list(_sections(runs, variants, variants[number - 1], curves, images))
-    write_atomically(path.with_suffix(".md"), markdown(title, sections))
-    write_atomically(path.with_suffix(".html"), html(title, sections))
-    return [path, path.with_suffix(".md"), path.with_suffix(".html"), *(p for p in (curves, images) if p)]
+    pages = [path.with_suffix(".md"), path.with_suffix(".html")]
+    for page in pages:
+        write_atomically(page, rendered(page.suffix, title, sections))
+    return [path, *pages, *(p for p in (curves, images) if p)]
 
 
 def ranking_lines(variants: list[Variant]) -> Iterator[str]:
