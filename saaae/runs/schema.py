@@ -14,13 +14,14 @@ BatchLimit = PositiveInt | PositiveFraction | None
 Monitor = Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"]
 Objective = Literal[Monitor, "val/kl", "val/nll", "val/bits_per_dim"]
 OrUnlimited = Literal[-1] | PositiveInt
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 
 class Train:
     """Settings at the root of train.yaml."""
 
     name: str | None
-    seed: Annotated[int, Ge(0), Lt(2**32)]
+    seed: Seed
     data_dir: str
     cache_dir: str | None
     resume: str | None
@@ -46,6 +47,7 @@ class Evaluate:
     code_steps: list[Annotated[float, Ge(0.001), Le(1000)]]
     save_arrays: PositiveInt | None
     generate: PositiveInt | None
+    seed: Seed | None
     limit_batches: BatchLimit
 
 
