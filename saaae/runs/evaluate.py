@@ -173,7 +173,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     found = RunFolder(target_folder(folder, path, data_name, cfg, overrides))
     results |= judged(module, data, results["test"], is_whole(limit))
     # Before anything is written: a full disk must not cost the numbers.
-    print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results), flush=True)
+    print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results))
     results |= {"definitions": definitions(results["test"]), **earlier_codes(found, results)}
     write_json(found.metrics, results)
     give_away(module, data, found, full, cfg, f"{path}: {data_name}", results)

@@ -198,13 +198,13 @@ def test_the_name_of_an_option_in_place_of_a_part_is_one_line(option):
 
     key, _, value = option.rpartition(".")[2].partition("=")
     assert faults(composed("train", option), Train, groups_of(CONF)) == [
-        f"{option}: expected a part, not its name: {key}={value}"
+        f"{option}: an option is chosen by its group; expected {key}={value}"
     ]
 
 
 def test_another_corruption_of_a_test_is_chosen_by_its_group(evaluated, run_folder, tmp_path):
     words = ["data=folder", f"data.root={OmegaConf.load(run_folder.resolved).data.root}", "data.batch_size=2"]
-    with pytest.raises(UserError, match=r"not its name: \+corruption@data\.corruption=jpeg"):
+    with pytest.raises(UserError, match=r"expected \+corruption@data\.corruption=jpeg"):
         evaluated(*words, "data.corruption=jpeg")
     clean, corrupted = evaluated(*words), evaluated(*words, "+corruption@data.corruption=jpeg")
     assert clean["test"]["mse"] != corrupted["test"]["mse"]
