@@ -34,7 +34,7 @@ def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
     from lightning.pytorch.callbacks import Callback
 
     from saaae.runs.devices import make_trainer
-    from saaae.runs.fit import build, set_up
+    from saaae.runs.fit import build, lightning_module, set_up
     from saaae.runs.folder import RunFolder
     from saaae.runs.train import settle
     from saaae.runs.validate import combinations
@@ -47,7 +47,7 @@ def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
     if combinations(cfg):
         return None
     set_up(cfg)
-    module, data = build(cfg)
+    model, data = build(cfg)
 
     class Losses(Callback):
         """Keeps them on the device."""
@@ -64,7 +64,7 @@ def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
         cfg, RunFolder(folder), max_steps=steps, max_epochs=-1, callbacks=[keep], logger=False, limit_val_batches=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, data)
+    trainer.fit(lightning_module(model, data, cfg), data)
     return torch.stack(keep.seen).float().cpu()
 
 

@@ -21,13 +21,13 @@ def parts():
     from saaae.callbacks.pictures import ReconstructionPictures
     from saaae.metrics.latent import LatentStatistics
     from saaae.metrics.per_image import PerImage
-    from saaae.models import base
+    from saaae.models import lightning
     from saaae.runs import fit, results
 
     hooks = ("on_train_start", "on_train_epoch_end", "on_train_end")
     return {
         "pictures in training": [(ReconstructionPictures, hook) for hook in hooks],
-        "metrics of images": [(base, "quality_of"), (PerImage, "update"), (PerImage, "compute")],
+        "metrics of images": [(lightning, "quality_of"), (PerImage, "update"), (PerImage, "compute")],
         "radar metrics": [(fit, "speckle_quality")],
         "latent health": [(LatentHealth, "on_validation_end"), (LatentStatistics, "update")],
         "pictures at the end": [(results, "draw"), (results, "project"), (results, "save_examples")],

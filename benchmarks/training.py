@@ -73,11 +73,11 @@ def lightning(cfg, model, data, every_n_steps=None):
     from saaae.callbacks.resume import RandomState
     from saaae.callbacks.throughput import Throughput
     from saaae.callbacks.training_log import TrainingLog
+    from saaae.models.lightning import AutoencoderModule
     from saaae.runs.devices import make_trainer
     from saaae.runs.folder import RunFolder
 
     throughput, interval = Throughput(), cfg.trainer.log_every_n_steps
-    model.total_steps, model.log_every_n_steps = None, interval
     data._position = (0, 0)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as path:
         folder = RunFolder(path)
@@ -86,7 +86,7 @@ def lightning(cfg, model, data, every_n_steps=None):
         make_trainer(
             cfg, folder, max_epochs=1, limit_val_batches=0, enable_progress_bar=False, enable_model_summary=False,
             log_every_n_steps=interval, callbacks=watch, logger=[TensorBoardLogger(path), MetricsCSV(folder.curves, 0)],
-        ).fit(model, data)  # fmt: skip
+        ).fit(AutoencoderModule(model, log_every_n_steps=interval), data)  # fmt: skip
     return throughput.images_per_second
 
 

@@ -1,9 +1,8 @@
-"""The vocabulary that flows through a run: typed tuples and the Protocols through which callbacks see a model."""
+"""Types shared by all packages: batches, losses, posteriors."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from saaae.noise import Noise
@@ -96,60 +95,4 @@ class Posterior(Protocol):
 
     def diagnostics(self) -> Mapping[str, Tensor]:
         """Further per-image numbers (B,) worth a curve, by logged name."""
-        ...
-
-
-class ImageSource(Protocol):
-    """What callbacks may ask of a data module; splits are `train`, `val` and `test`."""
-
-    field: Field
-
-    def num_images(self, split: Split) -> int:
-        """Size of a split."""
-        ...
-
-    def batch(self, split: Split, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
-        """Chosen images of a split, with evaluation noise."""
-        ...
-
-
-@runtime_checkable
-class ImageModel(Protocol):
-    """What callbacks may ask of a model."""
-
-    latent_shape: tuple[int, ...]
-    num_classes: int | None
-    generates: bool
-
-    @property
-    def caveat(self) -> str:
-        """What a reader of this model's loss must know; empty where the loss is what it seems."""
-        ...
-
-    def encode(self, batch: Batch) -> Posterior:
-        """Posterior of the inputs of a batch."""
-        ...
-
-    def decode(self, z: Tensor, batch: Batch) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] of codes for the images of a batch."""
-        ...
-
-    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) in [0, 1] of codes and, where the model has them, classes (N,)."""
-        ...
-
-    def sample(self, count: int, noise: Noise, label: int | None = None) -> Tensor:
-        """Images (count, C, H, W) decoded from the prior, of one class or of the classes in turn."""
-        ...
-
-    def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
-        """Pictures of the model's inner state (B, 1, h, w) in [0, 1], by title; empty where it has none."""
-        ...
-
-    def gates(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Weights (B, C) that the model gives to channels, by where; empty where it has none."""
-        ...
-
-    def importance(self, posterior: Posterior) -> Tensor | None:
-        """How important each cell of the code is: (B, D) for a vector, (B, 1, h, w) for a map; None if unknown."""
         ...

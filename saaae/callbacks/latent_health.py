@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Iterator
-from typing import cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from saaae.metrics.latent import ACTIVE, LatentStatistics
+from saaae.metrics.latent import ACTIVE
+from saaae.models.lightning import AutoencoderModule
 
 log = logging.getLogger("saaae")
 
@@ -30,9 +30,9 @@ class LatentHealth(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks at the statistics of a validation whose means are known."""
-        if not getattr(pl_module, "has_bound", False):
+        if not isinstance(pl_module, AutoencoderModule) or not pl_module.model.has_bound:
             return
-        statistics = cast(LatentStatistics, pl_module.latent_statistics).compute()
+        statistics = pl_module.latent_statistics.compute()
         known = bool(statistics["kl"].any())  # not of a KL that is no sum
         shown = {"kl": statistics["kl"]} if known else {}
         shown |= {"std_of_mean": statistics["spread"].sqrt(), "posterior_std": statistics["variance"].sqrt()}

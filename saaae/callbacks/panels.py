@@ -1,19 +1,19 @@
 """What a model and its data have to show: each function gives the rows of one picture."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import cast
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from saaae.callbacks.mosaic import Row
+from saaae.data.datamodule import ImageDataModule
 from saaae.metrics.anomaly import SIGMA, smooth, squared_residual
 from saaae.metrics.speckle import AMPLITUDE_FLOOR
+from saaae.models.autoencoder import ImageAutoencoder
 from saaae.noise import IndexedNoise
-from saaae.types import Batch, ImageModel, ImageSource, Posterior, Split
+from saaae.types import Batch, Posterior, Split
 
 ERROR_SHOWN = 0.5
 """Absolute error that is drawn as the brightest."""
@@ -21,13 +21,13 @@ RATIO_SHOWN = 2.0
 """Ratio of intensities that is drawn as white; 1, where only speckle was removed, is middle gray."""
 
 
-def spread(data: ImageSource, split: Split, count: int) -> Tensor:
+def spread(data: ImageDataModule, split: Split, count: int) -> Tensor:
     """Indices of `count` fixed images, spread evenly over a split."""
     size = data.num_images(split)
     return torch.linspace(0, size - 1, min(count, size)).long()
 
 
-def reconstruction_rows(model: ImageModel, batch: Batch, posterior: Posterior, x_hat: Tensor) -> Iterator[Row]:
+def reconstruction_rows(model: ImageAutoencoder, batch: Batch, posterior: Posterior, x_hat: Tensor) -> Iterator[Row]:
     """Original, input, reconstruction and error.
 
     Args:
@@ -54,7 +54,7 @@ def ratio_row(batch: Batch, x_hat: Tensor) -> Row:
     return Row(f"ratio image, 0 to {RATIO_SHOWN:g}", ratio / RATIO_SHOWN)
 
 
-def watched_rows(model: ImageModel, data: ImageSource, batch: Batch) -> list[Row]:
+def watched_rows(model: ImageAutoencoder, data: ImageDataModule, batch: Batch) -> list[Row]:
     """What is worth a look every epoch: reconstructions, maps, images from the prior, the ratio image of radar images.
 
     Args:
@@ -72,7 +72,7 @@ def watched_rows(model: ImageModel, data: ImageSource, batch: Batch) -> list[Row
     return rows
 
 
-def fed_rows(data: ImageSource, count: int) -> list[Row]:
+def fed_rows(data: ImageDataModule, count: int) -> list[Row]:
     """What a model is fed: training images, and test images with their masks if there are any.
 
     Training images come with evaluation noise here, so that looking changes nothing.
@@ -90,7 +90,7 @@ def fed_rows(data: ImageSource, count: int) -> list[Row]:
     return rows
 
 
-def defective(data: ImageSource, count: int, device: torch.device | str = "cpu") -> Batch | None:
+def defective(data: ImageDataModule, count: int, device: torch.device | str = "cpu") -> Batch | None:
     """Test tiles with a marked defect, `count` at most; None where there are none."""
     if data.batch("test", spread(data, "test", 1)).mask is None:
         return None
@@ -108,7 +108,7 @@ def outlined(images: Tensor, mask: Tensor) -> Tensor:
     return torch.where(edge > 0, red, images.expand(-1, 3, -1, -1))
 
 
-def fabric_rows(model: ImageModel, batch: Batch) -> list[Row]:
+def fabric_rows(model: ImageAutoencoder, batch: Batch) -> list[Row]:
     """Defective tiles with their masks' outline, their reconstruction, and where its error is."""
     x_hat = model.decode(model.encode(batch).mode, batch)
     heat = smooth(squared_residual(x_hat, batch.target), SIGMA).sqrt()
@@ -121,13 +121,13 @@ def fabric_rows(model: ImageModel, batch: Batch) -> list[Row]:
     ]
 
 
-def prior_rows(model: ImageModel, device: torch.device, side: int = 8) -> list[Row]:
+def prior_rows(model: ImageAutoencoder, device: torch.device, side: int = 8) -> list[Row]:
     """Images of codes from the prior, of the classes in turn where there are any."""
     images = model.sample(side * side, IndexedNoise(0, torch.arange(side * side, device=device)))
     return [Row("" if number else "from N(0, I)", row) for number, row in enumerate(images.split(side))]
 
 
-def interpolation_rows(model: ImageModel, batch: Batch, steps: int = 9) -> list[Row]:
+def interpolation_rows(model: ImageAutoencoder, batch: Batch, steps: int = 9) -> list[Row]:
     """Straight lines between the codes of neighbouring images, decoded; a pair keeps the class of its first image."""
     z = model.encode(batch).mode
     rows = []
@@ -138,7 +138,7 @@ def interpolation_rows(model: ImageModel, batch: Batch, steps: int = 9) -> list[
     return rows
 
 
-def traversal_rows(model: ImageModel, batch: Batch, kl: Tensor, rows: int = 8, steps: int = 9) -> list[Row]:
+def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int = 8, steps: int = 9) -> list[Row]:
     """Images of the first image's code with one of its dimensions moved from -3 to 3, those of the highest KL first.
 
     Of a latent map a dimension is a channel, moved at all positions.
@@ -162,7 +162,7 @@ def traversal_rows(model: ImageModel, batch: Batch, kl: Tensor, rows: int = 8, s
     return found
 
 
-def class_rows(model: ImageModel, device: torch.device, styles: int = 10) -> list[Row]:
+def class_rows(model: ImageAutoencoder, device: torch.device, styles: int = 10) -> list[Row]:
     """A row a class, at most ten, and the same code down each column."""
     assert model.num_classes
     z = IndexedNoise(0, torch.arange(styles)).normal(torch.empty(styles, *model.latent_shape)).to(device)
@@ -170,7 +170,7 @@ def class_rows(model: ImageModel, device: torch.device, styles: int = 10) -> lis
     return [Row(f"class {k}", model.generate(z, torch.full((styles,), k, device=device))) for k in classes]
 
 
-def plane_rows(model: ImageModel, device: torch.device, side: int = 15) -> list[Row]:
+def plane_rows(model: ImageAutoencoder, device: torch.device, side: int = 15) -> list[Row]:
     """Two latent dimensions between the 3rd and 97th percentile of the prior; of the middle class, if there are any."""
     ticks = torch.special.ndtri(torch.linspace(0.03, 0.97, side))
     z = torch.cartesian_prod(-ticks, ticks).to(device)
@@ -180,7 +180,7 @@ def plane_rows(model: ImageModel, device: torch.device, side: int = 15) -> list[
 
 
 def final_panels(
-    model: ImageModel, data: ImageSource, batch: Batch, kl: Tensor | None
+    model: ImageAutoencoder, data: ImageDataModule, batch: Batch, kl: Tensor | None
 ) -> Iterator[tuple[str, list[Row]]]:
     """Name and rows of each picture that a trained model has to show.
 
@@ -220,16 +220,3 @@ TITLES: Mapping[str, str] = {
     "data": "what the model is fed",
     "gates": "weights of channels",
 }
-
-
-@contextmanager
-def evaluating(model: ImageModel) -> Iterator[None]:
-    """Puts a model into evaluation mode without a graph, and back into the mode that it was in."""
-    assert isinstance(model, L.LightningModule)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

@@ -15,15 +15,16 @@ from saaae.atomic import replacing
 from saaae.callbacks.mosaic import Picture, Row, mosaic, save_picture
 from saaae.callbacks.panels import (
     TITLES,
-    evaluating,
     fed_rows,
     final_panels,
     spread,
     watched_rows,
 )
+from saaae.data.datamodule import ImageDataModule
 from saaae.errors import going_on_without
+from saaae.models.autoencoder import ImageAutoencoder, evaluating
 from saaae.ranges import PositiveInt
-from saaae.types import ImageModel, ImageSource, Split
+from saaae.types import Split
 
 FOLDER = "pictures"
 """Where pictures are in a run folder."""
@@ -38,9 +39,8 @@ def show(trainer: L.Trainer, tag: str, picture: Picture, step: int) -> None:
             logger.experiment.add_image(tag, picture, step, dataformats="HWC")
 
 
-def watched(model: ImageModel, data: ImageSource, split: Split, count: int, title: str) -> Picture:
+def watched(model: ImageAutoencoder, data: ImageDataModule, split: Split, count: int, title: str) -> Picture:
     """The picture of `count` fixed images of a split; leaves the model in the mode that it was in."""
-    assert isinstance(model, L.LightningModule)
     with evaluating(model):
         rows = watched_rows(model, data, data.batch(split, spread(data, split, count), model.device))
     return mosaic(rows, f"{title}\n{model.caveat}" if model.caveat else title)
@@ -71,7 +71,7 @@ def gate_bars(gates: Mapping[str, Tensor], title: str) -> Picture:
 
 
 def final_pictures(
-    model: ImageModel, data: ImageSource, kl: Tensor | None, shown: str, count: int
+    model: ImageAutoencoder, data: ImageDataModule, kl: Tensor | None, shown: str, count: int
 ) -> Iterator[tuple[str, Picture]]:
     """Name and picture of everything that a trained model has to show on `count` fixed test images.
 
@@ -82,7 +82,6 @@ def final_pictures(
         shown: The run, for the titles.
         count: Number of images.
     """
-    assert isinstance(model, L.LightningModule)
     yield "reconstructions", watched(model, data, "test", count, f"{shown}: {TITLES['reconstructions']}")
     with evaluating(model):
         batch = data.batch("test", spread(data, "test", count), model.device)
@@ -185,7 +184,7 @@ class ReconstructionPictures(Callback):
                 self._draw(trainer, pl_module, epoch)
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
-        model, data = cast(ImageModel, pl_module), self._data(trainer)
+        model, data = cast(ImageAutoencoder, pl_module.model), self._data(trainer)
         picture = watched(model, data, "val", self.count, f"epoch {epoch}, validation images, z = mean")
         show(trainer, "reconstructions", picture, trainer.global_step - 1)  # resuming keeps what came before
         with evaluating(model):
@@ -204,5 +203,5 @@ class ReconstructionPictures(Callback):
             show(trainer, "epochs", picture, trainer.global_step - 1)
 
     @staticmethod
-    def _data(trainer: L.Trainer) -> ImageSource:
-        return cast(ImageSource, trainer.datamodule)  # type: ignore[attr-defined]
+    def _data(trainer: L.Trainer) -> ImageDataModule:
+        return cast(ImageDataModule, trainer.datamodule)  # type: ignore[attr-defined]

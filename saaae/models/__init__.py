@@ -1,1 +1,1 @@
-"""LightningModules: one chain in `base`, and variants that state only what differs."""
+"""Torch models, their variants, and the LightningModule that trains them."""

@@ -1,6 +1,6 @@
 """The attention autoencoder."""
 
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder
 
 
 class CBAMAutoencoder(ImageAutoencoder):

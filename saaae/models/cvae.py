@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saaae.errors import UserError
 from saaae.layers.labels import LabelEmbedding
-from saaae.models.base import ImageAutoencoder, Parts
+from saaae.models.autoencoder import ImageAutoencoder, Parts
 from saaae.ranges import Fraction, PositiveInt
 from saaae.types import Batch, Posterior
 
@@ -47,13 +47,13 @@ class ConditionalVAE(ImageAutoencoder):
         super().__init__(**parts)
         self.labels, self.num_classes, self.label_drop = labels, num_classes, label_drop
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The loss of one batch; some images lose their class, in encoder and decoder alike."""
-        if self.label_drop:
-            label = self._label_of(batch)
-            kept = batch.noise.uniform(label) > self.label_drop
-            batch = batch._replace(label=torch.where(kept, label, WITHHELD))
-        return super().training_step(batch, batch_idx)
+    def training_batch(self, batch: Batch) -> Batch:
+        """The batch with some classes withheld, from encoder and decoder alike."""
+        if not self.label_drop:
+            return batch
+        label = self._label_of(batch)
+        kept = batch.noise.uniform(label) > self.label_drop
+        return batch._replace(label=torch.where(kept, label, WITHHELD))
 
     def _label_of(self, batch: Batch) -> Tensor:
         if batch.label is None:

@@ -5,7 +5,7 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from saaae.models.base import ImageAutoencoder, Parts
+from saaae.models.autoencoder import ImageAutoencoder, Parts
 from saaae.types import Batch
 
 

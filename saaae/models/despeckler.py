@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder
 from saaae.types import Batch, Posterior
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder
 from saaae.posteriors.anchored import AnchoredGaussian
 from saaae.types import Batch, Posterior
 

@@ -1,6 +1,6 @@
 """The plain variational autoencoder."""
 
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder
 
 
 class VAE(ImageAutoencoder):

@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.errors import UserError
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder
+from saaae.models.lightning import model_weights
 from saaae.runs.folder import RunFolder
 from saaae.runs.validate import complete
 
@@ -48,7 +49,7 @@ def load_weights(model: ImageAutoencoder, path: Path) -> None:
     Raises:
         UserError: If the file is missing, damaged, foreign, or of another model.
     """
-    state, expected = read_checkpoint(path)["state_dict"], model.state_dict()
+    state, expected = model_weights(read_checkpoint(path)["state_dict"]), model.state_dict()
     shapes, expected_shapes = ({key: value.shape for key, value in s.items()} for s in (state, expected))
     wrong = sorted(key for key in {*state, *expected} if shapes.get(key) != expected_shapes.get(key))
     if wrong:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from saaae.callbacks.checkpoint import AtomicCheckpointIO
 from saaae.errors import UserError
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder
 from saaae.networks.execution import compute_in, keep_stage_inputs_only
 from saaae.runs.folder import RunFolder
 from saaae.runs.processes import rank

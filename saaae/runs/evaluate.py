@@ -19,7 +19,7 @@ from saaae.runs.validate import combinations, refuse_faults
 
 if TYPE_CHECKING:
     from saaae.data.datamodule import ImageDataModule
-    from saaae.models.base import ImageAutoencoder
+    from saaae.models.lightning import AutoencoderModule
 
 
 def checkpoint_path(cfg: DictConfig) -> Path:
@@ -121,7 +121,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     from saaae.runs.checkpoints import config_in
     from saaae.runs.devices import make_trainer
     from saaae.runs.exports import refuse_exports
-    from saaae.runs.fit import build, set_up
+    from saaae.runs.fit import build, lightning_module, set_up
     from saaae.runs.report import definitions, table
     from saaae.runs.results import is_whole, judged, run_record, run_test
 
@@ -133,35 +133,40 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     refuse_exports(model, cfg)
     if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **data.manifest()})):
         print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
-    model.reconstruct_from = cfg.samples
+    module = lightning_module(model, data, full, latents=cfg.samples)
     trainer = make_trainer(
         full, folder, whole=True, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_test_batches=full.trainer.limit_test_batches,
     )  # fmt: skip
-    results = {"test": run_test(trainer, model, data, path), "run": run_record(full, data)}
+    results = {"test": run_test(trainer, module, data, path), "run": run_record(full, data)}
     if rank() > 0:
         return results
     results["run"] |= {"checkpoint": str(path), "limit_test_batches": full.trainer.limit_test_batches}
     results["run"]["reconstructions"] = f"z = {cfg.samples}"
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
     found = RunFolder(target_folder(folder, path, data_name, cfg, overrides))
-    results |= judged(model, data, results["test"], is_whole(full.trainer.limit_test_batches))
+    results |= judged(module, data, results["test"], is_whole(full.trainer.limit_test_batches))
     print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results))
     results["definitions"] = definitions(results["test"])
     write_json(found.metrics, results)
-    if further := give_away(model, data, found, full, cfg, f"{path}: {data_name}"):
+    if further := give_away(module, data, found, full, cfg, f"{path}: {data_name}"):
         write_json(found.metrics, results | further)
     print(f"written to   {found.path}")
     return results
 
 
 def give_away(
-    model: "ImageAutoencoder", data: "ImageDataModule", found: RunFolder, full: DictConfig, cfg: DictConfig, title: str
+    module: "AutoencoderModule",
+    data: "ImageDataModule",
+    found: RunFolder,
+    full: DictConfig,
+    cfg: DictConfig,
+    title: str,
 ) -> dict[str, Any]:
     """Writes pictures and whatever files were asked for.
 
     Args:
-        model: The tested model.
+        module: The tested model.
         data: Its data.
         found: Where the files go.
         full: The configuration of the evaluation.
@@ -176,9 +181,10 @@ def give_away(
     from saaae.runs.results import draw
 
     found.path.mkdir(parents=True, exist_ok=True)
-    draw(model, data, found, title, full.pictures.count)
+    model = module.model
+    draw(module, data, found, title, full.pictures.count)
     if cfg.save_arrays:
-        print(f"arrays       {save_arrays(model, data, cfg.save_arrays, found.path / 'arrays.npz')}")
+        print(f"arrays       {save_arrays(model, data, cfg.save_arrays, found.path / 'arrays.npz', cfg.samples)}")
     if cfg.generate:
         path = found.path / "generated.png"
         print(f"generated    {save_generated(model, cfg.generate, cfg['class'], full.seed, path)}")

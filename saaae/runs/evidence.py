@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.callbacks.panels import evaluating, spread
+from saaae.callbacks.panels import spread
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.folder import CachedFiles
 from saaae.errors import UserError
@@ -19,7 +19,7 @@ from saaae.metrics.image import quality_of, reconstruction_quality
 from saaae.metrics.intervals import mean_interval
 from saaae.metrics.per_image import PerImage, summary
 from saaae.metrics.rate import CodeModel, quantise
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder, LatentChoice, evaluating
 from saaae.runs.anomaly import detect
 from saaae.types import Batch, Split
 
@@ -80,12 +80,14 @@ def deletion_test(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, A
     }
 
 
-def detection(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, Any] | None:
-    """How well the squared error of reconstructions finds defects, by the protocol of `detect`; None but for fabric."""
+def detection(model: ImageAutoencoder, data: ImageDataModule, latents: LatentChoice = "mean") -> dict[str, Any] | None:
+    """Detection of defects by the squared error of reconstructions, see `detect`; None for data other than fabric."""
     if data.field != "fabric" or not isinstance(data, CachedFiles):
         return None
     with evaluating(model):
-        return detect(lambda batch: squared_residual(model.reconstruct(batch), batch.target), data, device=model.device)
+        return detect(
+            lambda batch: squared_residual(model.reconstruct(batch, latents), batch.target), data, device=model.device
+        )
 
 
 def detection_scores(found: dict[str, Any]) -> dict[str, float]:

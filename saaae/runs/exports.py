@@ -11,35 +11,38 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from saaae.atomic import replacing
-from saaae.callbacks.panels import evaluating, spread
+from saaae.callbacks.panels import spread
 from saaae.data.datamodule import ImageDataModule
 from saaae.errors import UserError
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder, LatentChoice, evaluating
 from saaae.noise import IndexedNoise
 from saaae.runs.evidence import batches
 
 
-def reconstructed(model: ImageAutoencoder, data: ImageDataModule, indices: Tensor) -> dict[str, np.ndarray]:
+def reconstructed(
+    model: ImageAutoencoder, data: ImageDataModule, indices: Tensor, latents: LatentChoice = "mean"
+) -> dict[str, np.ndarray]:
     """`input`, `target` and `reconstruction` (N, C, H, W) of test images, float32 in [0, 1].
-
-    Reconstructions come from the code that the model's metrics take.
 
     Args:
         model: The model.
         data: Where the test images are.
         indices: Which of them (N,).
+        latents: Latents of the reconstructions.
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     with evaluating(model):
         for batch in batches(model, data, "test", indices):
-            found.append((batch.input, batch.target, model.reconstruct(batch)))
+            found.append((batch.input, batch.target, model.reconstruct(batch, latents)))
     parts = (torch.cat(part).float().cpu().numpy() for part in zip(*found, strict=True))
     return dict(zip(("input", "target", "reconstruction"), parts, strict=True))
 
 
-def save_arrays(model: ImageAutoencoder, data: ImageDataModule, count: int, path: Path) -> Path:
+def save_arrays(
+    model: ImageAutoencoder, data: ImageDataModule, count: int, path: Path, latents: LatentChoice = "mean"
+) -> Path:
     """Writes what becomes of the first `count` test images to an .npz file."""
-    arrays: dict[str, Any] = reconstructed(model, data, torch.arange(min(count, data.num_images("test"))))
+    arrays: dict[str, Any] = reconstructed(model, data, torch.arange(min(count, data.num_images("test"))), latents)
     np.savez_compressed(path, **arrays)
     return path
 

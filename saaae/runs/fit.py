@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import Pruned, UserError, disk_fault
 from saaae.metrics.speckle import speckle_quality
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
+from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import Start, start_of
 from saaae.runs.devices import make_trainer, num_processes, prepare_networks, refuse_absent_devices
 from saaae.runs.folder import RunFolder, plain, quoted, write_json
@@ -109,7 +111,7 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     model, data = _made(cfg.model), _made(cfg.data)
     data.prepare_data()
     data.setup()
-    return _completed(model, cfg, data), data
+    return _completed(model, cfg), data
 
 
 def _made(node: DictConfig) -> Any:
@@ -120,13 +122,37 @@ def _made(node: DictConfig) -> Any:
         raise (cause if isinstance(cause, UserError) else error) from None
 
 
-def _completed(model: ImageAutoencoder, cfg: DictConfig, data: ImageDataModule) -> ImageAutoencoder:
-    """A fresh model with what a run knows beside its parts."""
-    model.importance_samples = cfg.importance_samples
-    if data.field == "radar":
-        model.domain_scores = radar_scores
+def _completed(model: ImageAutoencoder, cfg: DictConfig) -> ImageAutoencoder:
+    """A fresh model with its networks in the configured precision and memory format."""
     prepare_networks(model, cfg.accelerator)
     return model
+
+
+def lightning_module(
+    model: ImageAutoencoder,
+    data: ImageDataModule,
+    cfg: DictConfig,
+    record: Mapping[str, Any] | None = None,
+    latents: LatentChoice = "mean",
+) -> AutoencoderModule:
+    """The LightningModule that trains and tests a model.
+
+    Args:
+        model: The torch model.
+        data: Its data.
+        cfg: Resolved configuration, which checkpoints store.
+        record: Seed, versions, data and device of the run, which checkpoints store.
+        latents: Latents of the reconstructions that metrics compare.
+    """
+    return AutoencoderModule(
+        model,
+        log_every_n_steps=cfg.trainer.log_every_n_steps,
+        importance_samples=cfg.importance_samples,
+        domain_scores=radar_scores if data.field == "radar" else None,
+        latents=latents,
+        run_config=plain(cfg),
+        run_record=record,
+    )
 
 
 OF_BOUND = ("val/elbo", "val/kl", "val/bits_per_dim")
@@ -205,22 +231,21 @@ def fit(
     model, data = build(cfg)
     monitor, mode = monitor_of(cfg, model, data)
     check_limits(cfg, data)
-    model.run_config, model.run_record = plain(cfg), run_record(cfg, data)
-    model.log_every_n_steps = cfg.trainer.log_every_n_steps
+    module = lightning_module(model, data, cfg, run_record(cfg, data))
     start = start_of(folder, model)
 
     if start.checkpoint:  # where the model is sharded Lightning does so too late
         data.load_state_dict(start.content[type(data).__qualname__])
-        model.on_load_checkpoint(start.content)
+        module.on_load_checkpoint(start.content)
 
     began = folder.record.is_file()
     if rank() == 0:
         _claim(folder, cfg, overrides, told, data, shown, start)
-        _announce(model, data, shown, start, began)
+        _announce(model, data, shown, start, began, cfg.accelerator.strategy == "fsdp")
     best, throughput = BestCheckpoint(folder.best, monitor, mode, start.validation), Throughput()
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
     trainer = _trainer(cfg, folder, start, best, throughput, pruning, interruption)
-    _train(trainer, model, data, start.checkpoint)
+    _train(trainer, module, data, start.checkpoint)
     if pruning and pruning[0].why:
         raise Pruned(pruning[0].why)
     if best.score is None:  # the run ended before its first validation
@@ -228,11 +253,11 @@ def fit(
 
     tester = trainer
     if cfg.accelerator.strategy == "fsdp":
-        model, tester = _whole(cfg, folder, model, data)
-    test = run_test(tester, model, data, folder.best)
+        module, tester = _whole(cfg, folder, module, data)
+    test = run_test(tester, module, data, folder.best)
     if trainer.is_global_zero:
         results = report(
-            trainer, model, data, folder, shown, test, best.validation, told, throughput, cfg.pictures.count
+            trainer, module, data, folder, shown, test, best.validation, told, throughput, cfg.pictures.count
         )
         none = "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
         chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
@@ -243,13 +268,12 @@ def fit(
 
 
 def _whole(
-    cfg: DictConfig, folder: RunFolder, sharded: ImageAutoencoder, data: ImageDataModule
-) -> tuple[ImageAutoencoder, L.Trainer]:
+    cfg: DictConfig, folder: RunFolder, sharded: AutoencoderModule, data: ImageDataModule
+) -> tuple[AutoencoderModule, L.Trainer]:
     """A model for each process, and what tests it: not everything is asked of a trained model in all processes."""
-    model = _completed(_made(cfg.model), cfg, data)
-    model.run_config, model.run_record = sharded.run_config, sharded.run_record
+    module = lightning_module(_completed(_made(cfg.model), cfg), data, cfg, sharded.run_record)
     limit = cfg.trainer.limit_test_batches
-    return model, make_trainer(
+    return module, make_trainer(
         cfg, folder, whole=True, logger=False, limit_test_batches=limit, enable_progress_bar=False
     )
 
@@ -315,10 +339,10 @@ def _point_to(shown: Path, folder: RunFolder) -> None:
     log.info("test again   python evaluate.py run=%s", quoted(shown))
 
 
-def _train(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, resume: Path | None) -> None:
+def _train(trainer: L.Trainer, module: AutoencoderModule, data: ImageDataModule, resume: Path | None) -> None:
     """Fits; what users can mend is said in one line."""
     try:
-        trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
     except OSError as error:  # TensorBoard's does not know its file
@@ -330,7 +354,9 @@ def _train(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, r
         raise UserError(f"deterministic=true: {str(error).splitlines()[0]}") from error
 
 
-def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, start: Start, began: bool) -> None:
+def _announce(
+    model: ImageAutoencoder, data: ImageDataModule, shown: Path, start: Start, began: bool, sharded: bool
+) -> None:
     counts = ", ".join(f"{data.num_images(split)} {split}" for split in SPLITS)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     code = "x".join(map(str, model.latent_shape))
@@ -347,7 +373,7 @@ def _announce(model: ImageAutoencoder, data: ImageDataModule, shown: Path, start
     log.info("model        %s, %.2f M parameters, code %s", type(model).__name__, parameters, code)
     if model.caveat:
         log.info("caveat       %s", model.caveat)
-    if model.run_config["accelerator"]["strategy"] == "fsdp":
+    if sharded:
         log.info("pictures     none during training: a model in parts cannot be looked at in one process")
 
 

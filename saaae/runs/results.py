@@ -14,12 +14,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from saaae.callbacks.mosaic import save_picture
-from saaae.callbacks.panels import evaluating
 from saaae.callbacks.pictures import final_pictures, show
 from saaae.callbacks.throughput import Throughput
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import RunFailedError, going_on_without
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder, evaluating
+from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import load_weights
 from saaae.runs.evidence import deletion_test, detection, detection_scores
 from saaae.runs.exports import save_examples
@@ -32,15 +32,17 @@ HPARAM_METRICS = ("ssim", "psnr", "elbo", "nll", "kl_effective", "ssim_clean", "
 """Test metrics in TensorBoard's table of hyperparameters."""
 
 
-def run_test(trainer: L.Trainer, model: ImageAutoencoder, data: ImageDataModule, checkpoint: Path) -> dict[str, float]:
+def run_test(
+    trainer: L.Trainer, module: AutoencoderModule, data: ImageDataModule, checkpoint: Path
+) -> dict[str, float]:
     """Test metrics of a checkpoint, by bare name.
 
     Raises:
         UserError: If the checkpoint is of another model or damaged.
     """
-    load_weights(model, checkpoint)
-    results = trainer.test(model, datamodule=data, verbose=False)[0]
-    model.to(trainer.strategy.root_device)  # Lightning has taken it to the CPU, and there is more to ask
+    load_weights(module.model, checkpoint)
+    results = trainer.test(module, datamodule=data, verbose=False)[0]
+    module.to(trainer.strategy.root_device)  # Lightning has taken it to the CPU, and there is more to ask
     return {name.removeprefix("test/"): value for name, value in results.items()}
 
 
@@ -86,7 +88,7 @@ def _on_gpu(cfg: DictConfig) -> bool:
 
 
 def draw(
-    model: ImageAutoencoder,
+    module: AutoencoderModule,
     data: ImageDataModule,
     folder: RunFolder,
     title: str,
@@ -96,15 +98,16 @@ def draw(
     """Draws what a tested model has to show, as PNG files and, given a trainer, in its TensorBoard.
 
     Args:
-        model: The model; its latent statistics are those of the test.
+        module: The tested model, with the latent statistics of the test.
         data: Its data.
         folder: Gets them.
         title: The run, for the titles.
         count: Number of test images.
         trainer: Whose loggers show the pictures too.
     """
-    # Found in the test and kept since: asks no other process.
-    kl = model.latent_statistics.compute()["kl"] if model.has_bound else None
+    # Computed in the test: asks no other process.
+    model = module.model
+    kl = module.latent_statistics.compute()["kl"] if model.has_bound else None
     known = kl if kl is not None and kl.any() else None
     with going_on_without("further pictures"):
         for name, picture in final_pictures(model, data, known, title, count):
@@ -132,28 +135,28 @@ def is_whole(limit: int | float | None) -> bool:
     return limit is None or (isinstance(limit, float) and limit == 1.0)
 
 
-def judged(model: ImageAutoencoder, data: ImageDataModule, test: dict[str, float], whole: bool) -> dict[str, Any]:
-    """The test metrics, as `test`, and what else there is to ask a trained model, each under its own name.
+def judged(module: AutoencoderModule, data: ImageDataModule, test: dict[str, float], whole: bool) -> dict[str, Any]:
+    """The test metrics, as `test`, and the further evaluations of a trained model, each under its own name.
 
     Args:
-        model: The model.
+        module: The model.
         data: Its data.
         test: Test metrics, by bare name.
         whole: Whether the test was one of all test images; else nothing that takes all of them is asked.
     """
     results: dict[str, Any] = {"test": test}
     with going_on_without("deletion test"):
-        if hidden := deletion_test(model, data):
+        if hidden := deletion_test(module.model, data):
             results["deletion"] = hidden
     with going_on_without("detection of defects"):
-        if whole and (found := detection(model, data)):
+        if whole and (found := detection(module.model, data, module.latents)):
             results |= {"test": test | detection_scores(found), "detection": found}
     return results
 
 
 def report(
     trainer: L.Trainer,
-    model: ImageAutoencoder,
+    module: AutoencoderModule,
     data: ImageDataModule,
     folder: RunFolder,
     shown: Path,
@@ -174,15 +177,15 @@ def report(
     broken = [name for name, value in test.items() if not math.isfinite(value)]
     if broken:
         raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
-    results = judged(model, data, test, is_whole(trainer.limit_test_batches))
+    results = judged(module, data, test, is_whole(trainer.limit_test_batches))
     test = results["test"]
     final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
     for logger in trainer.loggers:
         logger.log_hyperparams(told, final, step=trainer.global_step)
-    draw(model, data, folder, str(shown), count, trainer)
+    draw(module, data, folder, str(shown), count, trainer)
     with going_on_without("examples"):
-        save_examples(model, data, count, folder.examples)
-        project(model, trainer)
-    results |= {"validation": validation, "train": training_record(trainer, throughput), "run": model.run_record}
+        save_examples(module.model, data, count, folder.examples)
+        project(module.model, trainer)
+    results |= {"validation": validation, "train": training_record(trainer, throughput), "run": dict(module.run_record)}
     write_json(folder.metrics, results | {"definitions": definitions(test)})
     return results

@@ -3,6 +3,7 @@ import torch
 
 from saaae.callbacks.checkpoint import LastCheckpoint
 from saaae.callbacks.interruption import Interruption
+from saaae.models.lightning import AutoencoderModule
 from saaae.runs.fit import build
 from saaae.runs.train import settle
 from tests.conftest import TINY
@@ -19,13 +20,13 @@ class StopAfter(L.Callback):
 
 
 def test_an_epoch_that_ends_early_is_saved_where_it_is(compose_config, tmp_path):
-    module, data = build(settle(compose_config(*TINY)))
+    model, data = build(settle(compose_config(*TINY)))
     path = tmp_path / "last.ckpt"
     last = LastCheckpoint(path, tmp_path / "previous.ckpt", None, None, Interruption())
     L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=3,
         use_distributed_sampler=False, callbacks=[StopAfter(5), last], enable_checkpointing=True,
-    ).fit(module, data)  # fmt: skip
+    ).fit(AutoencoderModule(model), data)  # fmt: skip
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["global_step"] == 5
     assert checkpoint["SpeckleData"] == {"epoch": 1, "batch": 2}

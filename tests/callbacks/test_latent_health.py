@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from saaae.callbacks.latent_health import LatentHealth
+from saaae.models.lightning import AutoencoderModule
 from saaae.runs.fit import build
 from saaae.runs.train import settle
 from tests.conftest import TINY
@@ -29,7 +30,7 @@ def warnings_of(compose_config, monkeypatch):
             L.Trainer(
                 accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
                 enable_model_summary=False, max_epochs=epochs, callbacks=[LatentHealth()], num_sanity_val_steps=0,
-            ).fit(model, data)  # fmt: skip
+            ).fit(AutoencoderModule(model), data)  # fmt: skip
         finally:
             log.removeHandler(handler)
         return [line for line in lines if line.startswith("warning")]

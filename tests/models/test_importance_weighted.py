@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from saaae.models.base import ImageAutoencoder
+from saaae.models.autoencoder import ImageAutoencoder
 from saaae.models.optimization import Optimization
 from saaae.noise import IndexedNoise, TrainingNoise
 from saaae.objectives.beta import ConstantBeta

@@ -7,10 +7,10 @@ import torch
 from saaae.callbacks.pictures import final_pictures
 from saaae.errors import UserError
 from saaae.layers.attention import AttentionLayer
+from saaae.models.lightning import AutoencoderModule
 from saaae.noise import TrainingNoise
-from saaae.runs.fit import build
+from saaae.runs.fit import build, radar_scores
 from saaae.runs.train import settle
-from saaae.types import ImageModel
 from tests.conftest import CONF, TINY
 from tests.data.test_mnist import write_archives
 
@@ -56,12 +56,15 @@ def trainer(**arguments):
     )  # fmt: skip
 
 
+def wrapped(module, data):
+    return AutoencoderModule(module, domain_scores=radar_scores if data.field == "radar" else None)
+
+
 def trains(module, data, precision="32-true"):
     """One epoch and a validation: everything finite, every parameter moved."""
-    assert isinstance(module, ImageModel)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     run = trainer(precision=precision, max_steps=-1, max_epochs=1)
-    run.fit(module, data)
+    run.fit(wrapped(module, data), data)
     assert all(torch.isfinite(p).all() for p in module.parameters())
     assert [n for n, p in module.named_parameters() if torch.equal(p, before[n])] == []
     assert torch.isfinite(run.callback_metrics["val/elbo" if module.has_bound else "val/ssim"])
@@ -88,7 +91,7 @@ def test_networks_compute_in_their_own_precision_and_everything_else_in_float32(
     torch.testing.assert_close(found, expected, rtol=close, atol=close)
     assert module.state_dict().keys() == reference.state_dict().keys()
     run = trainer(max_steps=-1, max_epochs=1)
-    run.fit(module, data)
+    run.fit(wrapped(module, data), data)
     assert all(torch.isfinite(p).all() for p in module.parameters())
     assert torch.isfinite(run.callback_metrics["val/elbo" if module.has_bound else "val/ssim"])
 
@@ -184,7 +187,7 @@ def test_every_attention_trains_at_every_placement_and_can_be_looked_at(make, at
     module, data = make(f"model={model}", f"attention={attention}", f"attention.placement={placement}")
     layers = [m for m in module.modules() if isinstance(m, AttentionLayer)]
     assert layers
-    trainer(limit_val_batches=0, max_steps=3).fit(module, data)
+    trainer(limit_val_batches=0, max_steps=3).fit(wrapped(module, data), data)
     assert all(torch.isfinite(p).all() for p in module.parameters())
     batch = data.batch("val", torch.arange(2))
     maps = module.eval().maps(batch, module.encode(batch))
@@ -261,7 +264,7 @@ def test_some_classes_are_withheld_in_training_alone(make):
     seen = []
     real = module.vectors
     module.vectors = lambda label: seen.append(label) or real(label)
-    trainer(limit_val_batches=0, max_steps=4).fit(module, data)
+    trainer(limit_val_batches=0, max_steps=4).fit(wrapped(module, data), data)
     withheld = torch.cat(seen) == -1
     assert 0 < int(withheld.sum()) < len(withheld)
     for encoder, decoder in zip(seen[::2], seen[1::2], strict=True):
@@ -308,7 +311,7 @@ def test_networks_have_the_published_shapes(compose_config, model, data, widths)
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_every_schedule_trains_with_every_optimizer(make, beta, optimizer):
     module, data = make(f"beta={beta}", f"optimizer={optimizer}", "model=vae")
-    trainer(limit_val_batches=0).fit(module, data)
+    trainer(limit_val_batches=0).fit(wrapped(module, data), data)
 
 
 def test_map_none_trains_to_the_weights_of_the_plain_vae(make):
@@ -316,7 +319,7 @@ def test_map_none_trains_to_the_weights_of_the_plain_vae(make):
     for overrides in (["model=vae"], ["model=saaae", "posterior.map=none"]):
         module, data = make(*overrides)
         torch.manual_seed(1)
-        trainer(limit_val_batches=0).fit(module, data)
+        trainer(limit_val_batches=0).fit(wrapped(module, data), data)
         states.append(module.state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -326,7 +329,7 @@ def test_metrics_do_not_depend_on_the_batch_size(make):
     results = []
     for batch_size in (1, 4, 6):
         module, data = make(f"data.batch_size={batch_size}")
-        results.append(trainer().test(module, data, verbose=False)[0])
+        results.append(trainer().test(wrapped(module, data), data, verbose=False)[0])
     for name, value in results[0].items():
         for other in results[1:]:
             assert other[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
@@ -339,13 +342,14 @@ def test_nats_are_per_image_whatever_the_image_size(make):
         module, data = make("likelihood=gaussian", "likelihood.sigma=1.0", f"data.image_size={size}")
         torch.nn.init.zeros_(module.decoder.stages[-1][-1].weight)
         torch.nn.init.zeros_(module.decoder.stages[-1][-1].bias)
-        nll[size] = trainer().test(module, data, verbose=False)[0]["test/nll"]
+        nll[size] = trainer().test(wrapped(module, data), data, verbose=False)[0]["test/nll"]
     assert nll[64] / nll[32] == pytest.approx(4, rel=0.02)
 
 
 def test_the_elbo_is_minus_nll_minus_the_effective_kl(make):
     module, data = make("posterior.kl=nominal")
-    test = {k.removeprefix("test/"): v for k, v in trainer().test(module, data, verbose=False)[0].items()}
+    logged = trainer().test(wrapped(module, data), data, verbose=False)[0]
+    test = {name.removeprefix("test/"): value for name, value in logged.items()}
     assert test["elbo"] == pytest.approx(-test["nll"] - test["kl_effective"], rel=1e-6)
     assert test["kl"] == pytest.approx(test["kl_nominal"], rel=1e-6)
     assert test["uncharged_nats"] == pytest.approx(test["kl_effective"] - test["kl"], rel=1e-4)
@@ -353,7 +357,7 @@ def test_the_elbo_is_minus_nll_minus_the_effective_kl(make):
 
 def test_a_deterministic_autoencoder_reports_no_elbo(make):
     module, data = make("posterior.map=full")
-    test = trainer().test(module, data, verbose=False)[0]
+    test = trainer().test(wrapped(module, data), data, verbose=False)[0]
     assert not module.has_bound
     assert "test/elbo" not in test
     assert test["test/kl"] == 0
@@ -361,10 +365,10 @@ def test_a_deterministic_autoencoder_reports_no_elbo(make):
 
 def test_the_clean_reference_is_scored_apart_when_it_is_not_the_target(make):
     module, data = make("data.target=noisy")
-    test = trainer().test(module, data, verbose=False)[0]
+    test = trainer().test(wrapped(module, data), data, verbose=False)[0]
     assert test["test/psnr"] != test["test/psnr_clean"]
     module, data = make("data.target=clean")
-    assert "test/psnr_clean" not in trainer().test(module, data, verbose=False)[0]
+    assert "test/psnr_clean" not in trainer().test(wrapped(module, data), data, verbose=False)[0]
 
 
 def test_gradients_are_clipped_to_the_configured_norm(make):
@@ -375,7 +379,7 @@ def test_gradients_are_clipped_to_the_configured_norm(make):
             norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters()])))
 
     module, data = make("optimizer.gradient_clip=0.5")
-    trainer(limit_val_batches=0, callbacks=[Watch()]).fit(module, data)
+    trainer(limit_val_batches=0, callbacks=[Watch()]).fit(wrapped(module, data), data)
     assert norms == pytest.approx([0.5, 0.5], rel=1e-3)
 
 
@@ -389,5 +393,5 @@ def test_the_loss_curve_of_the_golden_run_is_unchanged(make):
 
     module, data = make("model=saaae", "optimizer.schedule=constant")
     torch.manual_seed(0)
-    trainer(max_steps=-1, max_epochs=2, limit_val_batches=0, callbacks=[Record()]).fit(module, data)
+    trainer(max_steps=-1, max_epochs=2, limit_val_batches=0, callbacks=[Record()]).fit(wrapped(module, data), data)
     assert losses == pytest.approx([165.666, 365.784, 147.759, 181.844, 244.103, 263.578], rel=1e-3)

@@ -200,7 +200,11 @@ def evaluated(compose_config):
         full = evaluate.configuration(cfg, stored, list(overrides))
         fit.set_up(full)
         model, data = fit.build(full)
-        return results.run_test(devices.make_trainer(full, RunFolder(path.parent), logger=False), model, data, path)
+        trainer, module = (
+            devices.make_trainer(full, RunFolder(path.parent), logger=False),
+            fit.lightning_module(model, data, full),
+        )
+        return results.run_test(trainer, module, data, path)
 
     return tested
 
@@ -576,12 +580,12 @@ def test_deterministic_runs_repeat_and_say_what_prevents_them(launch, monkeypatc
     words = ["deterministic=true", "model=vae"]
     a, b = launch("a", *words), launch("b", *words)
     assert all(torch.equal(weights(a)[key], value) for key, value in weights(b).items())
-    from saaae.models.vae import VAE
+    from saaae.models.lightning import AutoencoderModule
 
     def step(self, batch, batch_idx):
         raise RuntimeError("histc_cuda does not have a deterministic implementation, but you set ...")
 
-    monkeypatch.setattr(VAE, "training_step", step)
+    monkeypatch.setattr(AutoencoderModule, "training_step", step)
     with pytest.raises(UserError, match="deterministic=true: histc_cuda does not have a deterministic"):
         launch("c", *words)
     torch.use_deterministic_algorithms(False)

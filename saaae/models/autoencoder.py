@@ -1,0 +1,216 @@
+"""The torch model: encoder -> posterior -> decoder -> likelihood -> loss."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from saaae.errors import UserError
+from saaae.models.attention_hooks import attention_maps, from_attention_layers
+from saaae.models.optimization import Optimization
+from saaae.noise import Noise
+from saaae.objectives.beta import ConstantBeta
+from saaae.objectives.elbo import beta_elbo_loss
+from saaae.objectives.likelihood import Likelihood
+from saaae.ranges import ImageSize, PositiveInt
+from saaae.types import Batch, Loss, Posterior
+
+LatentChoice = Literal["mean", "sample"]
+"""Latents of a reconstruction: the posterior mean, or one sample."""
+
+
+class Parts(TypedDict):
+    """What an autoencoder is made of. The parts arrive as partial constructors and learn their shapes from the model.
+
+    Attributes:
+        image_size: Side of the square images in pixels.
+        image_channels: Channels of the images.
+        latent_dim: Size D of a latent vector; None for a latent map.
+        latent_channels: Channels C of a latent map (C, H', W') at the encoder's resolution; None for a vector.
+        encoder: Makes the encoder of `image_shape`; it tells its `output_shape`.
+        posterior: Makes q(z|x) of `feature_shape` and `latent_shape`.
+        decoder: Makes the decoder of `latent_shape` and `image_shape`.
+        likelihood: p(x|z), with the link to images in [0, 1].
+        beta: What the KL costs.
+        optimizer: How the parameters are optimised.
+    """
+
+    image_size: ImageSize
+    image_channels: PositiveInt
+    latent_dim: PositiveInt | None
+    latent_channels: PositiveInt | None
+    encoder: Callable[..., nn.Module]
+    posterior: Callable[..., nn.Module]
+    decoder: Callable[..., nn.Module]
+    likelihood: Likelihood
+    beta: ConstantBeta
+    optimizer: Optimization
+
+
+class ImageAutoencoder(nn.Module):
+    """An autoencoder of images with the loss `nll + beta * kl` in nats per image.
+
+    Args:
+        **parts: What it is made of.
+
+    Raises:
+        UserError: If the latent is neither or both of a vector and a map, or a part refuses its shapes.
+
+    Attributes:
+        latent_shape: (D,) of a vector, (C, H', W') of a map.
+        num_dimensions: Pixels times channels of an image.
+    """
+
+    generates = True
+    """Whether latents from the prior become images without an input image."""
+    num_classes: int | None = None
+    """Number of classes of a conditional model."""
+    latent_shape: tuple[int, ...]
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __init__(self, **parts: Unpack[Parts]) -> None:
+        super().__init__()
+        image_shape = (parts["image_channels"], parts["image_size"], parts["image_size"])
+        self.encoder = parts["encoder"](image_shape=image_shape)
+        features: tuple[int, ...] = self.encoder.output_shape  # type: ignore[assignment]
+        latent_dim, latent_channels = parts["latent_dim"], parts["latent_channels"]
+        if latent_dim is not None and latent_channels is None:
+            self.latent_shape = (latent_dim,)
+        elif latent_channels is not None and latent_dim is None:
+            self.latent_shape = (latent_channels, *features[1:])
+        else:
+            raise UserError("model.latent_dim, model.latent_channels: exactly one of them must be set, the other null")
+        self.posterior = parts["posterior"](feature_shape=features, latent_shape=self.latent_shape)
+        self.decoder = parts["decoder"](latent_shape=self.latent_shape, image_shape=image_shape)
+        self.likelihood, self.beta, self.optimization = parts["likelihood"], parts["beta"], parts["optimizer"]
+        self.num_dimensions = math.prod(image_shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def caveat(self) -> str:
+        """A warning about this model's loss; empty where the loss is a bound or a plain reconstruction error."""
+        return ""
+
+    @property
+    def has_bound(self) -> bool:
+        """Whether the model has a KL, and so an ELBO."""
+        return bool(self.posterior.stochastic)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The parts that run in reduced precision or are compiled; posterior, likelihood and losses are not."""
+        return [self.encoder, self.decoder]
+
+    def observe(self, batch: Batch) -> Batch:
+        """The batch with features that encoder and decoder share; by default there are none."""
+        return batch
+
+    def encode(self, batch: Batch) -> Posterior:
+        """Posterior of the inputs of a batch."""
+        return self.posterior(self.encoder(batch.input), batch.noise)
+
+    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+        """The decoder's real values (B, C, H, W) of latents (B, *latent_shape) for the images of a batch."""
+        return self.decoder(z)
+
+    def decode(self, z: Tensor, batch: Batch) -> Tensor:
+        """Mean images (B, C, H, W) in [0, 1], float32, of latents (B, *latent_shape) for the images of a batch."""
+        return self.likelihood.mean(self.raw(z, batch))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Reconstructions (B, C, H, W) in [0, 1] from the posterior mean."""
+        return self.reconstruct(batch)
+
+    def reconstruct(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
+        """Reconstructions (B, C, H, W) in [0, 1] from the posterior mean or from one sample."""
+        batch = batch if batch.seen else self.observe(batch)
+        posterior = self.encode(batch)
+        z = posterior.mode if latents == "mean" else posterior.rsample(batch.noise)
+        return self.decode(z, batch)
+
+    def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of latents (N, *latent_shape) and, for a conditional model, classes (N,)."""
+        return self.likelihood.mean(self.decoder(z))
+
+    def sample(self, count: int, noise: Noise, label: int | None = None) -> Tensor:
+        """Images (count, C, H, W) decoded from z ~ N(0, I): of one class, or of all classes in turn."""
+        z = noise.normal(torch.empty(count, *self.latent_shape, device=self.device))
+        if not self.num_classes:
+            return self.generate(z)
+        classes = torch.arange(count, device=self.device) % self.num_classes
+        return self.generate(z, classes if label is None else torch.full_like(classes, label))
+
+    # Objective
+
+    def training_batch(self, batch: Batch) -> Batch:
+        """The batch as training uses it; by default unchanged."""
+        return batch
+
+    def loss(self, batch: Batch, step: int) -> tuple[Loss, Posterior]:
+        """The objective of a training batch and its posterior.
+
+        Args:
+            batch: The images.
+            step: Optimizer step, for the schedule of beta.
+        """
+        batch = self.observe(self.training_batch(batch))
+        posterior = self.encode(batch)
+        nll = self.likelihood.nll(self.raw(posterior.rsample(batch.noise), batch), batch.target)
+        return beta_elbo_loss(nll, posterior, self.beta, step), posterior
+
+    def importance_weighted_bound(self, batch: Batch, num_samples: int) -> Tensor:
+        """log 1/k sum p(x, z_i) / q(z_i|x), z_i ~ q (Burda et al. 2016, eq. 8), (B,) in nats: tighter than the ELBO.
+
+        Streams over the samples, so memory does not grow with their number.
+
+        Args:
+            batch: The images.
+            num_samples: Number of samples k.
+        """
+        posterior = self.encode(batch)
+        total = torch.full((len(batch.input),), -math.inf, device=batch.input.device)
+        for _ in range(num_samples):
+            z = posterior.rsample(batch.noise)
+            prior = -0.5 * (z**2 + math.log(2 * math.pi)).flatten(1).sum(1)
+            nll = self.likelihood.nll(self.raw(z, batch), batch.target)
+            total = torch.logaddexp(total, prior - nll - posterior.log_prob(z))
+        return total - math.log(num_samples)
+
+    # Inspection
+
+    def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
+        """Heat maps (B, 1, h, w) in [0, 1] by title: those of the attention layers that have one."""
+        return attention_maps(self, batch)
+
+    def gates(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Weights (B, C) in (0, 2) that attention layers give to channels, by the layer's name."""
+        return from_attention_layers(self, batch, lambda layer, x: layer.channel_gates(x))
+
+    @property
+    def class_vectors(self) -> Tensor | None:
+        """Learned class embeddings (K, size); None if there are none."""
+        return None
+
+    def importance(self, posterior: Posterior) -> Tensor | None:
+        """Importance of each latent cell: (B, D) of a vector, (B, 1, h, w) of a map; None if unknown."""
+        return None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; restores the previous mode."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

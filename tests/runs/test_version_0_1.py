@@ -1,0 +1,45 @@
+"""A run folder of version 0.1 (weights without the prefix of the LightningModule) is still evaluated and continued."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from saaae.callbacks.interruption import Interruption
+from saaae.runs import devices, fit, results
+from saaae.runs.folder import RunFolder
+from saaae.runs.train import settle
+
+STORED = Path(__file__).with_name("version_0_1")
+AFTER_FOUR_EPOCHS = {"elbo": -67.14481, "kl": 0.02442581, "ssim": 0.02013665, "psnr": 10.18052}
+"""What version 0.1 itself measured after `resume=... trainer.max_epochs=4`."""
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    return RunFolder(shutil.copytree(STORED, tmp_path / "run"))
+
+
+def test_its_checkpoint_has_the_old_names():
+    state = torch.load(STORED / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(name.split(".")[0] in ("encoder", "posterior", "decoder", "likelihood") for name in state)
+
+
+def test_its_test_metrics_are_repeated(old_run):
+    cfg = settle(old_run.config())
+    fit.set_up(cfg)
+    model, data = fit.build(cfg)
+    trainer = devices.make_trainer(cfg, old_run, logger=False)
+    test = results.run_test(trainer, fit.lightning_module(model, data, cfg), data, old_run.best)
+    assert test == pytest.approx(json.loads(old_run.metrics.read_text())["test"], rel=1e-4)
+
+
+def test_it_is_continued_to_the_numbers_of_its_own_version(old_run):
+    cfg = old_run.config()
+    cfg.trainer.max_epochs = 4
+    fit.fit(settle(cfg), old_run, old_run.path, [], {"seed": 0}, Interruption())
+    content = json.loads(old_run.metrics.read_text())
+    assert content["train"]["steps"] == 16
+    assert {name: content["test"][name] for name in AFTER_FOUR_EPOCHS} == pytest.approx(AFTER_FOUR_EPOCHS, rel=1e-4)
