@@ -4,6 +4,7 @@ Everything in the list comes from the YAML files: option names, keys, defaults, 
 """
 
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +64,12 @@ def comment_after(line: str, column: int) -> str:
     return text.strip() if mark else ""
 
 
+def comment_above(lines: list[str], number: int) -> str:
+    """The comment lines directly above a line."""
+    above = list(takewhile(lambda line: line.lstrip().startswith("#"), reversed(lines[:number])))
+    return " ".join(line.lstrip(" #") for line in reversed(above))
+
+
 def keys_of(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[Key]:
     """All settings below a YAML mapping, without those that name classes."""
     for key, value in node.value:
@@ -74,7 +81,7 @@ def keys_of(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[K
             continue
         end = value.end_mark
         text = lines[value.start_mark.line][value.start_mark.column : end.column]
-        yield Key(name, text, comment_after(lines[end.line], end.column))
+        yield Key(name, text, comment_after(lines[end.line], end.column) or comment_above(lines, key.start_mark.line))
 
 
 def classes_in(value: object) -> Iterator[str]:
@@ -96,7 +103,8 @@ def read(path: Path, prefix: str) -> Option:
     text = path.read_text()
     lines, node, content = text.splitlines(), yaml.compose(text), yaml.safe_load(text)
     assert isinstance(node, yaml.MappingNode)
-    comments = [line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line]
+    head = takewhile(lambda line: line.startswith("#"), lines)
+    comments = [line[1:].strip() for line in head if "@package" not in line]
     comments = comments or [comment_after(lines[0], 0)]
     choices = [entry for entry in content.get("defaults", []) if str(next(iter(entry))).startswith("override /")]
     chosen = [f"`{key.removeprefix('override /')}={value}`" for entry in choices for key, value in entry.items()]
