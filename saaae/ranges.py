@@ -32,7 +32,8 @@ Correlation = Annotated[float, Ge(0), Lt(1)]
 ExistingFolder = Annotated[str, Predicate(os.path.isdir)]
 Span = NonNegativeInt | Fraction
 """A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""
-Looks = PositiveFloat | Annotated[list[PositiveFloat], Len(1)]
+NumLooks = Annotated[float, Ge(0.01), Le(10_000)]
+Looks = NumLooks | Annotated[list[NumLooks], Len(1)]
 """Number of looks of speckle, or several of which each image draws one."""
 
 

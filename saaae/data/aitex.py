@@ -118,6 +118,7 @@ class AITEXData(CachedFiles):
         test_steps: Test tiles begin every image_size / test_steps pixels, and one is flush with the right end;
             training and validation tiles do not overlap.
         on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
+        allow_duplicates: Whether equal files may be in both training and test.
         cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
         image_size: Side of a tile in pixels, at most 256.
         channels: 1.
@@ -134,13 +135,20 @@ class AITEXData(CachedFiles):
         test_fraction: OpenFraction,
         test_steps: PositiveInt,
         on_error: Literal["raise", "skip"],
+        allow_duplicates: bool,
         cache_dir: str | None,
         image_size: ImageSize,
         channels: Literal[1],
         **serving: Unpack[Serving],
     ) -> None:
         super().__init__(
-            root=root, on_error=on_error, cache_dir=cache_dir, image_size=image_size, channels=channels, **serving
+            root=root,
+            on_error=on_error,
+            allow_duplicates=allow_duplicates,
+            cache_dir=cache_dir,
+            image_size=image_size,
+            channels=channels,
+            **serving,
         )
         if image_size % test_steps:
             raise UserError(f"data.test_steps={test_steps}: expected a divisor of data.image_size={image_size}")

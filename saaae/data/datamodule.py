@@ -217,6 +217,7 @@ class Manifest(TypedDict):
         settings: What decides, beside the sources, what the images are.
         left_out: How many tiles are in no split, by reason.
         skipped: Why files were not used, by name.
+        warnings: What else is suspicious about them, one line each.
     """
 
     splits: dict[str, dict[str, int]]
@@ -224,6 +225,7 @@ class Manifest(TypedDict):
     settings: dict[str, Any]
     left_out: dict[str, int]
     skipped: dict[str, str]
+    warnings: list[str]
 
 
 def tensor_digest(tensor: Tensor) -> str:

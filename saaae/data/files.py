@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import tifffile
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from saaae.data.cache import content_digest
@@ -21,6 +22,11 @@ from saaae.types import Split
 Image.MAX_IMAGE_PIXELS = None  # a radar scene is larger than what Pillow takes for an attack
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds amiss is raised here
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff")
+UNREAD = (".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jxl", ".npz", ".pgm", ".ppm",
+          ".tga", ".webp")  # fmt: skip
+"""Endings of image files that are counted and left out."""
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a gray level (ITU-R 601)."""
 
 T = TypeVar("T")
 
@@ -56,7 +62,7 @@ class BrokenFiles:
 
 
 def list_images(root: Path, key: str = "data.root") -> list[Path]:
-    """Image files in `root` and below, sorted; links to folders are not followed.
+    """Image files in `root` and below, sorted, hidden files left out; links to folders are not followed.
 
     Args:
         root: The folder.
@@ -72,11 +78,18 @@ def list_images(root: Path, key: str = "data.root") -> list[Path]:
     if not root.is_dir():
         raise UserError(f"{key}={root}: no such folder; point data.root, data_dir or SAAAE_DATA_DIR at the images")
     walk = os.walk(root, onerror=refuse)
-    paths = (Path(folder, name) for folder, _, names in walk for name in names)
+    paths = (Path(folder, name) for folder, _, names in walk for name in names if not name.startswith("."))
     found = sorted(path for path in paths if path.suffix.lower() in EXTENSIONS and _may_be_file(path))
     if not found:
         raise UserError(f"{key}={root}: no image in it; expected files ending in {', '.join(EXTENSIONS)}")
     return found
+
+
+def unread_images(root: Path) -> dict[str, int]:
+    """How many image files in `root` and below are of a kind that is not read, by a description of the kind."""
+    names = (name for _, _, names in os.walk(root) for name in names if not name.startswith("."))
+    endings = Counter(ending for name in names if (ending := Path(name).suffix.lower()) in UNREAD)
+    return {f"{ending} files, a kind of image that is not read": count for ending, count in sorted(endings.items())}
 
 
 def _may_be_file(path: Path) -> bool:
@@ -139,7 +152,7 @@ def _decode(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         if ";16" in str(image.tile) and image.mode in ("RGB", "RGBA", "LA"):
             raise ValueError("16 bits in several channels, of which Pillow keeps 8; expected one channel or TIFF")
-        pixels = _pillow_pixels(image)
+        pixels = _pillow_pixels(ImageOps.exif_transpose(image))
         return pixels.astype(np.uint16) if image.format == "PNG" and image.mode == "I" else pixels
 
 
@@ -188,8 +201,28 @@ def read_image(path: Path, channels: int) -> Tensor:
     Raises:
         BrokenFileError: If the file is no readable image of 8 or 16 bits.
     """
-    image = Image.fromarray(to_bytes(path, read_array(path))).convert("L" if channels == 1 else "RGB")
+    return _byte_image(to_bytes(path, read_array(path)), channels)
+
+
+def _byte_image(pixels: np.ndarray, channels: int) -> Tensor:
+    image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1).contiguous()
+
+
+def read_levels(path: Path, channels: int) -> Tensor:
+    """An image (C, H, W): uint8 of 8-bit files, float32 in [0, 1] with every level of 16-bit files (1.0 is 65535).
+
+    Raises:
+        BrokenFileError: If the file is no readable image of 8 or 16 bits.
+    """
+    pixels = read_array(path)
+    if pixels.dtype != np.uint16:
+        return _byte_image(to_bytes(path, pixels), channels)
+    levels = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(np.uint16).max)
+    image = levels[None] if levels.dim() == 2 else levels.permute(2, 0, 1)
+    if channels == 1 and len(image) == 3:
+        image = (image * torch.tensor(LUMINANCE)[:, None, None]).sum(0, keepdim=True)
+    return image.expand(channels, -1, -1).contiguous()
 
 
 def num_of(fraction: float, total: int) -> int:

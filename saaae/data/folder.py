@@ -10,10 +10,20 @@ from typing import Any, Literal, NamedTuple, NoReturn, Unpack
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
+from tqdm import tqdm
 
 from saaae.data.cache import ArrayWriter, Cached, cached
+from saaae.data.checks import ScaleCheck, duplicates_across
 from saaae.data.datamodule import SPLITS, ImageDataModule, Images, Manifest, Serving
-from saaae.data.files import BrokenFiles, digest_of, list_images, num_of, read_image, split_groups
+from saaae.data.files import (
+    BrokenFiles,
+    digest_of,
+    list_images,
+    num_of,
+    read_levels,
+    split_groups,
+    unread_images,
+)
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
 from saaae.ranges import ExistingFolder, ImageSize, OpenFraction
@@ -22,6 +32,9 @@ from saaae.types import Split
 TEST = "test_root:"
 """Before the names of files from `test_root`."""
 TOO_SMALL, NOT_FINITE = "images smaller than a tile", "tiles with pixels that are no numbers"
+
+MANY_FILES = 1000
+"""From so many on, decoding is announced."""
 
 Keep = Callable[[Mapping[str, Any], Callable[[ArrayWriter], dict[str, Any]]], Cached]
 """Puts away what a build appends, given all that decides it: in the cache, if nobody says otherwise."""
@@ -61,6 +74,7 @@ class CachedFiles(ImageDataModule):
     Args:
         root: Folder of the files; only read.
         on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
+        allow_duplicates: Whether equal files may be in both training and test.
         cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
         image_size: Side of the images in pixels.
         channels: Channels of the images.
@@ -72,13 +86,14 @@ class CachedFiles(ImageDataModule):
         *,
         root: str,
         on_error: Literal["raise", "skip"],
+        allow_duplicates: bool,
         cache_dir: str | None,
         image_size: int,
         channels: int,
         **serving: Unpack[Serving],
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)
-        self.root, self.on_error = Path(root), on_error
+        self.root, self.on_error, self.allow_duplicates = Path(root), on_error, allow_duplicates
         self.keep: Keep = partial(cached, cache_dir, type(self).__name__)
         self._notes: dict[str, Any] = {}
 
@@ -118,12 +133,17 @@ class CachedFiles(ImageDataModule):
         key = {"sources": sources, "settings": self.settings(), "on_error": self.on_error}
         cache = self.keep(key, partial(self._write, files, sources))
         skipped = unread.reasons | cache.notes["skipped"]
+        left_out = cache.notes["left_out"] | self.unread()
         if not cache.notes["names"]:
             raise UserError(
                 f"data.root={self.root}: no file of {len(files)} can be used; {next(iter(skipped.values()))}"
             )
-        self._paths, self._notes = files, {"sources": sources, **cache.notes, "skipped": skipped}
+        self._paths, self._notes = files, {"sources": sources, **cache.notes, "skipped": skipped, "left_out": left_out}
         return self._share_out(cache)
+
+    def unread(self) -> dict[str, int]:
+        """Image files below the folder that are of a kind that is not read, by kind."""
+        return unread_images(self.root)
 
     def _digest(self, name: str, path: Path) -> str:
         return "-".join(digest_of(part) for part in (path, *self.companions(name)))
@@ -132,8 +152,10 @@ class CachedFiles(ImageDataModule):
         broken = BrokenFiles(self.on_error == "skip")
         used: list[str] = []
         left_out: Counter[str] = Counter()
-        side, kind = 0, None
-        for name in sources:
+        side, kind, scale = 0, None, ScaleCheck()
+        if len(sources) > MANY_FILES:
+            print(f"decoding {len(sources)} files", flush=True)
+        for name in tqdm(sources, "decoding", unit="file", delay=5, leave=False, disable=None):
             pieces = broken.attempt(name, partial(self.read, name, files[name]))
             if pieces is None:
                 continue
@@ -146,12 +168,13 @@ class CachedFiles(ImageDataModule):
                 writer.append(key, rows)
             used.append(name)
             left_out += Counter(pieces.left_out)
+            scale.add(pieces.arrays["pixels"])
             side, kind = max(side, pieces.side), pieces.kind
         for name in sources:
             if self._digest(name, files[name]) != sources[name]:
                 raise UserError(f"{files[name]}: changed while it was being read; start again")
         reasons = {name: why.replace(f"{self.root}/", "") for name, why in broken.reasons.items()}
-        return {"names": used, "left_out": dict(left_out), "side": side, "skipped": reasons}
+        return {"names": used, "left_out": dict(left_out), "side": side, "skipped": reasons, "scale": scale.warnings()}
 
     def again(self) -> Iterator[dict[str, Tensor]]:
         """Arrays of each file that the loaded splits are made of, read once more, in the order of their rows.
@@ -173,6 +196,11 @@ class CachedFiles(ImageDataModule):
             if not len(rows[split]):
                 self._refuse(split, cache.notes)
         self._files, self._starts = cache.arrays["file"], cache.arrays["start"]
+        digests = {name: digest.partition("-")[0] for name, digest in self._notes["sources"].items()}
+        files = {
+            split: {cache.notes["names"][i] for i in self._files[rows[split]].unique().tolist()} for split in SPLITS
+        }
+        self._notes["duplicates"] = duplicates_across(files, digests, self.allow_duplicates)
         return {split: whole._replace(rows=rows[split]) for split in SPLITS}
 
     def places(self, split: Split) -> Places:
@@ -202,11 +230,15 @@ class CachedFiles(ImageDataModule):
             "settings": self.settings(),
             "left_out": self._notes["left_out"],
             "skipped": self._notes["skipped"],
+            "warnings": [*self._notes["scale"], *self._notes["duplicates"]],
         }
 
 
 class FolderData(CachedFiles):
-    """Images of one's own: any size, gray or RGB, 8 or 16 bits; 1.0 is the largest value of the file's type.
+    """Images of one's own: any size, gray or RGB; 1.0 is the largest value of the file's type (255 or 65535).
+
+    8-bit files stay bytes, 16-bit files keep all levels as float32. Files that use a part of 16 bits (12-bit cameras)
+    are dark on this scale: `data=sar data.full_scale=4095` has a scale of its own.
 
     Args:
         root: Folder of images, searched with its subfolders; only read.
@@ -219,6 +251,7 @@ class FolderData(CachedFiles):
         val_fraction: Share of the groups (or of each image's columns of tiles) that validates.
         test_fraction: Share that tests; unused where `test_root` is given.
         on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
+        allow_duplicates: Whether equal files may be in both training and test.
         cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
         image_size: Side of the images in pixels.
         channels: 1 (gray) or 3 (RGB).
@@ -238,13 +271,20 @@ class FolderData(CachedFiles):
         val_fraction: OpenFraction,
         test_fraction: OpenFraction,
         on_error: Literal["raise", "skip"],
+        allow_duplicates: bool,
         cache_dir: str | None,
         image_size: ImageSize,
         channels: Literal[1, 3],
         **serving: Unpack[Serving],
     ) -> None:
         super().__init__(
-            root=root, on_error=on_error, cache_dir=cache_dir, image_size=image_size, channels=channels, **serving
+            root=root,
+            on_error=on_error,
+            allow_duplicates=allow_duplicates,
+            cache_dir=cache_dir,
+            image_size=image_size,
+            channels=channels,
+            **serving,
         )
         self.test_root = Path(test_root) if test_root else None
         self.pattern, self.split_by, self.fit = compiled(group_pattern, self.pattern_key), split_by, fit
@@ -262,9 +302,17 @@ class FolderData(CachedFiles):
         """Size, channels and fit."""
         return {"image_size": self.image_size, "channels": self.channels, "fit": self.fit}
 
+    def unread(self) -> dict[str, int]:
+        """Also those of `test_root`."""
+        counts = Counter(super().unread())
+        if self.test_root and not self.test_root.resolve().is_relative_to(self.root.resolve()):
+            counts += Counter(unread_images(self.test_root))
+        return dict(counts)
+
     def read(self, name: str, path: Path) -> Pieces:
         """Tiles of an image, or its middle."""
-        return self.pieces(read_image(path, self.channels))
+        image = read_levels(path, self.channels)
+        return self.pieces(image)._replace(kind="8-bit" if image.dtype == torch.uint8 else "16-bit")
 
     def pieces(self, image: Tensor) -> Pieces:
         """What an image (C, H, W) becomes; tiles with pixels that are no numbers are left out."""

@@ -116,6 +116,7 @@ class MNISTData(ImageDataModule):
             "settings": {},
             "left_out": {},
             "skipped": {},
+            "warnings": [],
         }
 
     def _read(self, part: Split) -> Images:

@@ -109,6 +109,7 @@ class SARData(FolderData):
         val_fraction: Share of the scenes (or of each image's columns of tiles) that validates.
         test_fraction: Share that tests.
         on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
+        allow_duplicates: Whether equal files may be in both training and test.
         cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
         image_size: Side of a tile in pixels.
         channels: 1.
@@ -132,6 +133,7 @@ class SARData(FolderData):
         val_fraction: OpenFraction,
         test_fraction: OpenFraction,
         on_error: Literal["raise", "skip"],
+        allow_duplicates: bool,
         cache_dir: str | None,
         image_size: ImageSize,
         channels: Literal[1],
@@ -146,6 +148,7 @@ class SARData(FolderData):
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             on_error=on_error,
+            allow_duplicates=allow_duplicates,
             cache_dir=cache_dir,
             image_size=image_size,
             channels=channels,

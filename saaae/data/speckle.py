@@ -79,6 +79,7 @@ class SpeckleData(ImageDataModule):
             "settings": {},
             "left_out": {},
             "skipped": {},
+            "warnings": [],
         }
 
     def present(self, raw: RawBatch, noise: Noise) -> Batch:

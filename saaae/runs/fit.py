@@ -370,6 +370,8 @@ def _announce(
         log.info("left out     %d %s", count, reason)
     for name, why in manifest["skipped"].items():
         log.info("skipped      %s (%s)", name, why)
+    for line in manifest.get("warnings", []):
+        log.warning("warning: %s", line)
     log.info("model        %s, %.2f M parameters, code %s", type(model).__name__, parameters, code)
     if model.caveat:
         log.info("caveat       %s", model.caveat)

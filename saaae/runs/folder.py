@@ -20,6 +20,7 @@ from saaae.runs.validate import complete
 
 OUTPUTS = Path("outputs")
 FREE = ("name", "objective", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "data.cache_gb",
+        "data.allow_duplicates",
         "accelerator", "on_nonfinite", "pictures", "keep_freed_memory",
         "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
 """Settings that say where a run computes and what it displays, not what it computes."""

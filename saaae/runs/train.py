@@ -29,6 +29,7 @@ WITH_RESUME = (
     "data.num_workers",
     "data.resident",
     "data.cache_gb",
+    "data.allow_duplicates",
     *LENGTH,
 )
 """What may be said together with `resume=`."""

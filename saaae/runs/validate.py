@@ -14,6 +14,8 @@ from saaae.ranges import fault_of_looks
 from saaae.runs.schema import NODES, OWNERS, Train
 from saaae.runs.signature import Parameter, Signature, choices, mismatch, signature
 
+LATER = {"data.allow_duplicates": True}
+"""Settings of parts that did not exist in earlier runs, at the values that those had."""
 SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
@@ -63,6 +65,12 @@ def complete(stored: DictConfig) -> DictConfig:
             for name in schema.__annotations__:
                 if hasattr(schema, name) and name not in node:
                     node[name] = getattr(schema, name)
+    for path, value in LATER.items():
+        group, name = path.split(".")
+        node = stored.get(group)
+        expected = signature(str(node.get("_target_"))) if isinstance(node, DictConfig) else None
+        if expected and name in expected.parameters and name not in node:
+            node[name] = value
     return stored
 
 

@@ -186,3 +186,11 @@ def test_a_split_is_a_function_of_names_and_seed():
 def test_the_split_of_a_seed_is_the_same_on_every_machine():
     parts = split_groups([f"s{i}" for i in range(10)], 0.2, 0.2, 0)
     assert [name for name, split in parts.items() if split != "train"] == ["s7", "s8", "s1", "s5"]
+
+
+def test_a_rotated_photo_is_turned_upright(tmp_path):
+    pixels = np.arange(32 * 16, dtype=np.uint16).reshape(32, 16) // 2
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: rows are columns
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_array(tmp_path / "a.png"), np.rot90(pixels.astype(np.uint8), -1))

@@ -16,8 +16,8 @@ def make(tmp_path):
     def made(root, setup=True, **options):
         defaults = {
             "test_root": None, "group_pattern": None, "split_by": "file", "fit": "tiles", "val_fraction": 0.2,
-            "test_fraction": 0.2, "on_error": "raise", "cache_dir": str(tmp_path / "cache"), "image_size": 16,
-            "channels": 1, **SERVING,
+            "test_fraction": 0.2, "on_error": "raise", "allow_duplicates": False,
+            "cache_dir": str(tmp_path / "cache"), "image_size": 16, "channels": 1, **SERVING,
         }  # fmt: skip
         data = FolderData(root=str(root), **{**defaults, **options})
         if setup:
@@ -187,18 +187,19 @@ def test_a_folder_of_broken_files_is_refused_even_where_they_are_skipped(make, t
 def test_a_file_that_changes_while_it_is_read_is_not_cached(make, folder, monkeypatch):
     from saaae.data import folder as module
 
-    real = module.read_image
+    real = module.read_levels
 
-    def read_image(path, channels):
+    def read_levels(path, channels):
         image = real(path, channels)
         Image.fromarray(np.full((33, 40), 77, np.uint8)).save(path)
         return image
 
-    monkeypatch.setattr(module, "read_image", read_image)
+    monkeypatch.setattr(module, "read_levels", read_levels)
     with pytest.raises(UserError, match="changed while it was being read; start again"):
         make(folder)
-    monkeypatch.setattr(module, "read_image", real)
-    assert set.union(*(levels(make(folder), split) for split in ("train", "val", "test"))) == {77}
+    monkeypatch.setattr(module, "read_levels", real)
+    data = make(folder, allow_duplicates=True)  # all files are equal by now
+    assert set.union(*(levels(data, split) for split in data.splits)) == {77}
 
 
 def test_an_optional_group_that_matches_nothing_is_no_group(make, folder):
@@ -263,3 +264,89 @@ def test_tiles_with_pixels_that_are_no_numbers_are_left_out(make, folder):
 @pytest.mark.parametrize(("name", "tiles"), [("set12", 7 * 16 + 5 * 64), ("bsd68", 68 * 35), ("bsd400", 400 * 4)])
 def test_the_real_clean_sets_become_tiles(make, name, tiles):
     assert sum(sizes(make(real_data("clean", name), image_size=64)).values()) == tiles
+
+
+@pytest.mark.parametrize("split_by", ["file", "region"])
+def test_equal_images_in_training_and_test_are_refused_unless_allowed(make, folder, split_by):
+    for path in folder.rglob("*.png"):
+        Image.fromarray(np.full((64, 64), 9, np.uint8)).save(path)
+    with pytest.raises(
+        UserError, match=r"data: equal images in train and test: 1 \(for instance a/00.png and .*data.allow"
+    ):
+        make(folder, split_by=split_by)
+    warnings = make(folder, split_by=split_by, allow_duplicates=True).manifest()["warnings"]
+    assert sum(line.startswith("equal images in ") for line in warnings) == 3
+
+
+def test_a_test_folder_that_holds_the_training_images_is_refused(make, folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "copy")
+    with pytest.raises(UserError, match="equal images in train and test: [89] "):
+        make(folder, test_root=str(tmp_path / "copy"))
+
+
+def test_equal_images_of_training_and_validation_are_a_warning(make, folder):
+    first = make(folder)
+    train, val = (sorted(first.manifest()["splits"][split])[0] for split in ("train", "val"))
+    (folder / val).write_bytes((folder / train).read_bytes())
+    data = make(folder)
+    assert data.manifest()["warnings"][-1:] == [f"equal images in train and val: 1 (for instance {train} and {val})"]
+    assert data.split_hash() == make(folder, allow_duplicates=True).split_hash()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_files_keep_their_levels(make, tmp_path, channels):
+    import tifffile
+
+    (tmp_path / "deep").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        pixels = rng.integers(0, 65536, (16, 16, 3) if channels == 3 else (16, 16)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "deep" / f"{i}.tif", pixels)
+    data = make(tmp_path / "deep", channels=channels)
+    train = data.splits["train"].take(torch.arange(3)).pixels
+    assert train.dtype == torch.float32
+    assert len(train.unique()) > 3 * 16 * 16 * channels * 0.95
+    assert 0.99 < float(train.max()) <= 1.0
+    assert data.manifest()["warnings"] == []
+
+
+def test_scales_that_leave_nothing_to_learn_are_named(make, tmp_path):
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    for name, high in (("dark", 4096), ("white", 2), ("flat", 1)):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            pixels = rng.integers(0, high, (16, 16)).astype(np.uint16) + 60000 * (name == "flat") * (i + 1) // 6
+            pixels = np.where(rng.random((16, 16)) < 0.9, 65535, pixels) if name == "white" else pixels
+            tifffile.imwrite(tmp_path / name / f"{i}.tif", pixels.astype(np.uint16))
+    warnings = {name: make(tmp_path / name).manifest()["warnings"] for name in ("dark", "white", "flat")}
+    assert warnings["dark"] == [
+        "100% of the tiles stay below 0.125: data.full_scale may be too large; data=folder takes 65535 as 1.0, "
+        "data=sar data.full_scale=<value> another"
+    ]
+    assert warnings["white"][0].startswith("100% of the tiles have most of their pixels at 1.0")
+    assert warnings["flat"][0].startswith("100% of the tiles are constant")
+
+
+def test_images_of_other_kinds_are_counted_and_hidden_files_are_not_images(make, folder):
+    for name in ("x.webp", "a/y.WEBP", "z.heic"):
+        (folder / name).write_bytes(b"not read")
+    (folder / "a" / "._00.png").write_bytes(b"made by macOS")
+    left_out = make(folder).manifest()["left_out"]
+    kinds = {".heic files, a kind of image that is not read": 1, ".webp files, a kind of image that is not read": 2}
+    assert left_out == kinds
+
+
+def test_decoding_many_files_is_announced(make, folder, monkeypatch, capsys):
+    from saaae.data import folder as module
+
+    make(folder)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(module, "MANY_FILES", 9)
+    make(folder, image_size=12)
+    assert capsys.readouterr().out == "decoding 10 files\n"
+    make(folder, image_size=12)
+    assert capsys.readouterr().out == ""

@@ -23,7 +23,8 @@ def make(tmp_path):
         defaults = {
             "reference_root": None, "target": "noisy", "scale": "amplitude", "full_scale": None, "enl_windows": None,
             "scene_pattern": r"^(scene\d+)_", "split_by": "file", "val_fraction": 0.2, "test_fraction": 0.2,
-            "on_error": "raise", "cache_dir": str(tmp_path / "cache"), "image_size": 16, "channels": 1, **SERVING,
+            "on_error": "raise", "allow_duplicates": False,
+            "cache_dir": str(tmp_path / "cache"), "image_size": 16, "channels": 1, **SERVING,
         }  # fmt: skip
         data = SARData(root=str(root), **{**defaults, **options})
         if setup:
@@ -136,14 +137,14 @@ def test_colours_are_refused(tmp_path):
 def test_tiles_with_missing_pixels_are_left_out_and_counted(make, tmp_path):
     (tmp_path / "gaps").mkdir()
     for i in range(5):
-        pixels = np.full((32, 32), 0.5, np.float32)
+        pixels = np.full((32, 32), 0.5 + i / 100, np.float32)
         if i == 4:
             pixels[:5, :5] = np.nan
         np.save(tmp_path / "gaps" / f"{i}.npy", pixels)
     data = make(tmp_path / "gaps", full_scale=1.0, scene_pattern=None)
     assert sum(images.size for images in data.splits.values()) == 5 * 4 - 1
     assert data.manifest()["left_out"] == {NOT_FINITE: 1}
-    assert data.batch("train", torch.arange(4)).input.unique().tolist() == [0.5]
+    assert len(data.batch("train", torch.arange(4)).input.unique()) == 1
 
 
 @pytest.mark.parametrize("full_scale", [255.0, 5.0])

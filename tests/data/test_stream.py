@@ -32,7 +32,7 @@ NEEDED = "litdata is not installed: pip install 'saaae[stream]'"
 SAR = {
     "reference_root": None, "target": "noisy", "scale": "amplitude", "full_scale": None, "enl_windows": None,
     "scene_pattern": r"^(scene\d+)_", "split_by": "file", "val_fraction": 0.2, "test_fraction": 0.2,
-    "on_error": "raise", "cache_dir": None, "image_size": 16, "channels": 1, **SERVING,
+    "on_error": "raise", "allow_duplicates": False, "cache_dir": None, "image_size": 16, "channels": 1, **SERVING,
 }  # fmt: skip
 STREAM = {
     "target": "noisy", "shuffle_shards": 2, "cache_gb": 1.0, "cache_dir": None, "image_size": 16, "channels": 1,
@@ -157,8 +157,8 @@ def test_colours_and_skipped_files_travel_too(stream, memory, tmp_path):
     Image.new("RGB", (9, 9)).save(root / "small.png")
     options = {
         "test_root": None, "group_pattern": r"^(scene\d+)_", "split_by": "file", "fit": "tiles", "val_fraction": 0.2,
-        "test_fraction": 0.2, "on_error": "skip", "cache_dir": str(tmp_path / "memory"), "image_size": 16,
-        "channels": 3, **SERVING,
+        "test_fraction": 0.2, "on_error": "skip", "allow_duplicates": False, "image_size": 16,
+        "cache_dir": str(tmp_path / "memory"), "channels": 3, **SERVING,
     }  # fmt: skip
     held = FolderData(root=str(root), **options)
     held.setup()

@@ -51,7 +51,7 @@ MISTAKES = [
     ("data.image_size=30", "data.image_size=30: expected a multiple of 4"),
     ("data=sar", "data.root=data/sar/mstar/scenes: expected an existing folder"),
     ("data=mnist data.image_size=32", "data.image_size=32: expected 28"),
-    ("data.looks=0", "data.looks=0: expected greater than 0"),
+    ("data.looks=0", "data.looks=0: expected greater than or equal to 0.01"),
     ("data.correlation=1", "data.correlation=1: expected less than 1"),
     (
         "data.looks=2.3 data.correlation=0.3",
@@ -63,6 +63,8 @@ MISTAKES = [
         "corruption.looks=[1, 2.3]: correlated",
     ),
     ("data=sar data.root=. data.target=clean", "data.target=clean: needs the cleaner images of data.reference_root"),
+    ("data.looks=1e12", "data.looks=1000000000000.0: expected"),
+    ("data.looks=1e-9", "data.looks=1e-09: expected"),
     ("data=sar data.root=. data.scale=db", "data.scale=db: expected 'amplitude', 'intensity' or 'decibel'"),
     ("data=folder data.root=. data.test_root=nowhere", "data.test_root=nowhere: expected an existing folder"),
     ("data=folder data.root=. data.on_error=ignore", "data.on_error=ignore: expected 'raise' or 'skip'"),
