@@ -145,6 +145,7 @@ def become(request: dict[str, Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.clear()
         os.environ.update(request["environment"])
+        sys.path[:0] = filter(None, request["environment"].get("PYTHONPATH", "").split(os.pathsep))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if request["file_limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
