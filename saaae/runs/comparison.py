@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 TARGET = ("data.target", "data.looks", "data.correlation")
 """Settings that decide against what images are tested, and that the manifest of the splits leaves out."""
-SERVING = ("batch_size", "num_workers", "resident", "seed", "corruption", "cache_dir", "cache_gb", "shuffle_shards")
+SERVING = ("batch_size", "num_workers", "resident", "seed", "corruption", "cache_dir", "cache_gb", "shuffle_shards",
+           "on_error", "allow_duplicates")  # fmt: skip
 """Settings of the data that change neither the test images nor the targets."""
 
 OF_TRAINING = ("_target_", "images", "num_train", "num_val", "val_fraction")

@@ -201,18 +201,25 @@ def model_and_data(
         model, data = build(full)
     refuse_exports(model, cfg)
     data.sample_seed = cfg.seed if cfg.samples == "sample" else None
-    if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **data.manifest()})):
+    manifest = data.manifest()
+    if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **manifest})):
         print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
-    elif splits.get("hash") != data.split_hash() and (seen := _seen_in_training(splits, data.manifest())):
-        print(f"warning: the run was trained or validated on {len(seen)} of the tested files, such as {seen[0]}")
+    elif splits.get("hash") != data.split_hash():  # training has not printed these lines
+        for reason, count in manifest["left_out"].items():
+            print(f"left out     {count} {reason}")
+        for line in [*manifest.get("warnings", []), *_seen_in_training(splits, manifest)]:
+            print(f"warning: {line}")
     return model, data
 
 
 def _seen_in_training(splits: dict[str, Any], manifest: "Manifest") -> list[str]:
-    """Tested files with the content of a file that trained or validated, given splits.json of the run."""
+    """A line if tested files have the content of files that trained or validated, given splits.json of the run."""
     names = [name for split in ("train", "val") for name in splits.get("splits", {}).get(split, {})]
     seen = {splits.get("sources", {}).get(name) for name in names} - {None}
-    return [name for name in manifest["splits"]["test"] if manifest["sources"].get(name) in seen]
+    found = [name for name in manifest["splits"]["test"] if manifest["sources"].get(name) in seen]
+    if not found:
+        return []
+    return [f"the run was trained or validated on {len(found)} of the tested files, such as {found[0]}"]
 
 
 def _read(path: Path) -> dict[str, Any]:
