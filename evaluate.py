@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from saaae.runs.door import open_door
-from saaae.runs.evaluate import EVALUATE
+from saaae.cli.evaluate import EVALUATE
+from saaae.cli.main import open_door
 
 if __name__ == "__main__":
     open_door(EVALUATE, Path(__file__).parent / "conf")

@@ -38,7 +38,7 @@ def make(name, cache_dir, *more):
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from saaae.runs.folder import register_resolvers
+    from saaae.config.resolvers import register_resolvers
 
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):

@@ -20,8 +20,8 @@ def main(runs):
     from hydra.utils import instantiate
     from torch.nn.functional import interpolate
 
+    from saaae.config.resolvers import register_resolvers
     from saaae.metrics.image import reconstruction_quality
-    from saaae.runs.folder import register_resolvers
 
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):

@@ -91,9 +91,10 @@ def best_filter(name, looks, val, test):
 
 def open_run(path):
     """The best model of a run, for whole scenes of 256 pixels, and its data."""
+    from saaae.config.resolvers import register_resolvers
     from saaae.runs.checkpoints import load_weights
-    from saaae.runs.fit import build
-    from saaae.runs.folder import RunFolder, register_resolvers
+    from saaae.runs.folder import RunFolder
+    from saaae.training.build import build
 
     register_resolvers()
     folder = RunFolder(path)

@@ -1,8 +1,8 @@
 """Defects in AITEX fabric, as Markdown tables: python benchmarks/fabric.py [run folders]
 
 Two principal component analyses, the anchors of a fabric autoencoder, on the very splits of `experiment=aitex_vae`, by
-the same protocol and metrics as trained runs (`saaae.runs.anomaly.detect`), which follow from their metrics.json. Tile
-PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8 one of 16x16 patches with 8 each.
+the same protocol and metrics as trained runs (`saaae.evaluation.detection.detect`), whose numbers are read from their
+metrics.json. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8 one of 16x16 patches with 8 each.
 Both are fitted on the training tiles; the map is the squared residual. Tiles lie 128 pixels apart. Unmarked tiles of
 defective strips are left out, but in `AUROC of all tiles`, where they are sound. Brackets are 95 % intervals over
 resampled strips; F1 is an oracle's. The strips are looked for in
@@ -26,7 +26,7 @@ def open_data():
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from saaae.runs.folder import register_resolvers
+    from saaae.config.resolvers import register_resolvers
 
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
@@ -69,14 +69,14 @@ def restored(pca, rows):
 
 def tile_map(pca, batch):
     """Squared residual of whole tiles."""
-    from saaae.runs.anomaly import squared_residual
+    from saaae.evaluation.detection import squared_residual
 
     return squared_residual(restored(pca, batch.input.flatten(1)).view_as(batch.input), batch.target)
 
 
 def patch_map(pca, batch):
     """Squared residual of patches."""
-    from saaae.runs.anomaly import squared_residual
+    from saaae.evaluation.detection import squared_residual
 
     return squared_residual(image_of(restored(pca, patches(batch.input)), batch.input), batch.target)
 
@@ -133,7 +133,7 @@ def main(runs):
     """Prints the tables."""
     import torch
 
-    from saaae.runs.anomaly import detect
+    from saaae.evaluation.detection import detect
 
     torch.set_num_threads(1)
     data = open_data()

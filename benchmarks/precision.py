@@ -33,11 +33,12 @@ def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
     from hydra import compose
     from lightning.pytorch.callbacks import Callback
 
-    from saaae.runs.devices import make_trainer
-    from saaae.runs.fit import build, lightning_module, set_up
+    from saaae.config.validation import combinations
     from saaae.runs.folder import RunFolder
-    from saaae.runs.train import settle
-    from saaae.runs.validate import combinations
+    from saaae.runs.run import settle
+    from saaae.training.build import build, lightning_module
+    from saaae.training.devices import make_trainer
+    from saaae.training.process import set_up
 
     images = DIGITS if model.startswith("cvae") else SCENES
     words = [f"model={model}", f"accelerator.precision={precision}", f"seed={seed}", *images]
@@ -109,7 +110,7 @@ def main():
     import torch
     from hydra import initialize_config_dir
 
-    from saaae.runs.folder import register_resolvers
+    from saaae.config.resolvers import register_resolvers
 
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
     steps, gpu = int(words[0]) if words else 100, torch.cuda.is_available()

@@ -19,10 +19,11 @@ def parts():
     """What is timed, by the name of the part: the class or module that holds it, and its attribute."""
     from saaae.callbacks.latent_health import LatentHealth
     from saaae.callbacks.pictures import ReconstructionPictures
+    from saaae.evaluation import test as results
     from saaae.metrics.latent import LatentStatistics
     from saaae.metrics.per_image import PerImage
     from saaae.models import lightning
-    from saaae.runs import fit, results
+    from saaae.training import fit
 
     hooks = ("on_train_start", "on_train_epoch_end", "on_train_end")
     return {
@@ -53,11 +54,12 @@ def main(overrides):
     """Trains and prints the table."""
     from hydra import compose, initialize_config_dir
 
-    from saaae.callbacks.interruption import Interruption
     from saaae.callbacks.throughput import Throughput
-    from saaae.runs import fit
-    from saaae.runs.folder import RunFolder, register_resolvers
-    from saaae.runs.train import settle
+    from saaae.config.resolvers import register_resolvers
+    from saaae.runs.folder import RunFolder
+    from saaae.runs.run import settle
+    from saaae.signals import Interruption
+    from saaae.training import fit
 
     seconds, speeds = Counter(), []
     for part, places in parts().items():

@@ -15,7 +15,7 @@ def main():
     """Prints the table of 128 fields of 256x256 pixels a row."""
     import torch
 
-    from saaae.data.speckle_law import speckle_amplitude
+    from saaae.data.speckle_model import speckle_amplitude
     from saaae.noise import IndexedNoise
 
     print("| looks | correlation | mean | CV | mean of log | lag-1 correlation |\n|---|---|---|---|---|---|")

@@ -46,7 +46,7 @@ def made(*words):
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from saaae.runs.folder import register_resolvers
+    from saaae.config.resolvers import register_resolvers
 
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):

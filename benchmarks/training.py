@@ -21,10 +21,11 @@ def prepare():
     import torch
     from hydra import compose, initialize_config_dir
 
-    from saaae.data.datamodule import Images
-    from saaae.runs.fit import build, set_up
-    from saaae.runs.folder import register_resolvers
-    from saaae.runs.train import settle
+    from saaae.config.resolvers import register_resolvers
+    from saaae.data.images import Images
+    from saaae.runs.run import settle
+    from saaae.training.build import build
+    from saaae.training.process import set_up
 
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
@@ -68,14 +69,14 @@ def lightning(cfg, model, data, every_n_steps=None):
 
     from saaae.callbacks.checkpoint import LastCheckpoint
     from saaae.callbacks.finite import FiniteGuard
-    from saaae.callbacks.interruption import Interruption
     from saaae.callbacks.metrics_csv import MetricsCSV
     from saaae.callbacks.resume import RandomState
+    from saaae.callbacks.step_metrics import TrainingLog
     from saaae.callbacks.throughput import Throughput
-    from saaae.callbacks.training_log import TrainingLog
     from saaae.models.lightning import AutoencoderModule
-    from saaae.runs.devices import make_trainer
     from saaae.runs.folder import RunFolder
+    from saaae.signals import Interruption
+    from saaae.training.devices import make_trainer
 
     throughput, interval = Throughput(), cfg.trainer.log_every_n_steps
     data._position = (0, 0)
@@ -97,7 +98,7 @@ def median(values):
 
 def compare(rounds, checkpoints):
     """Alternates two loops and prints each round: a bare one and train.py's, or that without checkpoints and with."""
-    from saaae.runs.allocator import keep_freed_blocks
+    from saaae.training.malloc import keep_freed_blocks
 
     keep_freed_blocks()
     cfg, model, data = prepare()

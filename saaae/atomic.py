@@ -1,11 +1,15 @@
 """Files that appear all at once: a kill or a full disk leaves the old one as it was."""
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from saaae.errors import reading
 
 
 @contextmanager
@@ -41,3 +45,46 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old or the new text, never a part."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON atomically; a number that is not finite becomes null."""
+    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Content of a JSON file of a run folder.
+
+    Args:
+        path: The file.
+        *keys: Entries that it must have.
+
+    Raises:
+        UserError: If the file is damaged or lacks one of them.
+    """
+    with reading(path):
+        content = json.loads(path.read_text())
+        check_entries(content, keys)
+    return content
+
+
+def check_entries(content: Any, keys: Iterable[str]) -> None:
+    """Raises ValueError if `content` is not a mapping with these keys."""
+    if not isinstance(content, Mapping):
+        raise ValueError("expected a mapping")
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f"it lacks {', '.join(missing)}")

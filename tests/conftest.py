@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from saaae.config.resolvers import register_resolvers
 from saaae.data.corruption import Identity
-from saaae.runs.folder import register_resolvers
 from tests.zygote import Zygote
 
 ROOT = Path(__file__).parents[1]

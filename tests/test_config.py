@@ -6,12 +6,12 @@ import typing
 import pytest
 import yaml
 
-from saaae.runs.door import groups_of
-from saaae.runs.evaluate import EVALUATE
-from saaae.runs.schema import OWNERS, Evaluate, Train
-from saaae.runs.signature import signature
-from saaae.runs.train import settle
-from saaae.runs.validate import SPECIAL, combinations, faults, keys_of
+from saaae.cli.dry_run import groups_of
+from saaae.cli.evaluate import EVALUATE
+from saaae.config.schema import OWNERS, Evaluate, Train
+from saaae.config.signature import signature
+from saaae.config.validation import SPECIAL, combinations, faults, keys_of
+from saaae.runs.run import settle
 from tests.conftest import CONF
 
 GROUPS = groups_of(CONF)

@@ -194,11 +194,6 @@ def main() -> None:
     import torch
     from lightning.pytorch.loggers import TensorBoardLogger  # noqa: F401
 
-    import saaae.data.speckle
-    import saaae.models.saaae
-    import saaae.models.vae
-    import saaae.runs.fit  # noqa: F401
-
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)

@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from saaae.atomic import replacing
-from saaae.callbacks.interruption import Interruption
 from saaae.errors import RunFailedError
 from saaae.metrics.per_image import of_validation
+from saaae.signals import Interruption
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from saaae.callbacks.training_log import write_curves
+from saaae.callbacks.step_metrics import write_curves
 
 
 class Throughput(Callback):

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.datamodule import SPLITS, UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks, Serving
+from saaae.data.cached_files import CachedFiles, Pieces
+from saaae.data.datamodule import SPLITS, Serving
 from saaae.data.files import BrokenFileError, list_images, read_image, split_groups
-from saaae.data.folder import CachedFiles, Pieces
+from saaae.data.images import UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks
 from saaae.data.tiles import cut_tiles, tile_starts
 from saaae.errors import UserError, nearest
 from saaae.ranges import ExistingFolder, ImageSize, OpenFraction, PositiveInt

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
-from saaae.data.speckle_law import check_looks, speckle_amplitude
+from saaae.data.speckle_model import check_looks, speckle_amplitude
 from saaae.noise import Noise
 from saaae.ranges import Correlation, Fraction, Looks, NonNegativeFloat, Percent, PositiveFloat, PositiveInt
 

@@ -3,174 +3,23 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from saaae.data.corruption import Corruption, Identity
+from saaae.data.images import Images, IndexedImages, Positions, RawBatch, to_unit_range
+from saaae.data.sampler import EpochBatches
 from saaae.errors import UserError
 from saaae.noise import IndexedNoise, Noise, TrainingNoise
 from saaae.ranges import NonNegativeInt, PositiveInt
 from saaae.types import Batch, Field, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-UNKNOWN_LABEL, UNKNOWN_MASK = -1, 255
-
-
-class Masks(NamedTuple):
-    """Pixel masks of images, of which most share the empty one.
-
-    Attributes:
-        masks: (K, 1, H, W), uint8: 1 where there is a defect, UNKNOWN_MASK where nobody knows.
-        row: Which mask each image has (N,), int64.
-    """
-
-    masks: Tensor
-    row: Tensor
-
-
-class RawBatch(NamedTuple):
-    """What crosses from memory to the device: small, and converted there. Fields as in `Images`, one row an image."""
-
-    pixels: Tensor
-    indices: Tensor
-    label: Tensor | None = None
-    reference: Tensor | None = None
-    mask: Tensor | None = None
-    fabric: Tensor | None = None
-    defect: Tensor | None = None
-    window: Tensor | None = None
-
-
-class Images(NamedTuple):
-    """One split in memory, or mapped from disk.
-
-    Attributes:
-        pixels: (N, C, H, W), uint8 with 255 for 1.0, or float32 in [0, 1].
-        label: Classes (N,), int64, or None; UNKNOWN_LABEL where nobody knows.
-        reference: Cleaner images of the same scenes (N, C, H, W), or None.
-        masks: Pixel masks, or None.
-        fabric: Code of each image's fabric (N,), int64, or None.
-        defect: Code of the defect on the whole strip that an image is from (N,), int64, 0 for none; or None.
-        window: A homogeneous rectangle of each image, as in `Batch`, or None.
-        rows: Which of the N images are in the split (M,), int64; None for all. Splits share what they are rows of.
-    """
-
-    pixels: Tensor
-    label: Tensor | None = None
-    reference: Tensor | None = None
-    masks: Masks | None = None
-    fabric: Tensor | None = None
-    defect: Tensor | None = None
-    window: Tensor | None = None
-    rows: Tensor | None = None
-
-    @property
-    def size(self) -> int:
-        """Images in the split."""
-        return len(self.pixels if self.rows is None else self.rows)
-
-    def take(self, indices: Tensor) -> RawBatch:
-        """The images at positions (B,) of the split."""
-        rows = indices if self.rows is None else self.rows[indices]
-        label, reference, fabric, defect, window = (
-            None if field is None else field.index_select(0, rows)
-            for field in (self.label, self.reference, self.fabric, self.defect, self.window)
-        )
-        mask = None if self.masks is None else self.masks.masks.index_select(0, self.masks.row[rows])
-        # Copies whole images: several times faster than pixels[rows].
-        return RawBatch(self.pixels.index_select(0, rows), indices, label, reference, mask, fabric, defect, window)
-
-    def on(self, device: torch.device) -> "Images":
-        """The split's own images on a device."""
-        everything, masks = torch.arange(self.size), self.masks
-        own = self._replace(masks=None).take(everything)
-        if masks is not None:
-            used, row = masks.row[everything if self.rows is None else self.rows].unique(return_inverse=True)
-            masks = Masks(masks.masks[used], row)
-        images = Images(own.pixels, own.label, own.reference, masks, own.fabric, own.defect, own.window)
-        return move_data_to_device(images, device)
-
-
-class IndexedImages(Dataset[RawBatch | UserError]):
-    """Serves the images of a whole index tensor (B,) at once; a mistake of the user as itself, to keep it one line."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return self.images.size
-
-    def __getitem__(self, indices: Tensor) -> RawBatch | UserError:
-        try:
-            return self.images.take(indices)
-        except UserError as error:  # raised in a worker it would come with the worker's stack trace
-            return error
-
-
-class Positions(Dataset[Tensor]):
-    """Serves index tensors as they are: the images wait on the device."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        return indices
-
-
-class EpochBatches(Sampler[Tensor]):
-    """Batches of indices whose order is a function of (seed, epoch), starting anywhere in an epoch.
-
-    Several processes share the images of each step. Shuffled for training, they get equally many batches of equal
-    sizes, so an epoch leaves out up to one image fewer than there are processes; in order, every image comes once.
-
-    Args:
-        size: Number of images.
-        batch_size: Images a batch of one process; the last one may be smaller.
-        seed: Seed of the order; None keeps the images in order.
-        rank: Number of this process.
-        num_processes: How many there are.
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int | None, rank: int = 0, num_processes: int = 1) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.num_processes = rank, num_processes
-        self.epoch, self.start = 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch; a new epoch starts at its first batch."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.size, self.batch_size * self.num_processes)
-        last = rest > self.rank if self.seed is None else rest >= self.num_processes
-        return full + last  # of the whole epoch: Lightning counts batches by it
-
-    def __iter__(self) -> Iterator[Tensor]:
-        start, self.start = self.start, 0
-        for step in self.steps(start):
-            shared = len(step) if self.seed is None else len(step) - len(step) % self.num_processes
-            yield step[self.rank : shared : self.num_processes]
-
-    def steps(self, start: int) -> Iterator[Tensor]:
-        """What all processes share at each step of the epoch, from one step on."""
-        order = torch.arange(self.size)
-        if self.seed is not None:
-            order = torch.randperm(self.size, generator=self.generator())
-        yield from order.split(self.batch_size * self.num_processes)[start : len(self)]
-
-    def generator(self) -> torch.Generator:
-        """Random numbers of the epoch."""
-        assert self.seed is not None
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
 
 class BatchLoader(DataLoader):
@@ -183,11 +32,6 @@ class BatchLoader(DataLoader):
                 # Not itself: it and this frame would hold each other, and with them the workers.
                 raise UserError(str(batch))
             yield batch
-
-
-def to_unit_range(pixels: Tensor) -> Tensor:
-    """Float32 images in [0, 1]: uint8 divided by 255, floats as they are."""
-    return pixels.float().div_(255.0) if pixels.dtype == torch.uint8 else pixels.float()
 
 
 class Serving(TypedDict):
@@ -226,13 +70,6 @@ class Manifest(TypedDict):
     left_out: dict[str, int]
     skipped: dict[str, str]
     warnings: list[str]
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """Digest of a tensor's shape and content."""
-    digest = hashlib.blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=12)
-    digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -369,3 +206,9 @@ class ImageDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Runs before the loaders are built: Lightning starts the resumed epoch's iterator before any hook."""
         self._position = (state_dict["epoch"], state_dict["batch"])
+
+
+def spread(data: ImageDataModule, split: Split, count: int) -> Tensor:
+    """Indices of `count` fixed images, spread evenly over a split."""
+    size = data.num_images(split)
+    return torch.linspace(0, size - 1, min(count, size)).long()

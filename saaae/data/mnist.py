@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.datamodule import SPLITS, ImageDataModule, Images, Manifest, Serving, tensor_digest
+from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
+from saaae.data.images import Images, tensor_digest
 from saaae.errors import UserError
 from saaae.ranges import PositiveInt
 from saaae.types import Split

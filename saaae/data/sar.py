@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.datamodule import Images, RawBatch, Serving, to_unit_range
+from saaae.data.cached_files import Pieces
+from saaae.data.datamodule import Serving
 from saaae.data.files import BrokenFileError, read_array
-from saaae.data.folder import FolderData, Pieces, images_below
+from saaae.data.folder import FolderData, images_below
+from saaae.data.images import Images, RawBatch, to_unit_range
 from saaae.errors import UserError, nearest
 from saaae.noise import Noise
 from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, NonNegativeInt, OpenFraction

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from saaae.atomic import replacing
 from saaae.data.cache import ArrayWriter, Cached, content_digest
-from saaae.data.datamodule import SPLITS, Images, Manifest
+from saaae.data.datamodule import SPLITS, Manifest
 from saaae.data.folder import FolderData
+from saaae.data.images import Images
 from saaae.errors import UserError
 from saaae.types import Field, Split
 
 INDEX, FORMAT = "index.json", 1
 """What the set's folder is found out from; litdata fetches a file of this name without a thread of its own."""
-WRITE_THEM = "python -m saaae.runs.shards writes them"
+WRITE_THEM = "python -m saaae.cli.shards writes them"
 INSTALL = "pip install 'saaae[stream]'"
 FIELDS = ("pixels", "reference", "window")
 """What an item may hold, in the order that it is written in."""

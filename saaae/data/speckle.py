@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saaae.data.datamodule import ImageDataModule, Images, Manifest, RawBatch, Serving, tensor_digest, to_unit_range
+from saaae.data.datamodule import ImageDataModule, Manifest, Serving
+from saaae.data.images import Images, RawBatch, tensor_digest, to_unit_range
 from saaae.data.scenes import generate_scenes
-from saaae.data.speckle_law import check_looks, speckle_amplitude
+from saaae.data.speckle_model import check_looks, speckle_amplitude
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
 from saaae.noise import Noise

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.datamodule import SPLITS, EpochBatches, ImageDataModule, Images, Manifest, RawBatch, Serving
+from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
+from saaae.data.images import Images, RawBatch
+from saaae.data.sampler import EpochBatches
 from saaae.data.sar import paired
 from saaae.data.shards import Shard, items_of
 from saaae.data.stores import RemoteStore, Store, store_at

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from saaae.config.validation import complete
 from saaae.data.datamodule import ImageDataModule
 from saaae.errors import UserError
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.models.lightning import model_weights
 from saaae.runs.folder import RunFolder
-from saaae.runs.validate import complete
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

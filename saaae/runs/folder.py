@@ -1,181 +1,15 @@
 """The run folder: where it is, what it holds, whether it may be continued."""
 
-import hashlib
-import json
-import math
-import random
-import re
-from collections.abc import Iterable, Iterator
-from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from saaae.atomic import replacing
+from saaae.atomic import check_entries, read_json, write_atomically
+from saaae.config.resolvers import OUTPUTS
+from saaae.config.settings import LENGTH, settings_of
+from saaae.config.validation import complete
 from saaae.errors import UserError, nearest, reading
-from saaae.runs.validate import complete
-
-OUTPUTS = Path("outputs")
-FREE = ("name", "objective", "resume", "trust",
-        "data_dir", "cache_dir", "data.num_workers", "data.resident", "data.cache_gb", "data.allow_duplicates",
-        "accelerator", "on_nonfinite", "pictures", "keep_freed_memory",
-        "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
-"""Settings that say where a run computes and what it displays, not what it computes."""
-LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
-
-
-@cache
-def stamp() -> str:
-    """Time and chance, the same all through this process: unique even for launches in the same second."""
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{random.SystemRandom().randrange(16**6):06x}"
-
-
-def run_folder(name: str | None, resume: str | None, default: str) -> str:
-    """Folder of a single run."""
-    return str(Path(resume) if resume else OUTPUTS / name if name else OUTPUTS / default / stamp())
-
-
-def sweep_folder(name: str | None) -> str:
-    """Folder of a multirun."""
-    return str(OUTPUTS / (name or f"sweep-{stamp()}"))
-
-
-def job_folder(swept: str, overrides: ListConfig | list[str]) -> str:
-    """Folder of a job: what is swept in it, shortened, and a hash of everything it was told.
-
-    Args:
-        swept: Overrides that differ between the jobs, `key=value,key=value`.
-        overrides: All overrides of the job.
-    """
-    told = sorted(str(o) for o in overrides if not is_free(key_of(str(o))))
-    pairs = (part.partition("=") for part in swept.split(","))
-    short = ",".join(key.split(".")[-1] + equals + value for key, equals, value in pairs)
-    short = re.sub(r"[^\w.=,+-]", "", short)[:80]
-    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
-    return f"{short}-{digest}".lstrip("-")
-
-
-def gpus_of(accelerator: str, devices: int | str) -> int | None:
-    """GPUs that a cluster is asked for on each machine of a run; None for none.
-
-    Raises:
-        UserError: If nobody has said how many.
-    """
-    if accelerator in ("cpu", "mps"):
-        return None
-    if not isinstance(devices, int):
-        raise UserError(f"accelerator.devices={devices}: a cluster must be told how many; expected a number")
-    return devices
-
-
-def register_resolvers() -> None:
-    """Makes the functions that the configuration calls known to OmegaConf."""
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
-    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-    OmegaConf.register_new_resolver("last", lambda values: values[-1] if values else None, replace=True)
-    OmegaConf.register_new_resolver("gpus_of", gpus_of, replace=True)
-    OmegaConf.register_new_resolver(
-        "if_small", lambda size, small, large: small if isinstance(size, int) and size <= 32 else large, replace=True
-    )
-
-
-def key_of(override: str) -> str:
-    """The group or key that a typed override is about."""
-    return override.lstrip("+~").partition("=")[0]
-
-
-def is_free(key: str) -> bool:
-    """Whether a setting leaves the numbers of a run alone."""
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
-
-
-def tells_apart(key: str) -> bool:
-    """Whether runs that differ in a setting are different experiments: a run may go on in another precision, too."""
-    return key == "accelerator.precision" or not is_free(key)
-
-
-def plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
-    """Plain nested dictionaries of a configuration."""
-    container = OmegaConf.to_container(cfg, resolve=resolve)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
-def settings_of(cfg: DictConfig) -> dict[str, Any]:
-    """Dotted leaves of a configuration that define its numbers, interpolations as written."""
-    return {key: value for key, value in _leaves(plain(cfg)) if not is_free(key)}
-
-
-def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; a key may have dots of its own, such as a file's name."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
-
-
-def config_hash(cfg: DictConfig) -> str:
-    """Digest of all settings but the free ones and the length of the run."""
-    leaves = {key: value for key, value in settings_of(cfg).items() if key not in LENGTH}
-    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def quoted(path: Path) -> str:
-    """A path as a value on the command line: Hydra reads `=` and `,` as its own unless quoted."""
-    return f'"{in_quotes(str(path))}"' if set("=,") & set(str(path)) else str(path)
-
-
-def in_quotes(text: str) -> str:
-    """A text as Hydra's grammar takes it, whatever signs it holds."""
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old or the new text, never a part."""
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON atomically; a number that is not finite becomes null."""
-    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_finite(child) for child in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """Content of a JSON file of a run folder.
-
-    Args:
-        path: The file.
-        *keys: Entries that it must have.
-
-    Raises:
-        UserError: If the file is damaged or lacks one of them.
-    """
-    with reading(path):
-        content = json.loads(path.read_text())
-        _check_entries(content, keys)
-    return content
-
-
-def _check_entries(content: Any, keys: Iterable[str]) -> None:
-    """Raises ValueError if `content` is not a mapping with these keys."""
-    if not isinstance(content, dict | DictConfig):
-        raise ValueError("expected a mapping")
-    if missing := [key for key in keys if key not in content]:
-        raise ValueError(f"it lacks {', '.join(missing)}")
 
 
 class RunFolder:
@@ -223,7 +57,7 @@ class RunFolder:
             raise UserError(f"{self.path}: not a run folder, it has no .hydra/config.yaml")
         with reading(self.record):
             cfg = OmegaConf.load(self.record)
-            _check_entries(cfg, [])
+            check_entries(cfg, [])
         assert isinstance(cfg, DictConfig)
         return complete(cfg)
 
@@ -235,7 +69,7 @@ class RunFolder:
         """
         cfg = self.config()
         with reading(self.record):
-            _check_entries(cfg, ("model", "data", "trainer"))
+            check_entries(cfg, ("model", "data", "trainer"))
         return cfg
 
     def write_record(self, cfg: DictConfig, overrides: list[str], told: dict[str, Any]) -> None:

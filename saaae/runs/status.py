@@ -13,9 +13,11 @@ from typing import Any, Literal
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from saaae.callbacks.interruption import Interrupted
+from saaae.atomic import write_json
+from saaae.config.overrides import quoted
 from saaae.errors import Pruned, UserError
-from saaae.runs.folder import RunFolder, quoted, write_json
+from saaae.runs.folder import RunFolder
+from saaae.signals import Interrupted
 
 State = Literal["running", "done", "failed", "preempted", "pruned"]
 

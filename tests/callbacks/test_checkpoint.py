@@ -2,10 +2,10 @@ import lightning as L
 import torch
 
 from saaae.callbacks.checkpoint import LastCheckpoint
-from saaae.callbacks.interruption import Interruption
 from saaae.models.lightning import AutoencoderModule
-from saaae.runs.fit import build
-from saaae.runs.train import settle
+from saaae.runs.run import settle
+from saaae.signals import Interruption
+from saaae.training.build import build
 from tests.conftest import TINY
 
 

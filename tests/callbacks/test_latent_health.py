@@ -8,8 +8,8 @@ import torch
 
 from saaae.callbacks.latent_health import LatentHealth
 from saaae.models.lightning import AutoencoderModule
-from saaae.runs.fit import build
-from saaae.runs.train import settle
+from saaae.runs.run import settle
+from saaae.training.build import build
 from tests.conftest import TINY
 
 

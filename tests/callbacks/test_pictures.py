@@ -5,17 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from saaae.callbacks.mosaic import CELL, Row, mosaic, save_picture
-from saaae.callbacks.panels import (
-    interpolation_rows,
-    outlined,
-    plane_rows,
-    ratio_row,
-    traversal_rows,
-)
-from saaae.callbacks.pictures import STRIP_COLUMNS, EpochStrip, ReconstructionPictures, gate_bars
+from saaae.callbacks.pictures import ReconstructionPictures
 from saaae.noise import TrainingNoise
 from saaae.types import Batch
+from saaae.visualization.figures import STRIP_COLUMNS, EpochStrip, gate_bars
+from saaae.visualization.mosaic import CELL, Row, mosaic, save_picture
+from saaae.visualization.panels import interpolation_rows, outlined, plane_rows, ratio_row, traversal_rows
 
 
 def test_every_image_of_every_row_is_in_the_mosaic_at_its_place():

@@ -124,8 +124,8 @@ def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
 
 
 def test_the_target_stays_clean(compose_config):
-    from saaae.runs.fit import build
-    from saaae.runs.train import settle
+    from saaae.runs.run import settle
+    from saaae.training.build import build
 
     _, data = build(settle(compose_config(*TINY, "corruption=gaussian", "data.target=clean")))
     batch = data.batch("val", torch.arange(4))

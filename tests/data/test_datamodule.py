@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from saaae.data.corruption import GaussianNoise
-from saaae.data.datamodule import EpochBatches, ImageDataModule, Images, Masks, to_unit_range
+from saaae.data.datamodule import ImageDataModule
+from saaae.data.images import Images, Masks, to_unit_range
+from saaae.data.sampler import EpochBatches
 from tests.conftest import SERVING
 
 

@@ -6,7 +6,7 @@ import torch
 
 from saaae.data.scenes import FAMILIES, generate_scenes
 from saaae.data.speckle import SpeckleData
-from saaae.data.speckle_law import correlated_speckle, gamma_speckle, speckle_amplitude
+from saaae.data.speckle_model import correlated_speckle, gamma_speckle, speckle_amplitude
 from saaae.errors import UserError
 from saaae.noise import IndexedNoise, TrainingNoise
 from tests.conftest import SERVING

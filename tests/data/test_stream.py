@@ -478,7 +478,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
 @pytest.mark.processes
 def test_the_writer_answers_the_command_line(zygote, scenes, shards, tmp_path):
     def write(*arguments):
-        return zygote.run(tmp_path, *arguments, script="saaae/runs/shards.py")
+        return zygote.run(tmp_path, *arguments, script="saaae/cli/shards.py")
 
     words = ["data=sar", f"data.root={scenes}", "data.image_size=16", "data.val_fraction=0.2", "data.test_fraction=0.2"]
     status, printed = write(*words, "to=deep/new", "shard_images=7")
@@ -553,8 +553,8 @@ def test_training_sees_every_image_once_an_epoch(stream, tmp_path):
 
 
 def test_the_configuration_of_the_writer_stands_in_its_file(compose_config):
-    from saaae.runs.shards import Shards
-    from saaae.runs.validate import faults
+    from saaae.cli.shards import Shards
+    from saaae.config.validation import faults
     from tests.test_config import GROUPS
 
     assert (CONF / "shards.yaml").is_file()

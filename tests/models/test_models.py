@@ -4,13 +4,13 @@ import lightning as L
 import pytest
 import torch
 
-from saaae.callbacks.pictures import final_pictures
 from saaae.errors import UserError
 from saaae.layers.attention import AttentionLayer
 from saaae.models.lightning import AutoencoderModule
 from saaae.noise import TrainingNoise
-from saaae.runs.fit import build, radar_scores
-from saaae.runs.train import settle
+from saaae.runs.run import settle
+from saaae.training.build import build, radar_scores
+from saaae.visualization.figures import final_pictures
 from tests.conftest import CONF, TINY
 from tests.data.test_mnist import write_archives
 
@@ -226,7 +226,7 @@ def test_the_class_reaches_encoder_and_decoder(make, model):
 
 
 def test_images_of_a_chosen_class_are_generated(make):
-    from saaae.runs.exports import refuse_exports
+    from saaae.evaluation.exports import refuse_exports
 
     def asked(label, code_steps=()):
         return {"generate": 4, "class": label, "code_steps": list(code_steps)}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from saaae.data.speckle_law import speckle_amplitude
+from saaae.data.speckle_model import speckle_amplitude
 from saaae.errors import UserError
 from saaae.layers.placement import Attention
 from saaae.networks.unet import LogUNetDecoder, LogUNetEncoder, log_planes

@@ -3,10 +3,13 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
+from saaae.atomic import write_json
+from saaae.config.resolvers import job_folder, run_folder, stamp
+from saaae.config.settings import config_hash, settings_of
 from saaae.errors import UserError, nearest
-from saaae.runs.folder import RunFolder, config_hash, job_folder, run_folder, settings_of, stamp, write_json
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import factor_of_run
 from saaae.runs.status import locked
-from saaae.runs.train import factor_of_run
 
 
 def test_a_run_folder_has_its_name_or_a_new_one():

@@ -9,11 +9,14 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from saaae.callbacks.interruption import Interruption
+from saaae.cli import evaluate
 from saaae.errors import RunFailedError, UserError
-from saaae.runs import checkpoints, devices, evaluate, fit, results
+from saaae.evaluation import test as results
+from saaae.runs import checkpoints
 from saaae.runs.folder import RunFolder
-from saaae.runs.train import settle
+from saaae.runs.run import settle
+from saaae.signals import Interruption
+from saaae.training import devices, fit
 from tests.conftest import CONF, TINY
 from tests.data.test_mnist import write_archives
 from tests.models.test_models import MODELS, SMALL
@@ -358,7 +361,7 @@ def test_speed_is_measured_on_a_run_resumed_inside_an_epoch_too(launch):
 
 
 def test_only_the_typed_part_of_the_accelerator_changes_with_resume(launch, compose_config):
-    from saaae.runs.train import resumed
+    from saaae.runs.run import resumed
 
     folder = launch("a", "accelerator.memory_format=contiguous")
     cfg = compose_config("accelerator.matmul_precision=high")
@@ -428,8 +431,8 @@ def test_a_skipped_file_is_counted_and_named(compose_config, tmp_path, on_a_fold
 
 
 def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
-    from saaae.callbacks.panels import fed_rows
     from saaae.types import Batch
+    from saaae.visualization.panels import fed_rows
 
     class Source:
         def num_images(self, split):

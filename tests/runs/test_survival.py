@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from saaae.callbacks.interruption import Interrupted, Interruption
 from saaae.runs.checkpoints import read_checkpoint
+from saaae.signals import Interrupted, Interruption
 from tests.comparison import assert_continued_exactly, differences
 from tests.conftest import TINY
 from tests.zygote import wait_until
@@ -369,7 +369,7 @@ def test_a_malicious_checkpoint_is_passed_over_and_nothing_in_it_runs(zygote, tm
 
 def test_this_process_handles_no_signals_from_another_thread():
     """Ray and joblib may run a job in a thread, where Python allows no handlers."""
-    from saaae.callbacks.interruption import Interruption
+    from saaae.signals import Interruption
 
     failed = []
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from saaae.callbacks.interruption import Interruption
-from saaae.runs import devices, fit, results
+from saaae.evaluation import test as results
 from saaae.runs.folder import RunFolder
-from saaae.runs.train import settle
+from saaae.runs.run import settle
+from saaae.signals import Interruption
+from saaae.training import devices, fit
 
 STORED = Path(__file__).with_name("version_0_1")
 AFTER_FOUR_EPOCHS = {"elbo": -67.14481, "kl": 0.02442581, "ssim": 0.02013665, "psnr": 10.18052}

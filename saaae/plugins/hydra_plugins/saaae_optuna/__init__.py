@@ -127,8 +127,9 @@ class OptunaSweeper(Sweeper):
         """The study, new or gone on with; trials that were cut off are queued again, with what they had reported."""
         import optuna
 
-        from saaae.runs.folder import is_free, key_of
-        from saaae.runs.study import objectives, opened
+        from saaae.config.overrides import key_of
+        from saaae.config.settings import is_free
+        from saaae.training.objective import objectives, opened
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         settings = sorted(word for word in fixed if not is_free(key_of(word)))
@@ -158,7 +159,7 @@ class OptunaSweeper(Sweeper):
 
     def _told(self, trial: "optuna.Trial") -> list[str]:
         """What a job must know to ask whether it is to be pruned."""
-        from saaae.runs.study import TRIAL
+        from saaae.training.objective import TRIAL
 
         if self.pruner is None or len(trial.study.directions) > 1:
             return []
@@ -187,7 +188,8 @@ def refuse_running(folder: Path, trial: "optuna.trial.FrozenTrial", fixed: list[
     Raises:
         UserError: If the trial's job is still at work.
     """
-    from saaae.runs.folder import RunFolder, job_folder
+    from saaae.config.resolvers import job_folder
+    from saaae.runs.folder import RunFolder
     from saaae.runs.status import is_locked
 
     digest = job_folder("", [*fixed, *job_overrides(trial)])
@@ -229,7 +231,7 @@ def best_lines(study: "optuna.Study") -> list[str]:
     """The best trials, those that no other beats in every objective where there are several."""
     from optuna.trial import TrialState
 
-    from saaae.runs.study import OBJECTIVES
+    from saaae.training.objective import OBJECTIVES
 
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}

@@ -1,0 +1,288 @@
+"""evaluate.py: tests a trained model again, from its run folder or checkpoint alone."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from saaae.atomic import write_json
+from saaae.cli.command import Door
+from saaae.cli.multirun import compare
+from saaae.config.overrides import key_of
+from saaae.config.schema import Evaluate
+from saaae.config.trust import check_trusted
+from saaae.config.validation import combinations, refuse_faults
+from saaae.errors import UserError
+from saaae.runs.folder import RunFolder
+from saaae.sweeps.runs import is_sweep
+from saaae.training.distributed import rank
+from saaae.training.malloc import keep_freed_blocks
+
+if TYPE_CHECKING:
+    from saaae.data.datamodule import ImageDataModule, Manifest
+    from saaae.models.autoencoder import ImageAutoencoder
+    from saaae.models.lightning import AutoencoderModule
+
+
+def checkpoint_path(cfg: DictConfig) -> Path:
+    """The checkpoint that is asked for.
+
+    Raises:
+        UserError: If neither a run nor a checkpoint is given, or the file is missing.
+    """
+    if cfg.checkpoint in ("best", "last"):
+        if not cfg.run:
+            raise UserError("run: missing; expected run=<run folder> or checkpoint=<path>")
+        folder = RunFolder(cfg.run)
+        folder.config()
+        path = folder.best if cfg.checkpoint == "best" else folder.last
+        if not folder.checkpoints.is_dir():
+            raise UserError(f"{folder.path}: no checkpoint yet; the first is written after the first epoch")
+    else:
+        path = Path(cfg.checkpoint)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; expected best, last or the path of a .ckpt file")
+    return path
+
+
+def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> DictConfig:
+    """The run's own configuration with the overrides of evaluate.py: data, accelerator, threads, a limit.
+
+    The limit of test batches is the run's own where none is typed and the data are the run's own.
+
+    Raises:
+        UserError: If the other data set cannot have the images that the model was built for.
+    """
+    check_trusted(stored, Path(cfg.run or cfg.checkpoint), cfg.trust)
+    result = stored.copy()
+    for key in ("data_dir", "cache_dir", "threads", "importance_samples"):
+        if cfg[key] is not None:
+            result[key] = str(Path(cfg[key]).absolute()) if key.endswith("_dir") else cfg[key]
+    if cfg.get("accelerator") is not None:
+        result.accelerator = cfg.accelerator
+    if cfg.get("data") is not None:
+        result.model = OmegaConf.create(OmegaConf.to_container(stored.model, resolve=True))  # its shapes stay
+        result.data = OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=False))
+        size = stored.model.image_size
+        if any(override.startswith("data.image_size=") for override in overrides) and result.data.image_size != size:
+            raise UserError(f"data.image_size={result.data.image_size}: the model was built for {size}")
+        result.data.image_size = size
+        if result.data.channels != stored.model.image_channels:
+            raise UserError(f"data.channels={result.data.channels}: the model has {stored.model.image_channels}")
+    if "limit_batches" in map(key_of, overrides) or is_other_data(cfg, result, stored):
+        result.trainer.limit_test_batches = cfg.limit_batches
+    refuse_faults(result)
+    return result
+
+
+def is_other_data(cfg: DictConfig, full: DictConfig, stored: DictConfig) -> bool:
+    """Whether `data=` names another data set, or another folder, than the run was trained on.
+
+    Args:
+        cfg: The configuration of evaluate.py.
+        full: That of the evaluation.
+        stored: That of the run.
+    """
+    if cfg.get("data") is None:
+        return False
+    (kind, root), (own_kind, own_root) = (
+        (OmegaConf.select(each, "data._target_"), OmegaConf.select(each, "data.root", default=""))
+        for each in (full, stored)
+    )
+    return kind != own_kind or Path(str(root)).resolve() != Path(str(own_root)).resolve()
+
+
+def check(cfg: DictConfig, overrides: list[str]) -> None:
+    """Everything that can be refused before torch is imported.
+
+    Raises:
+        UserError: Naming the key, folder or file.
+    """
+    if cfg.run and is_sweep(Path(cfg.run)):
+        return _check_sweep(overrides)
+    if cfg.baseline is not None:
+        raise UserError(f"baseline={cfg.baseline}: goes with run=<sweep folder>")
+    checkpoint_path(cfg)
+    if cfg["class"] is not None and not cfg.generate:
+        raise UserError(f"class={cfg['class']}: goes with generate=<number of images>")
+    if cfg.seed is not None and not cfg.generate and cfg.samples != "sample":
+        raise UserError(f"seed={cfg.seed}: goes with generate=<number of images> or samples=sample")
+    if cfg.run:
+        for line in combinations(configuration(cfg, RunFolder(cfg.run).full_config(), overrides)):
+            raise UserError(line)
+
+
+def _check_sweep(overrides: list[str]) -> None:
+    """A sweep is compared by what its runs have measured.
+
+    Raises:
+        UserError: If anything is said that would measure again.
+    """
+    keys = [key_of(override) for override in overrides]
+    for key in keys:
+        if key not in ("run", "baseline") and not key.startswith("hydra."):
+            raise UserError(
+                f"{key}: not with a sweep, whose runs are compared as they were tested; evaluate one of them"
+            )
+
+
+def target_folder(folder: RunFolder, checkpoint: Path, data: str, cfg: DictConfig, overrides: list[str]) -> Path:
+    """Where the results go: a folder for each data set and its settings, checkpoint, kind of code, seed and limit."""
+    own = checkpoint.parent == folder.checkpoints or checkpoint.parent == folder.path
+    parts = [data, checkpoint.stem if own else f"{checkpoint.parent.parent.name}-{checkpoint.stem}"]
+    if settings := sorted(o for o in overrides if o.startswith("data.") or "@data." in key_of(o)):
+        parts.append(hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:6])
+    parts += ["sample"] if cfg.samples == "sample" else []
+    parts += [] if cfg.seed is None else [f"seed{cfg.seed}"]
+    if "limit_batches" in map(key_of, overrides):
+        parts.append(f"{'all' if cfg.limit_batches is None else cfg.limit_batches}-batches")
+    return folder.path / "evaluation" / "-".join(parts)
+
+
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    """Tests, prints the table and writes `<run>/evaluation/<data>-<checkpoint>/`; of a sweep compares the runs."""
+    if cfg.run and is_sweep(Path(cfg.run)):
+        compare(Path(cfg.run), cfg.baseline)
+        return None
+    path, overrides = checkpoint_path(cfg), list(HydraConfig.get().overrides.task)
+    keep_freed_blocks()
+    from saaae.data.files import digest_of
+    from saaae.evaluation.table import table
+    from saaae.evaluation.test import is_whole, judged, run_test, tested_images
+    from saaae.metrics.catalog import definitions
+    from saaae.runs.checkpoints import config_in
+    from saaae.runs.provenance import run_record
+    from saaae.training.build import lightning_module
+    from saaae.training.devices import make_trainer
+    from saaae.training.process import set_up
+
+    folder = RunFolder(cfg.run or (path.parent.parent if path.parent.name == "checkpoints" else path.parent))
+    stored = folder.full_config() if cfg.run else config_in(path)
+    full = configuration(cfg, stored, overrides)
+    set_up(full)
+    model, data = model_and_data(cfg, full, stored, folder)
+    module = lightning_module(model, data, full, latents=cfg.samples)
+    limit = full.trainer.limit_test_batches
+    trainer = make_trainer(
+        full, folder, whole=True, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_test_batches=limit,
+    )  # fmt: skip
+    tested = tested_images(data, limit, trainer.world_size)
+    if rank() == 0:
+        more = "" if is_whole(limit) else f" (limit of {limit} batches; limit_batches=null tests all)"
+        print(f"testing      {tested} of {data.num_images('test')} test images{more}", flush=True)
+    results = {"test": run_test(trainer, module, data, path), "run": run_record(full, data)}
+    if rank() > 0:
+        return results
+    results["run"] |= {"checkpoint": str(path), "checkpoint_digest": digest_of(path), "limit_test_batches": limit}
+    results["run"] |= {"tested_images": tested, "reconstructions": f"z = {cfg.samples}"}
+    data_name = HydraConfig.get().runtime.choices.get("data") or "own"
+    found = RunFolder(target_folder(folder, path, data_name, cfg, overrides))
+    results |= judged(module, data, results["test"], is_whole(limit))
+    # Before anything is written: a full disk must not cost the numbers.
+    print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results))
+    results |= {"definitions": definitions(results["test"]), **earlier_codes(found, results)}
+    write_json(found.metrics, results)
+    give_away(module, data, found, full, cfg, f"{path}: {data_name}", results)
+    print(f"written to   {found.path}")
+    return results
+
+
+def model_and_data(
+    cfg: DictConfig, full: DictConfig, stored: DictConfig, folder: RunFolder
+) -> tuple["ImageAutoencoder", "ImageDataModule"]:
+    """Model and data of an evaluation, with a warning if the model may have been trained on what tests it.
+
+    All images of a folder test, unless its files are those of the run in another place.
+    """
+    from saaae.evaluation.exports import refuse_exports
+    from saaae.training.build import build
+
+    is_other, splits = is_other_data(cfg, full, stored), _read(folder.splits)
+    model, data = build(full, test_all=is_other)
+    if is_other and data.manifest()["sources"] == splits.get("sources"):
+        model, data = build(full)
+    refuse_exports(model, cfg)
+    data.sample_seed = cfg.seed if cfg.samples == "sample" else None
+    manifest = data.manifest()
+    if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **manifest})):
+        print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
+    elif splits.get("hash") != data.split_hash():  # training has not printed these lines
+        for reason, count in manifest["left_out"].items():
+            print(f"left out     {count} {reason}")
+        for line in [*manifest.get("warnings", []), *_seen_in_training(splits, manifest)]:
+            print(f"warning: {line}")
+    return model, data
+
+
+def _seen_in_training(splits: dict[str, Any], manifest: "Manifest") -> list[str]:
+    """A line if tested files have the content of files that trained or validated, given splits.json of the run."""
+    names = [name for split in ("train", "val") for name in splits.get("splits", {}).get(split, {})]
+    seen = {splits.get("sources", {}).get(name) for name in names} - {None}
+    found = [name for name in manifest["splits"]["test"] if manifest["sources"].get(name) in seen]
+    if not found:
+        return []
+    return [f"the run was trained or validated on {len(found)} of the tested files, such as {found[0]}"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file; empty if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def earlier_codes(found: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
+    """The `codes` that an earlier evaluation of the same checkpoint on the same images has left."""
+    earlier, keys = _read(found.metrics), ("checkpoint_digest", "split_hash", "tested_images")
+    same = all(earlier.get("run", {}).get(key) == results["run"][key] for key in keys)
+    return {"codes": earlier["codes"]} if same and earlier.get("codes") else {}
+
+
+def give_away(
+    module: "AutoencoderModule",
+    data: "ImageDataModule",
+    found: RunFolder,
+    full: DictConfig,
+    cfg: DictConfig,
+    title: str,
+    results: dict[str, Any],
+) -> None:
+    """Writes pictures and the files that were asked for; adds new codes to metrics.json.
+
+    Args:
+        module: The tested model.
+        data: Its data.
+        found: Where the files go.
+        full: The configuration of the evaluation.
+        cfg: The configuration of evaluate.py.
+        title: For the pictures.
+        results: The content of metrics.json.
+    """
+    from saaae.evaluation.codec import code_line, coded
+    from saaae.evaluation.exports import save_arrays, save_generated
+    from saaae.evaluation.test import draw
+
+    found.path.mkdir(parents=True, exist_ok=True)
+    model, tested = module.model, results["run"]["tested_images"]
+    draw(module, data, found, title, full.pictures.count)
+    if cfg.save_arrays:
+        count, path = min(cfg.save_arrays, tested), found.path / "arrays.npz"
+        print(f"arrays       {save_arrays(model, data, count, path, cfg.samples)}")
+    if cfg.generate:
+        seed, path = full.seed if cfg.seed is None else cfg.seed, found.path / "generated.png"
+        print(f"generated    {save_generated(model, cfg.generate, cfg['class'], seed, path)}")
+    if cfg.code_steps:
+        codes = coded(model, data, list(cfg.code_steps), found.path, tested)
+        print("\n".join(map(code_line, codes)))
+        kept = [code for code in results.get("codes", []) if code["step"] not in cfg.code_steps]
+        results["codes"] = sorted([*kept, *codes], key=lambda code: code["step"])
+        write_json(found.metrics, results)
+
+
+EVALUATE = Door("evaluate", Evaluate, check, run, checked_later=frozenset({"data", "accelerator"}))

@@ -1,0 +1,70 @@
+"""How the jobs of one launch ended: told by files in the sweep's folder, since a launcher may run them anywhere."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import NamedTuple
+
+from saaae.atomic import write_json
+
+DONE, FAILED, MISTAKE = 0, 1, 2
+
+RUNNING = -1
+
+
+class Outcome(NamedTuple):
+    """How one job of a multirun ended.
+
+    Attributes:
+        number: Its place in the sweep.
+        folder: Its run folder.
+        status: Its exit status; RUNNING where nothing more was heard of it.
+        why: A failure's reason, or the signal that stopped it.
+    """
+
+    number: int
+    folder: str
+    status: int = RUNNING
+    why: str = ""
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        words = {DONE: "pruned" if self.why else "done", FAILED: "failed", MISTAKE: "failed", RUNNING: "lost"}
+        return words.get(self.status, "preempted")
+
+
+class Launch:
+    """One start of a multirun, whose jobs write down how they ended.
+
+    Args:
+        sweep: The sweep's folder.
+        stamp: Tells this start from others.
+        launcher: The launcher that was chosen; None for Hydra's own, which runs one job after the other.
+    """
+
+    def __init__(self, sweep: Path, stamp: str, launcher: str | None) -> None:
+        self.sweep, self.folder, self.launcher = sweep, sweep / ".jobs" / stamp, launcher
+
+    def tell(self, outcome: Outcome) -> None:
+        """Writes down how a job stands."""
+        write_json(self.folder / f"{outcome.number}.json", outcome._asdict())
+
+    def outcomes(self) -> list[Outcome]:
+        """What has been heard of the jobs, in their order."""
+        told = [Outcome(**json.loads(path.read_text())) for path in self.folder.glob("*.json")]
+        return sorted(told, key=lambda outcome: outcome.number)
+
+    def forget(self) -> None:
+        """Removes the files."""
+        rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.is_dir() and not os.listdir(self.folder.parent):
+            self.folder.parent.rmdir()
+
+
+def exit_status(outcomes: Sequence[Outcome]) -> int:
+    """Of a whole multirun: a run that failed or was lost weighs more than a mistake."""
+    worst = (DONE, MISTAKE, FAILED)
+    return max((o.status if o.status in worst else FAILED for o in outcomes), key=worst.index, default=DONE)

@@ -1,0 +1,151 @@
+"""The jobs of a multirun: their folders, how each ended, the summary at the end."""
+
+import contextlib
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from saaae.cli.command import Door
+from saaae.cli.jobs import DONE, FAILED, MISTAKE, Launch, Outcome, exit_status
+from saaae.config.resolvers import OUTPUTS
+from saaae.errors import Pruned, RunFailedError, UserError, disk_fault, user_error_in
+from saaae.runs.folder import RunFolder
+from saaae.runs.status import is_locked
+from saaae.signals import Interrupted
+from saaae.sweeps.runs import runs_of, variants_of
+from saaae.training.distributed import rank
+
+
+def compare(sweep: Path, baseline: int | None = None) -> None:
+    """Writes the leaderboard of a sweep and prints its warnings, its rankings and where it is.
+
+    Raises:
+        UserError: If no run has finished, or the baseline is none of the variants.
+    """
+    from saaae.sweeps.leaderboard import ranking_lines, warnings_of, write_leaderboard
+
+    written = write_leaderboard(sweep, baseline)
+    variants = variants_of(runs_of(sweep))
+    for line in [*(f"warning: {warning}" for warning in warnings_of(variants)), *ranking_lines(variants)]:
+        print(line)
+    for number, path in enumerate(written):
+        print(f"{'' if number else 'leaderboard':<13}{path}")
+
+
+class Task:
+    """A job as a launcher runs it, here or in another process: a mistake is one line, and in a multirun a failing job
+    does not stop the others.
+
+    Args:
+        door: The entry point.
+
+    Attributes:
+        launch: The multirun that the job is of; None for a single run.
+        num_jobs: How many jobs it has; None where a sweeper decides.
+    """
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.launch: Launch | None = None
+        self.num_jobs: int | None = None
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        """Does the work.
+
+        Returns:
+            What the door gives; None where it failed.
+        """
+        if self.launch is None:
+            value, status, _ = self._answer(cfg)
+            return value if status == DONE else sys.exit(status)
+        job = HydraConfig.get().job
+        begun = Outcome(job.num, HydraConfig.get().runtime.output_dir)
+        if rank() > 0:
+            return self._answer(cfg)[0]
+        print(f"\n[{job.num + 1}{f'/{self.num_jobs}' if self.num_jobs else ''}] {job.override_dirname}", flush=True)
+        self.launch.tell(begun)
+        try:
+            value, status, why = self._answer(cfg)
+        except Interrupted as stop:
+            self.launch.tell(begun._replace(status=stop.status, why=stop.signal))
+            if self.launch.launcher not in (None, "basic"):  # the end of a launcher's worker would end others
+                return None
+            raise
+        self.launch.tell(begun._replace(status=status, why=why))
+        return value
+
+    def _answer(self, cfg: DictConfig) -> tuple[Any, int, str]:
+        """What the door gives, the exit status, and why it is what it is."""
+        try:
+            return self.door.run(cfg), DONE, ""
+        except Pruned as stop:
+            return None, DONE, str(stop)
+        except Exception as error:
+            mistake, fault = user_error_in(error), disk_fault(error)
+            why = fault or str(mistake or error) or type(error).__name__
+            known = mistake or fault or isinstance(error, RunFailedError)
+            print(f"error: {why}" if known else traceback.format_exc(), file=sys.stderr)
+            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            return None, MISTAKE if mistake else FAILED, why
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """The folder that Hydra made, if nothing came of it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        if folder.parent.parent.name == OUTPUTS.name:
+            folder.parent.rmdir()
+
+
+def _sweep_folder(door: Door, config_dir: Path, overrides: list[Override]) -> Path:
+    """Folder of a multirun, found once: in the process of a job the time of the launch is not known any more."""
+    words = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        return Path(str(compose(door.config_name, words, return_hydra_config=True).hydra.sweep.dir))
+
+
+def _summarise(task: Task, arguments: list[str]) -> int:
+    """Prints how every job of a multirun ended, how they compare, and what to do next.
+
+    Returns:
+        The exit status of it all.
+    """
+    assert task.launch is not None
+    outcomes, sweep = task.launch.outcomes(), task.launch.sweep
+    if not outcomes:
+        return DONE
+    task.launch.forget()
+    print(f"\n{task.num_jobs or len(outcomes)} jobs in {sweep}")
+    for outcome in outcomes:
+        state, why = outcome.state, outcome.why
+        if state == "lost" and is_locked(RunFolder(outcome.folder)):
+            state, why = "running", "still at work; repeat the command later"
+        elif state == "lost":
+            why = "its process ended without a word; repeat the command to go on"
+        print(f"  {state:<11}{Path(outcome.folder).name}  {why}".rstrip())
+    if task.num_jobs and len(outcomes) < task.num_jobs:
+        print(f"  {task.num_jobs - len(outcomes)} not started; repeat the command to go on")
+    try:
+        if task.door.compare:
+            task.door.compare(sweep)
+    except UserError:
+        pass  # no job has finished: said above
+    except Exception as error:  # how the jobs ended matters more
+        print(f"warning: no leaderboard ({error}); make it with python evaluate.py run={sweep}", file=sys.stderr)
+    print(f"curves       tensorboard --logdir {sweep}")
+    if not any(argument.startswith(("name=", "hydra.sweep.dir=")) for argument in arguments):
+        print(f"repeat       python train.py -m name={sweep.name} {shlex.join(arguments)}")
+    return exit_status(outcomes)
+
+
+def _leave_out_of_job_names(overrides: list[Override]) -> str:
+    """An override that keeps what all jobs of a sweep share out of their folders' names."""
+    shared = [o.get_key_element().lstrip("+~") for o in overrides if not o.is_sweep_override()]
+    return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"

@@ -1,0 +1,144 @@
+"""train.py: decides whether a run starts, continues or is finished, then trains it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from saaae.cli.command import Door
+from saaae.cli.multirun import compare
+from saaae.config.schema import Train
+from saaae.config.settings import LENGTH
+from saaae.config.validation import combinations
+from saaae.errors import Pruned, RunFailedError, UserError
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import resumed, settle, told
+from saaae.runs.status import locked, read_status, recorded
+from saaae.signals import Interrupted, Interruption
+from saaae.training.distributed import end_with_parent, one_job_of_a_sweep, rank, started_together
+from saaae.training.malloc import keep_freed_blocks
+from saaae.training.objective import is_trial, values_of
+
+
+def check(cfg: DictConfig, overrides: list[str]) -> None:
+    """Everything about a job that can be refused before torch is imported.
+
+    Raises:
+        UserError: Naming the key or folder.
+    """
+    if cfg.resume == "":
+        raise UserError("resume=: expected a run folder")
+    if cfg.name is not None and (not Path(cfg.name).parts or ".." in Path(cfg.name).parts):
+        raise UserError(f"name={cfg.name}: expected the name of a folder below outputs")
+    if started_together() and not cfg.name and not cfg.resume:
+        raise UserError("name=null: expected a name: the processes of torchrun or srun must agree on the run folder")
+    if cfg.resume:
+        cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
+    if cfg.trainer.max_time is not None and _seconds(cfg.trainer.max_time) == 0:
+        raise UserError(
+            f"trainer.max_time={cfg.trainer.max_time}: no time to train; expected days:hours:minutes:seconds above zero"
+        )
+    for line in combinations(settle(cfg)):
+        raise UserError(line)
+
+
+def run(cfg: DictConfig) -> float | list[float] | None:
+    """Trains, continues, or leaves a finished run alone.
+
+    Returns:
+        The objectives of a study, of best.ckpt on the validation images; None if there was no validation.
+    """
+    folder = RunFolder(HydraConfig.get().runtime.output_dir)
+    shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
+    if rank() > 0:
+        return _run_beside(cfg, folder, shown)
+    with locked(folder, shown), Interruption() as interruption, recorded(folder, shown):
+        return _run(cfg, folder, shown, interruption)
+
+
+def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | list[float] | None:
+    """A further process of a run: where it ends as the first one does, it leaves the word and the exit status to it."""
+    end_with_parent()
+    try:
+        with Interruption() as interruption:
+            return _run(cfg, folder, shown, interruption)
+    except (Interrupted, UserError, RunFailedError):
+        sys.exit(0)  # Lightning kills the first process when another one ends with anything else
+
+
+def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interruption) -> float | list[float] | None:
+    overrides, resuming = list(HydraConfig.get().overrides.task), bool(cfg.resume)
+    cfg = settle(resumed(folder, cfg, overrides) if resuming else cfg)
+    settings = told(cfg, overrides, folder.told() if resuming else {})
+    if resuming:
+        overrides = [*folder.overrides(), *(typed for typed in overrides if not typed.startswith("resume="))]
+    if folder.record.is_file():
+        if not resuming:
+            folder.refuse_other_config(cfg)
+        stored = folder.config()
+        other_length = any(OmegaConf.select(cfg, key) != OmegaConf.select(stored, key) for key in LENGTH)
+        if (results := _results(folder)) and not (resuming and other_length):
+            print(f"{shown}: finished already, nothing to do")
+            return values_of(cfg, results.get("validation", {}))
+        if results:
+            _refuse_shorter(cfg, stored, results)
+    if is_trial() and (status := read_status(folder)).get("state") == "pruned":  # a study tries some things twice
+        raise Pruned(status["why"])
+    if cfg.keep_freed_memory:
+        keep_freed_blocks()
+    from saaae.training.fit import fit
+
+    with one_job_of_a_sweep():
+        return fit(cfg, folder, shown, overrides, settings, interruption)
+
+
+def _results(folder: RunFolder) -> dict[str, Any]:
+    """Content of metrics.json; empty if the run has not finished, or the file is damaged: best.ckpt is tested again."""
+    if not folder.metrics.is_file():
+        return {}
+    try:
+        return folder.results()
+    except UserError as error:
+        print(f"warning: {error}; testing again", file=sys.stderr)
+        return {}
+
+
+def _refuse_shorter(cfg: DictConfig, stored: DictConfig, results: dict[str, Any]) -> None:
+    """A finished run can only be made longer: otherwise its record would describe another run.
+
+    Args:
+        cfg: The new configuration.
+        stored: The configuration that the run finished with.
+        results: Its metrics.json.
+
+    Raises:
+        UserError: If a limit leaves nothing more to train.
+    """
+    train, limits = results.get("train", {}), stored.trainer
+    epochs, steps = train.get("epochs", 0), train.get("steps", 0)
+    cut_short = steps == limits.max_steps or limits.max_time is not None  # perhaps inside its last epoch
+    complete_epochs = epochs - 1 if cut_short else epochs
+    for key, complete, trained in (
+        ("max_steps", steps, f"{steps} steps"),
+        ("max_epochs", complete_epochs, f"{epochs} epochs"),
+    ):
+        limit = cfg.trainer[key]
+        if limit is not None and 0 <= limit <= complete:
+            raise UserError(f"trainer.{key}={limit}: the run has {trained} already; expected more")
+    limit, before = cfg.trainer.max_time, limits.max_time
+    if limit is None or before is None:
+        return
+    time_is_up = steps != limits.max_steps and epochs != limits.max_epochs
+    if _seconds(limit) < _seconds(before) or (time_is_up and limit == before):
+        raise UserError(f"trainer.max_time={limit}: the run has had {before} already; expected more")
+
+
+def _seconds(time: str) -> int:
+    """Seconds of days:hours:minutes:seconds."""
+    days, hours, minutes, seconds = map(int, time.split(":"))
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+TRAIN = Door("train", Train, check, run, compare=compare)

@@ -1,0 +1,1 @@
+"""Configuration: schema, validation, overrides, resolvers; imports no torch."""

@@ -1,0 +1,294 @@
+"""Checks a composed configuration before any heavy import: one line per fault."""
+
+import re
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+from saaae.config.schema import NODES, OWNERS, Train
+from saaae.config.signature import Parameter, Signature, choices, mismatch, signature
+from saaae.errors import UserError, nearest
+from saaae.ranges import fault_of_looks
+
+LATER = {"data.allow_duplicates": True}
+"""Settings of parts that did not exist in earlier runs, at the values that those had."""
+
+SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_"}
+
+
+def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a plain nested mapping, inner ones included."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield f"{prefix}{key}"
+            yield from keys_of(child, f"{prefix}{key}.")
+
+
+def faults(
+    cfg: DictConfig, root: type, groups: Mapping[str, list[str]], checked_later: Collection[str] = ()
+) -> list[str]:
+    """What is wrong with a composed configuration, one line each.
+
+    Args:
+        cfg: The configuration, interpolations unresolved.
+        root: Schema of the plain settings at its root.
+        groups: Options of every config group.
+        checked_later: Groups whose content is not looked at here.
+    """
+    settings = _hints(root)
+    found: list[str] = []
+    for key in map(str, cfg):
+        if key in settings.parameters:
+            found += _check_leaf(cfg, key, settings.parameters[key].annotation, key)
+        elif key in NODES:
+            found += _check_mapping(cfg._get_node(key), NODES[key], key)
+        elif key in checked_later:
+            continue
+        elif key in groups and cfg[key] is None:
+            found.append(f"{key}=null: expected one of {', '.join(groups[key])}")
+        elif key in groups:
+            found += _check_group(cfg._get_node(key), key)
+        else:
+            found.append(f"{key}: no such key{nearest(key, [*settings.parameters, *NODES, *groups])}")
+    found += [f"{key}: missing" for key in settings.parameters if key not in cfg]
+    for owner in sorted({"data", "model"} & set(map(str, cfg)) - set(checked_later)):
+        found += _options_as_values(cfg._get_node(owner), owner, groups)
+    return list(dict.fromkeys(found))
+
+
+def _options_as_values(node: Any, owner: str, groups: Mapping[str, list[str]]) -> Iterator[str]:
+    """Errors where the name of an option stands for a node, such as data.corruption=jpeg."""
+    for key in map(str, node) if isinstance(node, DictConfig) and not node._is_none() else ():
+        child = node._get_node(key)
+        value = child._value() if key in groups and hasattr(child, "_value") else None
+        if isinstance(value, str) and not value.startswith("${"):
+            group = key if groups[key] else f"+{key}@{owner}.{key}"  # evaluate.py has no such group
+            hint = nearest(value, groups[key])
+            yield f"{owner}.{key}={value}: an option is chosen by its group; expected {group}={value}{hint}"
+
+
+def complete(stored: DictConfig) -> DictConfig:
+    """The configuration of an earlier run with the settings that did not exist then, at the values that they had."""
+    for path, schema in {"": Train, **NODES}.items():
+        node = OmegaConf.select(stored, path) if path else stored
+        if isinstance(node, DictConfig):
+            for name in schema.__annotations__:
+                if hasattr(schema, name) and name not in node:
+                    node[name] = getattr(schema, name)
+    for path, value in LATER.items():
+        group, name = path.split(".")
+        node = stored.get(group)
+        expected = signature(str(node.get("_target_"))) if isinstance(node, DictConfig) else None
+        if expected and name in expected.parameters and name not in node:
+            node[name] = value
+    return stored
+
+
+def refuse_faults(stored: DictConfig) -> None:
+    """Checks the configuration of an earlier run: it may be of another version of this project, or edited.
+
+    Raises:
+        UserError: With the first fault.
+    """
+    for line in faults(stored, Train, {str(key): [] for key in stored}):
+        raise UserError(line)
+
+
+def combinations(cfg: DictConfig) -> list[str]:
+    """Values that are each right but do not go together."""
+    found = []
+    model = cfg.get("model")
+    if model is not None and "latent_dim" in model and (model.latent_dim is None) == (model.latent_channels is None):
+        found.append(
+            f"model.latent_dim={model.latent_dim}, model.latent_channels={model.latent_channels}: "
+            "expected exactly one, the other null"
+        )
+    posterior = cfg.get("posterior")
+    if posterior is not None and posterior.get("map") == "uniform":
+        if posterior.factor is None:
+            found.append("posterior.factor=null: posterior.map=uniform needs a number in (0, 1] or a run folder")
+        if posterior.kl == "budget":
+            found.append("posterior.kl=budget: has nothing to redistribute where posterior.map=uniform")
+    for name in ("data", "corruption"):
+        node = cfg.get(name)
+        if node is not None and "correlation" in node:
+            looks = list(node.looks) if isinstance(node.looks, ListConfig) else node.looks
+            found += filter(None, [fault_of_looks(name, looks, node.correlation)])
+        if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
+            found.append("data.target=clean: needs the cleaner images of data.reference_root")
+    found += _parts_that_clash(cfg)
+    found += _devices_that_clash(cfg.get("accelerator"))
+    trainer = cfg.get("trainer")
+    if trainer is not None and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
+        found.append(
+            f"trainer.max_epochs={trainer.max_epochs}: nothing ends the run; expected a number of epochs or steps"
+        )
+    return found
+
+
+def _devices_that_clash(accelerator: DictConfig | None) -> list[str]:
+    """Devices, strategies and precisions that do not go together, as far as no device need be asked."""
+    if accelerator is None:
+        return []
+    found = []
+    kind, devices, strategy, precision = (
+        accelerator[key] for key in ("accelerator", "devices", "strategy", "precision")
+    )
+    if precision == "16-mixed" and kind == "cpu":
+        found.append(f"accelerator.precision={precision}: needs a GPU; on a CPU use bf16-mixed or 32-true")
+    if precision == "64-true" and kind == "mps":
+        found.append(f"accelerator.precision={precision}: Apple's GPU has no 64-bit numbers; expected 32-true")
+    if strategy == "fsdp" and kind == "mps":
+        found.append("accelerator.strategy=fsdp: Apple machines have one GPU; expected auto")
+    if strategy == "fsdp" and precision == "16-mixed":
+        found.append(f"accelerator.precision={precision}: not with accelerator.strategy=fsdp; expected bf16-mixed")
+    if strategy == "fsdp" and accelerator.memory_format == "channels_last":
+        found.append("accelerator.memory_format=channels_last: not with accelerator.strategy=fsdp; expected contiguous")
+    if kind in ("cpu", "mps") and devices == "auto":
+        found.append(f"accelerator.devices=auto: is for GPUs; with accelerator.accelerator={kind} expected a number")
+    if kind == "mps" and devices != 1:
+        found.append(f"accelerator.devices={devices}: Apple machines have one GPU; expected 1")
+    return found
+
+
+def _parts_that_clash(cfg: DictConfig) -> list[str]:
+    """Parts of a model, or of a model and its data, that do not go together."""
+    found = []
+    model, data, posterior = (cfg.get(name) or {} for name in ("model", "data", "posterior"))
+    likelihood, beta = (cfg.get(name) or {} for name in ("likelihood", "beta"))
+    if "num_classes" in model and data.get("num_classes") is None:
+        found.append("model.num_classes=null: these data have no classes; expected data=mnist")
+    elif "num_classes" in model and model["num_classes"] != data["num_classes"]:
+        found.append(f"model.num_classes={model['num_classes']}: expected the data's {data['num_classes']}")
+    if "looks" in likelihood and data.get("target") == "clean":
+        found.append("data.target=clean: likelihood=speckle is one of noisy images; expected data.target=noisy")
+    activation = likelihood.get("activation")
+    if model.get("skip") is not None and activation != "sigmoid":
+        found.append(f"likelihood.activation={activation}: a skip path adds logits; expected sigmoid")
+    if _kind(model) == "Despeckler" and activation != "log_intensity":
+        found.append(f"likelihood.activation={activation}: a despeckler gives logs; expected log_intensity")
+    if "floor" in beta and _kind(posterior) not in ("DiagonalPosterior", "AnchoredPosterior"):
+        found.append(
+            "beta=free_bits: needs a posterior whose KL is a sum over dimensions; "
+            "expected posterior=diagonal or anchored"
+        )
+    return found
+
+
+def _kind(node: Mapping[str, Any]) -> str:
+    """Name of the class that a node makes."""
+    return str(node.get("_target_")).rsplit(".", 1)[-1]
+
+
+def _hints(schema: type) -> Signature:
+    hints = typing.get_type_hints(schema, include_extras=True)
+    return Signature({name: Parameter(annotation, True) for name, annotation in hints.items()}, open=False)
+
+
+def _check_mapping(node: Any, schema: type, path: str) -> list[str]:
+    if not isinstance(node, DictConfig):
+        return [f"{path}: expected a mapping of {path}.* settings"]
+    return _check_arguments(node, _hints(schema), path, partial=False)
+
+
+def _check_group(node: Any, path: str) -> list[str]:
+    """A node with a `_target_`, or a mapping of such nodes; an interpolated node is checked where it stands."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_interpolation():
+        return []
+    if "_target_" not in node:
+        return [fault for key in map(str, node) for fault in _check_group(node._get_node(key), f"{path}.{key}")]
+    target = str(node._target_)
+    found = signature(target)
+    if found is None:
+        return [f"{path}._target_={target}: no such class or function"]
+    return _check_arguments(node, found, path, partial=bool(node.get("_partial_")))
+
+
+def _check_arguments(node: DictConfig, expected: Signature, path: str, partial: bool) -> list[str]:
+    found = []
+    for key in map(str, node):
+        if key in SPECIAL:
+            continue
+        if key not in expected.parameters:
+            if not expected.open:
+                known = [f"{path}.{name}" for name in expected.parameters]
+                owner = OWNERS.get(f"{path}.{key}")
+                hint = nearest(f"{path}.{key}", known)
+                found.append(f"{path}.{key}: " + (f"belongs to {owner}" if owner else f"no such key{hint}"))
+            continue
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            found += _check_group(child, f"{path}.{key}")
+        else:
+            found += _check_leaf(node, key, expected.parameters[key].annotation, f"{path}.{key}")
+    if not partial:
+        required = (name for name, parameter in expected.parameters.items() if parameter.required)
+        found += [f"{path}.{name}: missing" for name in required if name not in node]
+    return found
+
+
+def _check_leaf(parent: DictConfig, key: str, annotation: Any, path: str) -> list[str]:
+    source = _source_of(parent, key) or path
+    try:
+        value = parent[key]
+    except MissingMandatoryValue:
+        return [f"{source}: missing, expected {_describe(annotation)}"]
+    except (InterpolationResolutionError, OmegaConfBaseException) as error:
+        return [f"{source}: {str(error).splitlines()[0]}"]
+    if isinstance(value, DictConfig):
+        return []
+    if isinstance(value, ListConfig):
+        value = OmegaConf.to_container(value, resolve=True)
+    expected = mismatch(annotation, value)
+    if expected is None:
+        return []
+    hint = nearest(value, choices(annotation)) if isinstance(value, str) else ""
+    return [f"{source}={'null' if value is None else value}: expected {expected}{hint}"]
+
+
+def _source_of(parent: DictConfig, key: str) -> str | None:
+    """The key that an interpolation such as ${data.image_size} or ${oc.select:data.looks,4} points at."""
+    node = parent._get_node(key)
+    raw = node._value() if node is not None and hasattr(node, "_value") else None
+    match = re.fullmatch(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^}]*)?\}", raw) if isinstance(raw, str) else None
+    return match.group(1) if match else None
+
+
+def _describe(annotation: Any) -> str:
+    return mismatch(annotation, {"": None}) or "a value"
+
+
+def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) -> str:
+    """One line for Hydra's own refusals.
+
+    Args:
+        error: What composing raised.
+        known: All dotted keys of the default configuration.
+        groups: Options of every config group.
+    """
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        key, equals, value = str(error.override).partition("=")
+        hint = f"; a value with signs of its own needs quotes: \"{key}='{value}'\"" if equals else ""
+        return f"{error.override}: not of the form key=value{hint}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.partition("/")
+        if group not in groups:
+            return f"{group}: no such group{nearest(group, groups)}"
+        options = groups[group]
+        return f"{group}={option}: no such option; expected one of {', '.join(options)}{nearest(option, options)}"
+    if (match := re.search(r"Could not override '([^']+)'", text)) or (match := re.search(r"Key '([^']+)'", text)):
+        key = match.group(1)
+        if key in OWNERS:
+            return f"{key}: belongs to {OWNERS[key]}"
+        return f"{key}: no such key{nearest(key, [*known, *groups])}"
+    if match := re.search(r"Interpolation key '(\w+)", text):
+        group = match.group(1)
+        return f"{group}: missing; expected one of {', '.join(groups.get(group, []))}"
+    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        text = f"{text}: {error.__cause__}"
+    return " ".join(text.split())

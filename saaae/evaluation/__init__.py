@@ -1,0 +1,1 @@
+"""Tests of trained models, their tables and exports."""

@@ -1,0 +1,97 @@
+"""What a trained model gives away as files: reconstructions of test images, and images from its prior."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.utils import save_image
+
+from saaae.atomic import replacing
+from saaae.data.datamodule import ImageDataModule, spread
+from saaae.errors import UserError
+from saaae.evaluation.batches import batches
+from saaae.models.autoencoder import ImageAutoencoder, LatentChoice, evaluating
+from saaae.noise import IndexedNoise
+
+
+def reconstructed(
+    model: ImageAutoencoder, data: ImageDataModule, indices: Tensor, latents: LatentChoice = "mean"
+) -> dict[str, np.ndarray]:
+    """`input`, `target` and `reconstruction` (N, C, H, W) of test images, float32 in [0, 1].
+
+    Args:
+        model: The model.
+        data: Where the test images are.
+        indices: Which of them (N,).
+        latents: Latents of the reconstructions.
+    """
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    with evaluating(model):
+        for batch in batches(model, data, "test", indices):
+            found.append((batch.input, batch.target, model.reconstruct(batch, latents)))
+    parts = (torch.cat(part).float().cpu().numpy() for part in zip(*found, strict=True))
+    return dict(zip(("input", "target", "reconstruction"), parts, strict=True))
+
+
+def save_arrays(
+    model: ImageAutoencoder, data: ImageDataModule, count: int, path: Path, latents: LatentChoice = "mean"
+) -> Path:
+    """Writes what becomes of the first `count` test images to an .npz file."""
+    arrays: dict[str, Any] = reconstructed(model, data, torch.arange(min(count, data.num_images("test"))), latents)
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)
+    return path
+
+
+def save_examples(model: ImageAutoencoder, data: ImageDataModule, count: int, path: Path) -> None:
+    """Writes what becomes of `count` fixed test images, as uint8 and with their `index`: runs compare by them."""
+    indices = spread(data, "test", count)
+    arrays = reconstructed(model, data, indices)
+    small: dict[str, Any] = {key: (values.clip(0, 1) * 255 + 0.5).astype(np.uint8) for key, values in arrays.items()}
+    with replacing(path) as file:
+        np.savez_compressed(file, index=indices.numpy(), **small)
+
+
+def refuse_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any]) -> None:
+    """Refuses what a model cannot give, before it is tested.
+
+    Args:
+        model: The model.
+        cfg: What evaluate.py was told.
+
+    Raises:
+        UserError: If it has no prior to generate from, not that class, or codes that do not make an image alone.
+    """
+    name, classes, label = type(model).__name__, model.num_classes, cfg["class"]
+    if cfg["generate"] and not (model.generates and model.has_bound):
+        raise UserError(f"generate: a {name} has no prior to generate from")
+    if label is not None and label >= (classes or 0):
+        raise UserError(
+            f"class={label}: " + (f"expected 0 to {classes - 1}" if classes else f"a {name} knows no classes")
+        )
+    if cfg["code_steps"] and not model.generates:
+        raise UserError(f"code_steps: the decoder of a {name} sees more than the code")
+
+
+def save_generated(model: ImageAutoencoder, count: int, label: int | None, seed: int, path: Path) -> Path:
+    """Writes images from the prior as one picture, and as `images` (N, C, H, W), float32 in [0, 1], beside it.
+
+    Args:
+        model: The model.
+        count: Number of images N.
+        label: Class of all of them; None takes the classes in turn where there are any.
+        seed: Of their codes.
+        path: The PNG file; the .npz file has its name.
+    """
+    with evaluating(model):
+        noise = IndexedNoise(seed, torch.arange(count, device=model.device))
+        images = model.sample(count, noise, label).cpu()
+    with replacing(path.with_suffix(".npz")) as file:
+        np.savez_compressed(file, images=images.numpy())
+    with replacing(path) as file:
+        save_image(images, file, format="png", nrow=math.ceil(len(images) ** 0.5))
+    return path

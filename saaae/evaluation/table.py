@@ -1,0 +1,42 @@
+"""Test metrics as a table in the terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from saaae.metrics.catalog import DETAILS, MEASURES
+
+
+def table(title: str, results: dict[str, Any]) -> str:
+    """The main test metrics and findings as aligned lines; what is left out stays in metrics.json.
+
+    Args:
+        title: The line above.
+        results: The parts of metrics.json.
+    """
+    metrics = results["test"]
+    is_bound = not metrics.get("uncharged_nats")
+    hidden = {"kl_effective", "kl_nominal", "uncharged_nats"} if is_bound else set()
+    hidden |= set() if "elbo" in metrics else {"kl"}  # a deterministic model charges nothing
+    hidden |= {name for name in MEASURES if name.startswith(DETAILS)}
+    shown = [(name, m) for name, m in MEASURES.items() if metrics.get(name) is not None and name not in hidden]
+    lines = [f"  {name:<20}{metrics[name]:>12.4f}  {m.unit:<16}{m.meaning}".rstrip() for name, m in shown]
+    return "\n".join([title, *lines, *findings(results)])
+
+
+def findings(results: dict[str, Any]) -> Iterator[str]:
+    """What was found out beside the test metrics, in words."""
+    if hidden := results.get("deletion"):
+        keys = ("hidden_share", "ssim_lost_important", "ssim_lost_elsewhere", "difference", "half_width_95")
+        share, important, elsewhere, difference, half = (hidden[key][1] for key in keys)
+        yield (
+            f"importance   hiding the {share:.0%} most important cells of the code costs {important:.3f} SSIM, "
+            f"as many elsewhere {elsewhere:.3f} "
+            f"(difference {difference:+.3f} +- {half:.3f}, 95 % over {hidden['images']} images)"
+        )
+    if found := results.get("detection"):
+        tile = found["tile"]
+        interval = (tile[key] for key in ("auroc", "auroc_low", "auroc_high"))
+        yield (
+            "defects      tile AUROC {:.3f} [{:.3f}, {:.3f}], 95 % over strips, ".format(*interval)
+            + f"{tile['defective']} defective and {tile['sound']} sound tiles"
+        )

@@ -1,0 +1,110 @@
+"""A run: its resolved configuration, folder and overrides."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from saaae.config.overrides import key_of
+from saaae.config.settings import LENGTH, tells_apart
+from saaae.config.trust import check_trusted
+from saaae.config.validation import refuse_faults
+from saaae.errors import UserError
+from saaae.runs.folder import RunFolder
+
+WITH_RESUME = (
+    "resume",
+    "trust",
+    "accelerator",
+    "on_nonfinite",
+    "data_dir",
+    "cache_dir",
+    "data.num_workers",
+    "data.resident",
+    "data.cache_gb",
+    "data.allow_duplicates",
+    *LENGTH,
+)
+"""What may be said together with `resume=`."""
+
+
+def settle(cfg: DictConfig) -> DictConfig:
+    """Replaces what the user left open by values: the kind of latent, an absolute data folder, a measured factor.
+
+    Raises:
+        UserError: If `posterior.factor` names no finished SAAAE run.
+    """
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    typed = [
+        key
+        for key in ("latent_dim", "latent_channels")
+        if key in cfg.model and not OmegaConf.is_interpolation(cfg.model, key) and cfg.model[key] is not None
+    ]
+    if len(typed) == 1:
+        cfg.model["latent_channels" if typed == ["latent_dim"] else "latent_dim"] = None
+    cfg.data_dir = str(Path(cfg.data_dir).absolute())
+    for node, key in [(cfg, "cache_dir"), *((cfg.data, key) for key in ("root", "test_root", "reference_root"))]:
+        value = None if OmegaConf.is_interpolation(node, key) else node.get(key)
+        if value is not None and "://" not in value and not value.startswith("local:"):  # a URL stays as it is
+            node[key] = str(Path(value).expanduser().absolute())
+    if isinstance(OmegaConf.select(cfg, "posterior.factor"), str):
+        cfg.posterior.factor = factor_of_run(cfg.posterior.factor, cfg.posterior.match)
+    return cfg
+
+
+def factor_of_run(path: str, match: str) -> float:
+    """The uniform noise factor that equals a finished SAAAE run's map in rate or power.
+
+    Raises:
+        UserError: If the folder holds no finished run of a SAAAE.
+    """
+    test = RunFolder(path).results()["test"]
+    if "noise_power" not in test:
+        raise UserError(f"posterior.factor={path}: not a SAAAE run, its metrics.json has no test noise_power")
+    factor = math.exp(test["noise_log_factor"]) if match == "rate" else math.sqrt(test["noise_power"])
+    if not 0 < factor <= 1:
+        raise UserError(f"posterior.factor={path}: its mean factor is {factor:.3f}, not a suppression of noise")
+    return factor
+
+
+def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The folder's own configuration with what may be said together with `resume=`.
+
+    Raises:
+        UserError: If anything else is given, or the folder holds nothing to resume.
+    """
+    stored = folder.full_config()
+    keys = [key_of(override) for override in overrides]
+    for key in keys:
+        if key.startswith("hydra."):  # Lightning tells its further processes their folder so
+            continue
+        if not any(key == free or key.startswith(f"{free}.") for free in WITH_RESUME):
+            raise UserError(
+                f"{key}: not with resume=, the run keeps its own; only {', '.join(WITH_RESUME[1:])} may be given"
+            )
+        if key != "resume":
+            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+    check_trusted(stored, folder.record, cfg.trust)
+    refuse_faults(stored)
+    return stored
+
+
+def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:
+    """Model, data, beta and what else was typed and moves numbers, as plain values: what TensorBoard tells runs by.
+
+    Args:
+        cfg: The settled configuration.
+        overrides: What was typed.
+        before: What the run was told when it began; empty if it begins now.
+    """
+    choices = HydraConfig.get().runtime.choices
+    chosen = before or {key: choices[key] for key in ("model", "data", "beta")}
+    for key in map(key_of, overrides):
+        if not tells_apart(key):
+            continue
+        value = choices[key] if key in choices else OmegaConf.select(cfg, key)
+        chosen[key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return chosen | {"seed": cfg.seed}

@@ -1,0 +1,107 @@
+"""Builds model and data of a configuration."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from saaae.config.resolvers import register_resolvers
+from saaae.config.settings import plain
+from saaae.config.trust import check_trusted
+from saaae.data.datamodule import ImageDataModule
+from saaae.data.folder import FolderData
+from saaae.errors import UserError, out_of_memory
+from saaae.metrics.speckle import speckle_quality
+from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
+from saaae.models.lightning import AutoencoderModule
+from saaae.runs.checkpoints import load_weights
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import settle
+from saaae.training.devices import prepare_networks
+from saaae.training.memory import within_memory
+from saaae.types import Batch
+
+log = logging.getLogger("saaae")
+
+
+def radar_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """What speckle filtering is judged by."""
+    return speckle_quality(x_hat, batch.input, batch.clean, batch.window)
+
+
+def build(cfg: DictConfig, test_all: bool = False) -> tuple[ImageAutoencoder, ImageDataModule]:
+    """Model and loaded data of a configuration.
+
+    Args:
+        cfg: Resolved configuration.
+        test_all: Whether all images of a folder test, for a model that was not trained on any of them.
+
+    Raises:
+        UserError: If a part refuses its settings or the data cannot be read.
+    """
+    with within_memory(cfg, "model"):
+        model = _made(cfg.model)
+    with within_memory(cfg, "data"):
+        data = _made(cfg.data)
+        if test_all and isinstance(data, FolderData):
+            data.test_all = True
+        data.prepare_data()
+        data.setup()
+    return _completed(model, cfg), data
+
+
+def _made(node: DictConfig) -> Any:
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        raise (cause if isinstance(cause, UserError) or (cause and out_of_memory(cause)) else error) from None
+
+
+def _completed(model: ImageAutoencoder, cfg: DictConfig) -> ImageAutoencoder:
+    """A fresh model with its networks in the configured precision and memory format."""
+    prepare_networks(model, cfg.accelerator)
+    return model
+
+
+def lightning_module(
+    model: ImageAutoencoder,
+    data: ImageDataModule,
+    cfg: DictConfig,
+    record: Mapping[str, Any] | None = None,
+    latents: LatentChoice = "mean",
+) -> AutoencoderModule:
+    """The LightningModule that trains and tests a model.
+
+    Args:
+        model: The torch model.
+        data: Its data.
+        cfg: Resolved configuration, which checkpoints store.
+        record: Seed, versions, data and device of the run, which checkpoints store.
+        latents: Latents of the reconstructions that metrics compare.
+    """
+    return AutoencoderModule(
+        model,
+        log_every_n_steps=cfg.trainer.log_every_n_steps,
+        importance_samples=cfg.importance_samples,
+        domain_scores=radar_scores if data.field == "radar" else None,
+        latents=latents,
+        run_config=plain(cfg),
+        run_record=record,
+    )
+
+
+def load_run(path: Path, checkpoint: str, trust: Sequence[str]) -> tuple[ImageAutoencoder, ImageDataModule]:
+    """Model and data of a run, see `saaae.load`."""
+    register_resolvers()
+    folder = RunFolder(path)
+    cfg = folder.full_config()
+    check_trusted(cfg, folder.record, trust)
+    model, data = build(settle(cfg))
+    load_weights(model, folder.last if checkpoint == "last" else folder.best)
+    return model.eval(), data

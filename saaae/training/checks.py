@@ -1,0 +1,56 @@
+"""Checks of a configuration against the built model and the loaded data."""
+
+import logging
+
+import torch
+from omegaconf import DictConfig
+
+from saaae.data.datamodule import SPLITS, ImageDataModule
+from saaae.errors import UserError
+from saaae.models.autoencoder import ImageAutoencoder
+from saaae.training.devices import num_processes
+from saaae.training.objective import MINIMIZED, in_study, objectives
+
+log = logging.getLogger("saaae")
+
+OF_BOUND = ("val/elbo", "val/kl", "val/bits_per_dim")
+"""Metrics of models with a KL only."""
+
+
+def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) -> tuple[str, str]:
+    """What chooses best.ckpt, and whether it is maximised: never a quantity that beta moves.
+
+    Raises:
+        UserError: If the model or the data do not have it, or not what a study is about.
+    """
+    monitor = cfg.checkpoint.monitor or ("val/elbo" if model.has_bound else "val/ssim")
+    asked = {"checkpoint.monitor": [monitor], "objective": objectives(cfg) if cfg.objective or in_study() else []}
+    example = data.batch("val", torch.zeros(1, dtype=torch.long))
+    for key, name in ((key, name) for key, names in asked.items() for name in names):
+        if name in OF_BOUND and not model.has_bound:
+            raise UserError(f"{key}={name}: this model has no KL and no ELBO; expected val/ssim")
+        if name.endswith("_clean") and (example.clean is None or example.clean is example.target):
+            raise UserError(f"{key}={name}: these data have no clean reference beside the target")
+    return monitor, "min" if monitor in MINIMIZED else "max"
+
+
+def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:
+    """Compares what counts batches with the batches that there are.
+
+    Raises:
+        UserError: If nothing would be left of a split, or validation would never come.
+    """
+    trainer, processes = cfg.trainer, num_processes(cfg.accelerator)
+    images_a_step = data.batch_size * processes
+    for split in SPLITS:
+        if data.num_images(split) < processes:
+            raise UserError(f"accelerator.devices={processes}: more than the {data.num_images(split)} {split} images")
+        limit, batches = trainer[f"limit_{split}_batches"], -(-data.num_images(split) // images_a_step)
+        if isinstance(limit, float) and int(limit * batches) == 0:
+            raise UserError(f"trainer.limit_{split}_batches={limit}: leaves none of {batches} batches")
+    batches, every = -(-data.num_images("train") // images_a_step), trainer.val_check_interval
+    if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch is not None:
+        raise UserError(
+            f"trainer.val_check_interval={every}: an epoch has {batches} batches; "
+            "expected fewer, or trainer.check_val_every_n_epoch=null as well"
+        )

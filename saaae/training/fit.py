@@ -1,0 +1,221 @@
+"""Builds model, data and trainer from a settled configuration; trains, tests, reports."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+
+from saaae.atomic import write_json
+from saaae.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from saaae.callbacks.finite import FiniteGuard
+from saaae.callbacks.metrics_csv import rows_before
+from saaae.callbacks.progress import EpochLines, ProgressBar
+from saaae.callbacks.pruning import Pruning
+from saaae.callbacks.resume import RandomState
+from saaae.callbacks.step_metrics import TrainingLog
+from saaae.callbacks.throughput import Throughput
+from saaae.config.settings import plain
+from saaae.data.datamodule import ImageDataModule
+from saaae.errors import Pruned, RunFailedError, UserError, out_of_memory
+from saaae.evaluation.table import table
+from saaae.evaluation.test import report, run_test
+from saaae.models.lightning import AutoencoderModule
+from saaae.runs.checkpoints import Start, data_state, start_of
+from saaae.runs.folder import RunFolder
+from saaae.runs.provenance import run_record
+from saaae.runs.status import write_status
+from saaae.signals import Interruption
+from saaae.training.build import _completed, _made, build, lightning_module
+from saaae.training.checks import check_limits, monitor_of
+from saaae.training.devices import make_trainer
+from saaae.training.distributed import rank
+from saaae.training.loggers import configured_loggers, start_loggers
+from saaae.training.messages import _announce, _log_to, _point_to
+from saaae.training.objective import is_trial, objectives, values_of, verdict
+from saaae.training.process import set_up
+from saaae.training.unsupported import refuse_unsupported
+
+log = logging.getLogger("saaae")
+
+
+def fit(
+    cfg: DictConfig,
+    folder: RunFolder,
+    shown: Path,
+    overrides: list[str],
+    told: dict[str, Any],
+    interruption: Interruption,
+) -> float | list[float] | None:
+    """Trains (or continues) the run in `folder`, tests best.ckpt and writes the results.
+
+    Nothing in the folder changes before model and data are built.
+
+    Args:
+        cfg: Settled configuration.
+        folder: The run folder.
+        shown: The folder as the user would type it.
+        overrides: What was typed, also when the run began.
+        told: What tells this run from others, for the table of hyperparameters in TensorBoard.
+        interruption: Tells whether a signal wants the run to stop.
+
+    Returns:
+        The objectives of a study, of best.ckpt; None if the run ended before its first validation.
+
+    Raises:
+        Pruned: If a study gave up on it.
+        UserError: If a part refuses its settings, or the data or a file of the run cannot be read.
+        RunFailedError: If numbers are not finite, nothing was trained, memory runs out, or the disk takes no more.
+        Interrupted: If a signal ends it.
+    """
+    set_up(cfg)
+    model, data = build(cfg)
+    monitor, mode = monitor_of(cfg, model, data)
+    check_limits(cfg, data)
+    module = lightning_module(model, data, cfg, run_record(cfg, data))
+    start = start_of(folder, model)
+    loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
+
+    if start.checkpoint:  # where the model is sharded Lightning does so too late
+        data.load_state_dict(data_state(start, folder, data))
+        module.on_load_checkpoint(start.content)
+
+    rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
+    own_callbacks, throughput = _callbacks(cfg), Throughput()
+    began = folder.record.is_file()
+    if rank() == 0:
+        _claim(folder, cfg, overrides, told, data, shown, start)
+        _announce(model, data, shown, start, began, cfg.accelerator.strategy == "fsdp")
+        loggers = start_loggers(cfg, folder, loggers, start.step)
+    best = BestCheckpoint(folder.best, monitor, mode, start.validation)
+    pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
+    callbacks = [*own_callbacks, throughput, *_guards(cfg), *pruning]
+    trainer = _trainer(cfg, folder, callbacks, best, loggers, interruption)
+    _train(trainer, module, data, start.checkpoint)
+    if pruning and pruning[0].why:
+        raise Pruned(pruning[0].why)
+    if trainer.global_step == 0:
+        raise RunFailedError(f"{shown}: not a single optimizer step was trained; expected a longer trainer.max_time")
+    if best.score is None:  # the run ended before its first validation
+        trainer.save_checkpoint(folder.best, weights_only=True)
+
+    tester = trainer
+    if cfg.accelerator.strategy == "fsdp":
+        module, tester = _whole(cfg, folder, module, data)
+    test = run_test(tester, module, data, folder.best)
+    if trainer.is_global_zero:
+        results = report(
+            trainer, module, data, folder, shown, test, best.validation, told, throughput, cfg.pictures.count
+        )
+        none = "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
+        chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
+        log.info(table(f"\ntest of best.ckpt ({chosen})", results))
+        log.info("\n%.0f images per second in training", throughput.images_per_second)
+        _point_to(shown, folder)
+    return values_of(cfg, best.validation)
+
+
+def _whole(
+    cfg: DictConfig, folder: RunFolder, sharded: AutoencoderModule, data: ImageDataModule
+) -> tuple[AutoencoderModule, L.Trainer]:
+    """A model for each process, and what tests it: not everything is asked of a trained model in all processes."""
+    module = lightning_module(_completed(_made(cfg.model), cfg), data, cfg, sharded.run_record)
+    limit = cfg.trainer.limit_test_batches
+    return module, make_trainer(
+        cfg, folder, whole=True, logger=False, limit_test_batches=limit, enable_progress_bar=False
+    )
+
+
+def _guards(cfg: DictConfig) -> list[Callback]:
+    """The callbacks that every run has."""
+    interval = cfg.trainer.log_every_n_steps
+    return [FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval)]
+
+
+def _trainer(
+    cfg: DictConfig,
+    folder: RunFolder,
+    callbacks: list[Callback],
+    best: BestCheckpoint,
+    loggers: list[Logger],
+    interruption: Interruption,
+) -> L.Trainer:
+    """The Trainer of a run; Lightning calls the two callbacks that write checkpoints after all others."""
+    checkpoint = cfg.checkpoint
+    last = LastCheckpoint(
+        folder.last, folder.previous, checkpoint.every_n_steps, checkpoint.every_n_minutes, interruption
+    )
+    return make_trainer(
+        cfg,
+        folder,
+        callbacks=[*callbacks, RandomState(cfg.seed), best, last],
+        logger=loggers,
+        deterministic=cfg.deterministic,
+        **_trainer_arguments(cfg),
+    )
+
+
+def _claim(
+    folder: RunFolder,
+    cfg: DictConfig,
+    overrides: list[str],
+    told: dict[str, Any],
+    data: ImageDataModule,
+    shown: Path,
+    start: Start,
+) -> None:
+    """Records what the run is and what its splits are made of; from here on its folder changes.
+
+    Raises:
+        UserError: If the data are not those that a continued run began with.
+    """
+    splits = {"hash": data.split_hash(), "seed": cfg.seed, **data.manifest()}
+    if start.step and (differing := folder.other_data(splits)):
+        raise UserError(
+            f"{shown}: its data have changed since it began ({differing}); put them back, or choose another name"
+        )
+    write_status(folder, "running")
+    folder.metrics.unlink(missing_ok=True)  # before the record: a kill between the two must not look like a finish
+    folder.write_record(cfg, overrides, told)
+    write_json(folder.splits, splits)
+    if start.checkpoint == folder.previous and folder.last.is_file():  # never to replace the only intact one
+        os.replace(folder.last, folder.checkpoints / "damaged.ckpt")
+    _log_to(folder.log)
+
+
+def _train(trainer: L.Trainer, module: AutoencoderModule, data: ImageDataModule, resume: Path | None) -> None:
+    """Fits; what users can mend is said in one line."""
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+    except OSError as error:  # TensorBoard's does not know its file
+        error.filename = error.filename or trainer.default_root_dir
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if reason := out_of_memory(error):
+            raise RunFailedError(f"out of memory ({reason}); a smaller data.batch_size may help") from error
+        if "deterministic" not in str(error):
+            raise
+        raise UserError(f"deterministic=true: {str(error).splitlines()[0]}") from error
+
+
+def _callbacks(cfg: DictConfig) -> list[Callback]:
+    """Those of the configuration, and progress; sharded models cannot be looked at in one process alone."""
+    nodes = [] if cfg.accelerator.strategy == "fsdp" else list(cfg.callbacks.values())
+    callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes]
+    refuse_unsupported(zip(cfg.callbacks, callbacks, strict=False))
+    if cfg.trainer.enable_progress_bar:
+        callbacks.append(ProgressBar() if sys.stderr.isatty() else EpochLines())
+    return callbacks
+
+
+def _trainer_arguments(cfg: DictConfig) -> dict[str, Any]:
+    return plain(cfg.trainer, resolve=True) | {"enable_progress_bar": False}  # ours is a callback

@@ -1,0 +1,122 @@
+"""What a sweeper maximises or minimises, and how a job asks its study whether to go on."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig
+
+from saaae.errors import UserError
+from saaae.training.distributed import rank
+
+if TYPE_CHECKING:
+    import optuna
+
+OBJECTIVES = "objectives"
+"""Where a study says what its values are."""
+
+TRIAL = "SAAAE_TRIAL"
+"""Environment variable with the number of the trial that a job is."""
+
+SETTINGS = "settings"
+"""Where a study says what all its trials were told."""
+
+MINIMIZED = {"val/mse", "val/kl", "val/nll", "val/bits_per_dim"}
+
+
+def objectives(cfg: DictConfig) -> list[str]:
+    """The validation metrics that a study is about; null is what chooses best.ckpt, the ELBO where nothing else is."""
+    chosen = cfg.objective
+    return list(chosen) if isinstance(chosen, ListConfig) else [chosen or cfg.checkpoint.monitor or "val/elbo"]
+
+
+def directions(names: Sequence[str]) -> list[Literal["minimize", "maximize"]]:
+    """Whether each metric is to grow."""
+    return ["minimize" if name in MINIMIZED else "maximize" for name in names]
+
+
+def values_of(cfg: DictConfig, validation: Mapping[str, float]) -> float | list[float] | None:
+    """The objectives on the validation images; None where there was no validation, or none of a model without a bound.
+
+    Args:
+        cfg: The settled configuration.
+        validation: Metrics of best.ckpt.
+    """
+    if not validation:
+        return None
+    names = objectives(cfg)
+    if isinstance(cfg.objective, ListConfig):
+        return [validation[name] for name in names]
+    return validation.get(names[0])
+
+
+def opened(storage: str, name: str, names: list[str], settings: list[str], pruner: Any) -> "optuna.Study":
+    """A study, made where there is none.
+
+    Args:
+        storage: URL of its database.
+        name: Its name there.
+        names: The metrics that it is about.
+        settings: What all its trials are told.
+        pruner: Gives up on trials.
+
+    Raises:
+        UserError: If the storage cannot be opened, or the study is one of other objectives or settings.
+    """
+    if not names:
+        raise UserError("objective=[]: expected a metric, or several")
+    import optuna
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=storage, directions=directions(names), pruner=pruner, load_if_exists=True
+        )
+    except (ArgumentError, SQLAlchemyError, ImportError) as error:
+        raise UserError(
+            f"hydra.sweeper.storage={storage}: cannot be opened ({str(error).splitlines()[0]}); "
+            "expected the URL of a database, such as sqlite:///study.db"
+        ) from None
+    for key, now in ((OBJECTIVES, names), (SETTINGS, settings)):
+        stored = study.user_attrs.get(key, now) if study.trials else now
+        if stored != now:
+            there = " ".join(word for word in stored if word not in now) or "none of these"
+            asked = " ".join(word for word in now if word not in stored) or "none of these"
+            raise UserError(f"{name}: a study with other {key} ({there} there, {asked} asked); choose another name")
+        study.set_user_attr(key, now)
+    return study
+
+
+def in_study() -> bool:
+    """Whether this process runs a job of a study."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return False
+    return "study" in HydraConfig.get().sweeper
+
+
+def is_trial() -> bool:
+    """Whether this process works on a trial of a study that may be pruned."""
+    return TRIAL in os.environ
+
+
+def verdict() -> Callable[[float, int], bool] | None:
+    """Tells from a score and an epoch whether this trial is to be given up; None in all processes but the first."""
+    if rank() > 0:
+        return None
+    import optuna
+
+    sweeper = HydraConfig.get().sweeper
+    study = optuna.load_study(study_name=sweeper.study, storage=sweeper.storage, pruner=instantiate(sweeper.pruner))
+    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[int(os.environ[TRIAL])]._trial_id)
+
+    def is_pruned(score: float, epoch: int) -> bool:
+        try:
+            trial.report(score, epoch)
+            return trial.should_prune()
+        except optuna.exceptions.UpdateFinishedTrialError:  # somebody else has told what became of it
+            return False
+
+    return is_pruned

@@ -1,0 +1,50 @@
+"""Settings of the whole process: quiet libraries, seed, threads."""
+
+import logging
+import os
+import threading
+import warnings
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+
+from saaae.errors import disk_fault
+from saaae.training.devices import refuse_absent_devices
+
+log = logging.getLogger("saaae")
+
+
+def set_up(cfg: DictConfig) -> None:
+    """Process-wide settings: quiet libraries, seed, threads, float32 products; refuses an absent device."""
+    logging.raiseExceptions = False  # a reader that goes away (`| head`) must not disturb the run
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*your dataloader is not resumable.*",  # the data module is
+        ".*is smaller than the logging interval.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged so is the same in every process
+        ".*it is recommended to use `Trainer\\(devices=1.*",  # no image is tested twice
+        ".*The `srun` command is available.*",  # SLURM's login node is not SLURM's job
+        ".*Multiple backends are registered with this ProcessGroup.*",  # of FSDP2 on CPUs
+        ".*`_get_pg_default_device` will be deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    threading.excepthook = _quiet_about_full_disks
+    accelerator = cfg.accelerator
+    refuse_absent_devices(accelerator)
+    if cfg.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's own condition
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    torch.set_float32_matmul_precision(accelerator.matmul_precision)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writing thread would print a stack trace; the run itself ends by the same error, in one line."""
+    if args.exc_value is None or not disk_fault(args.exc_value):
+        threading.__excepthook__(args)

@@ -1,0 +1,65 @@
+"""How the jobs of a launch tell what became of them, in whatever process they ran."""
+
+import pickle
+
+import pytest
+
+from saaae.cli import main as doors
+from saaae.cli.command import Door
+from saaae.cli.jobs import DONE, FAILED, MISTAKE, RUNNING, Launch, Outcome, exit_status
+from saaae.cli.multirun import Task
+from saaae.cli.train import TRAIN
+from saaae.errors import Pruned, RunFailedError, UserError
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [([], 0), ([0, 0], 0), ([0, 2], 2), ([2, 1], 1), ([0, RUNNING], 1), ([143, 0], 1), ([2, RUNNING], 1)],
+)
+def test_a_multirun_ends_as_its_worst_job(statuses, expected):
+    assert exit_status([Outcome(n, "x", status) for n, status in enumerate(statuses)]) == expected
+
+
+def test_a_job_that_was_heard_of_last_counts_and_others_launches_are_others(tmp_path):
+    launch, other = Launch(tmp_path, "a", None), Launch(tmp_path, "b", None)
+    for number in (10, 2):
+        launch.tell(Outcome(number, "x"))
+    launch.tell(Outcome(2, "x", FAILED, "why"))
+    other.tell(Outcome(1, "x", DONE))
+    assert launch.outcomes() == [Outcome(2, "x", FAILED, "why"), Outcome(10, "x", RUNNING)]
+    assert [outcome.state for outcome in launch.outcomes()] == ["failed", "lost"]
+    launch.forget()
+    assert launch.outcomes() == []
+    assert other.outcomes() == [Outcome(1, "x", DONE)]
+
+
+def test_a_task_travels_to_other_processes():
+    task = Task(TRAIN)
+    assert pickle.loads(pickle.dumps(task)).door == TRAIN
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "why"),
+    [
+        (None, DONE, ""),
+        (Pruned("after epoch 2"), DONE, "after epoch 2"),
+        (UserError("x: no such key"), MISTAKE, "x: no such key"),
+        (RunFailedError("the loss is not finite"), FAILED, "the loss is not finite"),
+        (ZeroDivisionError("a fault"), FAILED, "a fault"),
+    ],
+)
+def test_a_job_answers_whatever_happens_in_it(tmp_path, monkeypatch, capsys, error, status, why):
+    def work(cfg):
+        if error:
+            raise error
+        return 3.0
+
+    class Config:
+        class runtime:  # noqa: N801
+            output_dir = str(tmp_path / "gone")
+
+    monkeypatch.setattr(doors.HydraConfig, "get", lambda: Config)
+    value, *rest = Task(Door("train", object, lambda cfg, words: None, work))._answer(None)
+    assert rest == [status, why]
+    assert value == (None if error else 3.0)
+    assert ("Traceback" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)

@@ -1,0 +1,78 @@
+"""What a trained model is asked beside its test."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from saaae.evaluation.codec import coded
+from saaae.evaluation.deletion import HIDDEN, deletion_test
+from saaae.evaluation.table import findings
+from tests.models.test_models import make  # noqa: F401
+
+
+def test_the_deletion_test_is_stored_in_plain_numbers_and_repeats(make):  # noqa: F811
+    for latent in ("model.latent_dim=6", "model.latent_channels=3"):
+        model, data = make("model=saaae", latent)
+        found = deletion_test(model, data)
+        assert found == deletion_test(model, data)
+        assert (found["images"], found["hidden_share"]) == (6, list(HIDDEN))
+        assert all(len(found[key]) == len(HIDDEN) for key in found if key != "images")
+        for important, random, difference in zip(
+            found["ssim_lost_important"], found["ssim_lost_elsewhere"], found["difference"], strict=True
+        ):
+            assert difference == pytest.approx(important - random, abs=1e-9)
+        (line,) = findings({"test": {}, "deletion": found})
+        assert line.startswith("importance   hiding the 25% most important cells of the code costs")
+        assert line.endswith("95 % over 6 images)")
+
+
+def test_a_model_without_importance_has_no_deletion_test(make):  # noqa: F811
+    assert deletion_test(*make("model=vae")) is None
+
+
+def test_what_matters_to_the_decoder_is_told_from_what_does_not(make):  # noqa: F811
+    model, data = make("model=saaae", "model.latent_dim=6")
+    weight = model.decoder.get_submodule(next(n for n, m in model.decoder.named_modules() if hasattr(m, "in_features")))
+    with torch.no_grad():
+        weight.weight[:, 1:] = 0  # only the first dimension reaches the image
+        weight.weight[:, 0] *= 50
+    real = model.importance
+    for sign, lowest in ((1.0, 0.0), (-1.0, None)):
+        model.importance = lambda posterior, s=sign: s * torch.tensor([1.0, 0, 0, 0, 0, 0]).expand_as(real(posterior))
+        found = deletion_test(model, data)
+        lost = found["ssim_lost_important"][0]
+        assert abs(lost) > 1e-4 if lowest is not None else lost == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("model", ["vae", "cbam_ae", "cvae_onehot"])
+def test_the_rate_is_that_of_the_file_and_finer_steps_cost_more_and_lose_less(make, tmp_path, model):  # noqa: F811
+    module, data = make(f"model={model}")
+    with torch.no_grad():  # codes of an untrained model hardly differ: spread them
+        for parameter in module.posterior.parameters():
+            parameter.mul_(20)
+    coarse, fine = coded(module, data, [2.0, 0.01], tmp_path)
+    for found in (coarse, fine):
+        size = (tmp_path / f"codes-{found['step']:g}.bin").stat().st_size
+        assert found["bytes"] == size
+        assert found["bits_per_pixel"] == 8 * size / (data.num_images("test") * data.image_size**2)
+    assert fine["bytes"] > coarse["bytes"]
+    with torch.no_grad():
+        batch = data.batch("test", torch.arange(data.num_images("test")))
+        exact = module.eval()(batch)
+    mse = float(((exact - batch.target) ** 2).mean())
+    assert fine["mse"] == pytest.approx(mse, rel=1e-2)
+    assert math.isfinite(coarse["ssim"])
+
+
+def test_labels_are_paid_for_with_the_codes_of_a_conditional_model(make, tmp_path):  # noqa: F811
+    model, data = make("model=cvae_onehot")
+    model.num_classes, told = None, model.num_classes
+    generate = model.generate
+    model.generate = lambda z, label=None: generate(z, torch.zeros(len(z), dtype=torch.long))
+    (without,) = coded(model, data, [0.5], tmp_path)
+    model.num_classes, model.generate = told, generate
+    (paid,) = coded(model, data, [0.5], tmp_path)
+    bits = data.num_images("test") * np.log2(10)
+    assert 8 * (paid["bytes"] - without["bytes"]) >= bits - 32  # whole words of 32 bits
