@@ -18,6 +18,8 @@ PROGRAMS = {
     "shards": "Writing shards for `data=stream`: all settings",
 }
 """Primary configurations and the titles of their tables."""
+BASE = "base"
+"""File that the options of a group inherit from; not an option itself."""
 INTRODUCTION = """# Options
 
 Generated from `conf/` by `python docs/make_options.py`; a test checks that this page is current.
@@ -106,12 +108,14 @@ def read(path: Path, prefix: str) -> Option:
     head = takewhile(lambda line: line.startswith("#"), lines)
     comments = [line[1:].strip() for line in head if "@package" not in line]
     comments = comments or [comment_after(lines[0], 0)]
-    choices = [entry for entry in content.get("defaults", []) if str(next(iter(entry))).startswith("override /")]
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    choices = [entry for entry in entries if str(next(iter(entry))).startswith("override /")]
     chosen = [f"`{key.removeprefix('override /')}={value}`" for entry in choices for key, value in entry.items()]
     comments += [f"Chooses {', '.join(chosen)}."] if chosen and path.parent != CONF else []
-    return Option(
-        path.stem, list(classes_in(content)), " ".join(filter(None, comments)), list(keys_of(node, lines, prefix))
-    )
+    keys = {key.name: key for key in keys_of(node, lines, prefix)}
+    if BASE in content.get("defaults", []):
+        keys = {key.name: key for key in read(path.with_stem(BASE), prefix).keys} | keys
+    return Option(path.stem, list(classes_in(content)), " ".join(filter(None, comments)), list(keys.values()))
 
 
 def plain(text: str) -> str:
@@ -145,7 +149,7 @@ def group_section(folder: Path, chosen: str | None) -> Iterator[str]:
     """Options and keys of one group."""
     group = str(folder.relative_to(CONF))
     whole = folder.name in ("model", "experiment")
-    paths = sorted(folder.glob("*.yaml"))
+    paths = sorted(path for path in folder.glob("*.yaml") if path.stem != BASE)
     options = [read(path, "" if whole else f"{group.replace('/', '.')}.") for path in paths]
     yield f"\n## `{group}=`\n"
     with_class = not whole and any(option.classes for option in options)

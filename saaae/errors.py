@@ -51,6 +51,35 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 @contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Reports whatever a damaged file raises while it is read as one line.
+
+    Args:
+        path: The file, for the message.
+
+    Raises:
+        UserError: `<file>: not readable (<reason>)`.
+    """
+    try:
+        yield
+    except Exception as error:  # bytes that are not text, broken JSON or YAML, missing keys, an I/O error
+        reason = error.strerror if isinstance(error, OSError) else None
+        reason = reason or next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not readable ({reason})") from None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """First line of an error of Python, numpy or torch that says that memory ran out; None for other errors."""
+    text = str(error).strip()
+    words = ("out of memory", "can't allocate memory", "storage size calculation overflowed")
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in text.lower() for word in words)
+    ):
+        return next(iter(text.splitlines()), "no details")
+    return None
+
+
+@contextmanager
 def going_on_without(what: str) -> Iterator[None]:
     """Lets a run do without something that it can do without: a picture must not cost the numbers of hours of training.
 

@@ -8,8 +8,22 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from saaae.atomic import replacing
+from saaae.errors import reading
 
 HEADER = ["step", "epoch", "metric", "value"]
+
+
+def rows_before(path: Path, step: int) -> list[list[str]]:
+    """Complete rows of optimizer steps before `step`; none where there is no file.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    if not path.is_file() or not step:
+        return []
+    with reading(path), path.open(newline="") as file:
+        complete = [row for row in csv.reader(file) if len(row) == 4 and row[0].isdigit()]
+        return [row for row in complete if int(row[0]) < step]
 
 
 class MetricsCSV(Logger):
@@ -20,16 +34,15 @@ class MetricsCSV(Logger):
     Args:
         path: The file.
         resume_step: Optimizer step of the checkpoint that the run continues from, 0 for a new run.
+
+    Raises:
+        UserError: If the file is damaged.
     """
 
     def __init__(self, path: Path, resume_step: int) -> None:
         super().__init__()
         self.path = path
-        rows: list[list[str]] = []
-        if self.path.is_file() and resume_step:
-            with self.path.open(newline="") as file:
-                complete = [row for row in csv.reader(file) if len(row) == 4 and row[0].isdigit()]
-            rows = [row for row in complete if int(row[0]) < resume_step]
+        rows = rows_before(path, resume_step)
         text = io.StringIO(newline="")
         csv.writer(text).writerows([HEADER, *rows])
         with replacing(self.path) as file:

@@ -103,7 +103,8 @@ class AutoencoderModule(L.LightningModule):
                 raise UserError("trainer.max_epochs, trainer.max_steps: one of them must end the run")
             self.total_steps = int(steps)
         elif self.trainer.estimated_stepping_batches > self.total_steps:
-            log.info("schedules    end at step %d, as first planned, and stay there", self.total_steps)
+            exception = self.model.optimization.exception_after_end(self.total_steps)
+            log.info("schedules    end at step %d, as first planned, and stay there%s", self.total_steps, exception)
         self.model.beta.bind(self.total_steps)
         # A fused optimizer undoes the scaling of 16-bit gradients itself, after they would have been clipped.
         fused = str(self.trainer.precision) != "16-mixed"

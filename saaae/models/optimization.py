@@ -47,11 +47,23 @@ class Optimization:
         self.algorithm, self.lr, self.gradient_clip = algorithm, lr, gradient_clip
         self.schedule, self.warmup_steps = SCHEDULES[schedule], warmup_steps
 
-    def lr_factor(self, step: int, total_steps: float) -> float:
-        """Factor on the learning rate at optimizer step `step` of `total_steps`."""
+    def lr_factor(self, step: float, total_steps: float) -> float:
+        """Factor on the learning rate at optimizer step `step` of `total_steps`.
+
+        A schedule that ends with the run keeps its last value in an extended run, also inside its warm-up; a constant
+        one does not depend on the length of the run.
+        """
+        if self.schedule is not constant:
+            step = min(step, total_steps)
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         return self.schedule((step - self.warmup_steps) / max(1.0, total_steps - self.warmup_steps))
+
+    def exception_after_end(self, total_steps: int) -> str:
+        """For the log of an extended run: how the rate still changes after `total_steps`; empty if it does not."""
+        if self.schedule is not constant or self.warmup_steps <= total_steps:
+            return ""
+        return f", but the learning rate still rises until step {self.warmup_steps}"
 
     def build(self, parameters: Iterable[nn.Parameter], total_steps: float, fused: bool) -> tuple[Optimizer, LambdaLR]:
         """The optimizer and its schedule, stepped once per optimizer step."""

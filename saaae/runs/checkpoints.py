@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from saaae.data.datamodule import ImageDataModule
 from saaae.errors import UserError
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.models.lightning import model_weights
@@ -97,13 +98,16 @@ def start_of(folder: RunFolder, model: ImageAutoencoder) -> Start:
     """Where a run begins, given the checkpoints in its folder.
 
     Raises:
-        UserError: If none is intact, or they are of another model (Lightning, which loads it, would not name it).
+        UserError: If none is intact, if they are of another model (Lightning, which loads it, would not name it), or
+            if there is none to continue a run that is past its first epoch: training again would replace its results.
     """
     damaged: list[str] = []
     validation: dict[str, float] = {}
+    epoch = 0
     if folder.best.is_file():
         try:
-            validation = read_intact(folder.best)["validation"]
+            best = read_intact(folder.best)
+            validation, epoch = best["validation"], best.get("epoch", 0)
         except UserError as error:
             damaged.append(str(error))
     lost: list[str] = []
@@ -119,5 +123,28 @@ def start_of(folder: RunFolder, model: ImageAutoencoder) -> Start:
         small = {key: value for key, value in content.items() if key not in ("state_dict", "optimizer_states")}
         return Start(path, int(content["global_step"]), validation, lost + damaged, bool(damaged), small)
     if lost:
-        raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.checkpoints} to start anew")
+        raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.path} to start over")
+    if folder.metrics.is_file() or epoch >= 1:
+        evaluation = "evaluate it, " if folder.best.is_file() else ""
+        raise UserError(
+            f"{folder.path}: its checkpoints/last.ckpt is missing, so the run cannot be continued; "
+            f"nothing was changed; {evaluation}choose another name, or delete the folder to start over"
+        )
     return Start(None, 0, {}, damaged, bool(damaged), {})
+
+
+def data_state(start: Start, folder: RunFolder, data: ImageDataModule) -> dict[str, Any]:
+    """State of the data module in the checkpoint that a run continues from.
+
+    Raises:
+        UserError: If the checkpoint was copied from a run on other data. Where the folder's own splits.json tells of
+            changed data, the comparison with it names the file that changed.
+    """
+    name, split_hash = type(data).__qualname__, start.content.get("run", {}).get("split_hash")
+    copied = not folder.splits.is_file() and split_hash not in (None, data.split_hash())
+    if name not in start.content or copied:
+        raise UserError(
+            f"{start.checkpoint}: a checkpoint of a run on other data, which cannot be continued on these; "
+            "expected one of a run with the same data settings"
+        )
+    return start.content[name]

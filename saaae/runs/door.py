@@ -30,6 +30,8 @@ from saaae.runs.status import is_locked
 from saaae.runs.validate import explain, faults, keys_of
 
 INTERRUPTED = 130
+BASE = "base"
+"""File of a group that its options inherit from; not an option."""
 SILENT = ("slurm", "submitit")
 """Launchers whose jobs print into files."""
 GRID = (None, "basic")
@@ -220,7 +222,7 @@ def _summarise(task: Task, arguments: list[str]) -> int:
 def groups_of(config_dir: Path) -> dict[str, list[str]]:
     """The options of our groups; Hydra's own are looked at elsewhere."""
     folders = sorted(folder for folder in config_dir.iterdir() if folder.is_dir() and folder.name != "hydra")
-    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml") if path.stem != BASE) for folder in folders}
 
 
 def check_command_line(
@@ -237,6 +239,9 @@ def check_command_line(
     except (OverrideParseException, UserError) as error:
         return [], [explain(error, [], groups)]
     emptied = [o.key_or_group for o in overrides if o.key_or_group in groups and o.value() is None]
+    hidden = [f"{o.key_or_group}={BASE}" for o in overrides if o.key_or_group in groups and o.value() == BASE]
+    if hidden:
+        return [], [f"{hidden[0]}: no such option; expected one of {', '.join(groups[hidden[0].partition('=')[0]])}"]
     if emptied:
         return [], [f"{group}=null: expected one of {', '.join(groups[group])}" for group in emptied]
     found: dict[str, None] = {}

@@ -15,6 +15,7 @@ from saaae.runs.folder import RunFolder, key_of, write_json
 from saaae.runs.processes import rank
 from saaae.runs.schema import Evaluate
 from saaae.runs.sweep import compare, is_sweep
+from saaae.runs.trust import check_trusted
 from saaae.runs.validate import combinations, refuse_faults
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def checkpoint_path(cfg: DictConfig) -> Path:
         folder = RunFolder(cfg.run)
         folder.config()
         path = folder.best if cfg.checkpoint == "best" else folder.last
+        if not folder.checkpoints.is_dir():
+            raise UserError(f"{folder.path}: no checkpoint yet; the first is written after the first epoch")
     else:
         path = Path(cfg.checkpoint)
     if not path.is_file():
@@ -47,6 +50,7 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
     Raises:
         UserError: If the other data set cannot have the images that the model was built for.
     """
+    check_trusted(stored, Path(cfg.run or cfg.checkpoint), cfg.trust)
     result = stored.copy()
     for key in ("data_dir", "cache_dir", "threads", "importance_samples"):
         if cfg[key] is not None:
@@ -82,7 +86,7 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     if cfg["class"] is not None and not cfg.generate:
         raise UserError(f"class={cfg['class']}: goes with generate=<number of images>")
     if cfg.run:
-        for line in combinations(configuration(cfg, RunFolder(cfg.run).config(), overrides)):
+        for line in combinations(configuration(cfg, RunFolder(cfg.run).full_config(), overrides)):
             raise UserError(line)
 
 
@@ -127,7 +131,7 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     folder = RunFolder(cfg.run or home)
-    full = configuration(cfg, folder.config() if cfg.run else config_in(path), overrides)
+    full = configuration(cfg, folder.full_config() if cfg.run else config_in(path), overrides)
     set_up(full)
     model, data = build(full)
     refuse_exports(model, cfg)

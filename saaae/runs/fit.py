@@ -14,7 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from torch import Tensor
@@ -22,25 +22,28 @@ from torch import Tensor
 from saaae.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from saaae.callbacks.finite import FiniteGuard
 from saaae.callbacks.interruption import Interruption
-from saaae.callbacks.metrics_csv import MetricsCSV
+from saaae.callbacks.metrics_csv import rows_before
 from saaae.callbacks.progress import EpochLines, ProgressBar
 from saaae.callbacks.pruning import Pruning
 from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
 from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
-from saaae.errors import Pruned, UserError, disk_fault
+from saaae.errors import Pruned, RunFailedError, UserError, disk_fault, out_of_memory
 from saaae.metrics.speckle import speckle_quality
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
 from saaae.models.lightning import AutoencoderModule
-from saaae.runs.checkpoints import Start, start_of
+from saaae.runs.checkpoints import Start, data_state, start_of
 from saaae.runs.devices import make_trainer, num_processes, prepare_networks, refuse_absent_devices
 from saaae.runs.folder import RunFolder, plain, quoted, write_json
+from saaae.runs.loggers import configured_loggers, start_loggers
+from saaae.runs.memory import within_memory
 from saaae.runs.processes import rank
 from saaae.runs.report import table
 from saaae.runs.results import report, run_record, run_test
 from saaae.runs.status import write_status
 from saaae.runs.study import MINIMIZED, in_study, is_trial, objectives, values_of, verdict
+from saaae.runs.unsupported import refuse_unsupported
 from saaae.types import Batch
 
 log = logging.getLogger("saaae")
@@ -49,22 +52,6 @@ log = logging.getLogger("saaae")
 def radar_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
     """What speckle filtering is judged by."""
     return speckle_quality(x_hat, batch.input, batch.clean, batch.window)
-
-
-LAYOUT = {
-    "quality": {
-        "SSIM": ["Multiline", ["val/ssim$", "val/ssim_clean$"]],
-        "PSNR, dB": ["Multiline", ["val/psnr$", "val/psnr_clean$"]],
-        "ELBO, nats per image": ["Multiline", ["val/elbo$"]],
-    },
-    "objective": {
-        "nll, nats per image": ["Multiline", ["train/nll$", "val/nll$"]],
-        "KL, nats per image": ["Multiline", ["train/kl$", "val/kl$", "val/kl_effective$"]],
-        "beta": ["Multiline", ["train/beta$"]],
-        "active units": ["Multiline", ["val/active_units$"]],
-    },
-}
-"""What TensorBoard shows side by side under CUSTOM SCALARS; tags are regular expressions."""
 
 
 def set_up(cfg: DictConfig) -> None:
@@ -108,9 +95,12 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
     Raises:
         UserError: If a part refuses its settings or the data cannot be read.
     """
-    model, data = _made(cfg.model), _made(cfg.data)
-    data.prepare_data()
-    data.setup()
+    with within_memory(cfg, "model"):
+        model = _made(cfg.model)
+    with within_memory(cfg, "data"):
+        data = _made(cfg.data)
+        data.prepare_data()
+        data.setup()
     return _completed(model, cfg), data
 
 
@@ -119,7 +109,7 @@ def _made(node: DictConfig) -> Any:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
-        raise (cause if isinstance(cause, UserError) else error) from None
+        raise (cause if isinstance(cause, UserError) or (cause and out_of_memory(cause)) else error) from None
 
 
 def _completed(model: ImageAutoencoder, cfg: DictConfig) -> ImageAutoencoder:
@@ -223,8 +213,8 @@ def fit(
 
     Raises:
         Pruned: If a study gave up on it.
-        UserError: If a part refuses its settings, or the data or a checkpoint cannot be read.
-        RunFailedError: If numbers are not finite, or the disk takes no more.
+        UserError: If a part refuses its settings, or the data or a file of the run cannot be read.
+        RunFailedError: If numbers are not finite, nothing was trained, memory runs out, or the disk takes no more.
         Interrupted: If a signal ends it.
     """
     set_up(cfg)
@@ -233,21 +223,28 @@ def fit(
     check_limits(cfg, data)
     module = lightning_module(model, data, cfg, run_record(cfg, data))
     start = start_of(folder, model)
+    loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
 
     if start.checkpoint:  # where the model is sharded Lightning does so too late
-        data.load_state_dict(start.content[type(data).__qualname__])
+        data.load_state_dict(data_state(start, folder, data))
         module.on_load_checkpoint(start.content)
 
+    rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
+    own_callbacks, throughput = _callbacks(cfg), Throughput()
     began = folder.record.is_file()
     if rank() == 0:
         _claim(folder, cfg, overrides, told, data, shown, start)
         _announce(model, data, shown, start, began, cfg.accelerator.strategy == "fsdp")
-    best, throughput = BestCheckpoint(folder.best, monitor, mode, start.validation), Throughput()
+        loggers = start_loggers(cfg, folder, loggers, start.step)
+    best = BestCheckpoint(folder.best, monitor, mode, start.validation)
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
-    trainer = _trainer(cfg, folder, start, best, throughput, pruning, interruption)
+    callbacks = [*own_callbacks, throughput, *_guards(cfg), *pruning]
+    trainer = _trainer(cfg, folder, callbacks, best, loggers, interruption)
     _train(trainer, module, data, start.checkpoint)
     if pruning and pruning[0].why:
         raise Pruned(pruning[0].why)
+    if trainer.global_step == 0:
+        raise RunFailedError(f"{shown}: not a single optimizer step was trained; expected a longer trainer.max_time")
     if best.score is None:  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
@@ -278,26 +275,30 @@ def _whole(
     )
 
 
+def _guards(cfg: DictConfig) -> list[Callback]:
+    """The callbacks that every run has."""
+    interval = cfg.trainer.log_every_n_steps
+    return [FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval)]
+
+
 def _trainer(
     cfg: DictConfig,
     folder: RunFolder,
-    start: Start,
+    callbacks: list[Callback],
     best: BestCheckpoint,
-    throughput: Throughput,
-    pruning: list[Pruning],
+    loggers: list[Logger],
     interruption: Interruption,
 ) -> L.Trainer:
-    """The Trainer of a run; Lightning calls the two that write checkpoints after all others."""
-    interval, checkpoint = cfg.trainer.log_every_n_steps, cfg.checkpoint
+    """The Trainer of a run; Lightning calls the two callbacks that write checkpoints after all others."""
+    checkpoint = cfg.checkpoint
     last = LastCheckpoint(
         folder.last, folder.previous, checkpoint.every_n_steps, checkpoint.every_n_minutes, interruption
     )
-    watch = [throughput, FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval)]
     return make_trainer(
         cfg,
         folder,
-        callbacks=[*_callbacks(cfg), *watch, *pruning, RandomState(cfg.seed), best, last],
-        logger=_loggers(cfg, folder, start.step),
+        callbacks=[*callbacks, RandomState(cfg.seed), best, last],
+        logger=loggers,
         deterministic=cfg.deterministic,
         **_trainer_arguments(cfg),
     )
@@ -348,7 +349,9 @@ def _train(trainer: L.Trainer, module: AutoencoderModule, data: ImageDataModule,
     except OSError as error:  # TensorBoard's does not know its file
         error.filename = error.filename or trainer.default_root_dir
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if reason := out_of_memory(error):
+            raise RunFailedError(f"out of memory ({reason}); a smaller data.batch_size may help") from error
         if "deterministic" not in str(error):
             raise
         raise UserError(f"deterministic=true: {str(error).splitlines()[0]}") from error
@@ -396,20 +399,10 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
     """Those of the configuration, and progress; sharded models cannot be looked at in one process alone."""
     nodes = [] if cfg.accelerator.strategy == "fsdp" else list(cfg.callbacks.values())
     callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes]
+    refuse_unsupported(zip(cfg.callbacks, callbacks, strict=False))
     if cfg.trainer.enable_progress_bar:
         callbacks.append(ProgressBar() if sys.stderr.isatty() else EpochLines())
     return callbacks
-
-
-def _loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Any]:
-    """The configured loggers and metrics.csv, cut back to the step that the run continues from; the first writes."""
-    if rank() > 0:
-        return []
-    loggers = [instantiate(node)(save_dir=str(folder.path), purge_step=step) for node in cfg.logger.values()]
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_custom_scalars(LAYOUT)
-    return [*loggers, MetricsCSV(folder.curves, step)]
 
 
 def _trainer_arguments(cfg: DictConfig) -> dict[str, Any]:

@@ -5,22 +5,21 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from yaml import YAMLError
 
 from saaae.atomic import replacing
-from saaae.errors import UserError, nearest
+from saaae.errors import UserError, nearest, reading
 from saaae.runs.validate import complete
 
 OUTPUTS = Path("outputs")
-FREE = ("name", "objective", "resume", "data_dir", "cache_dir", "data.num_workers", "data.resident", "data.cache_gb",
-        "data.allow_duplicates",
+FREE = ("name", "objective", "resume", "trust",
+        "data_dir", "cache_dir", "data.num_workers", "data.resident", "data.cache_gb", "data.allow_duplicates",
         "accelerator", "on_nonfinite", "pictures", "keep_freed_memory",
         "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
 """Settings that say where a run computes and what it displays, not what it computes."""
@@ -155,6 +154,30 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Content of a JSON file of a run folder.
+
+    Args:
+        path: The file.
+        *keys: Entries that it must have.
+
+    Raises:
+        UserError: If the file is damaged or lacks one of them.
+    """
+    with reading(path):
+        content = json.loads(path.read_text())
+        _check_entries(content, keys)
+    return content
+
+
+def _check_entries(content: Any, keys: Iterable[str]) -> None:
+    """Raises ValueError if `content` is not a mapping with these keys."""
+    if not isinstance(content, dict | DictConfig):
+        raise ValueError("expected a mapping")
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+
+
 class RunFolder:
     """A run folder and the names of what it holds.
 
@@ -171,6 +194,7 @@ class RunFolder:
         self.previous = self.checkpoints / "previous.ckpt"
         self.metrics = self.path / "metrics.json"
         self.status = self.path / "status.json"
+        self.owner = self.path / ".owner"  # the process at work; absent where there is none
         self.splits = self.path / "splits.json"
         self.log = self.path / "train.log"
         self.pictures = self.path / "pictures"
@@ -185,19 +209,34 @@ class RunFolder:
         """The configuration that the run was started with.
 
         Raises:
-            UserError: If the folder is missing or is no run folder.
+            UserError: If the folder is missing or not a run folder, or the file is damaged.
         """
         if not self.path.is_dir():
             siblings = [str(path.parent.parent) for path in OUTPUTS.glob("**/.hydra/config.yaml")]
             raise UserError(f"{self.path}: no such run folder{nearest(str(self.path), siblings)}")
+        if not self.record.is_file() and self.owner.is_file():
+            raise UserError(
+                f"{self.path}: no checkpoint yet, the run is starting (or was killed while it started); "
+                "try again after its first epoch"
+            )
         if not self.record.is_file():
             raise UserError(f"{self.path}: not a run folder, it has no .hydra/config.yaml")
-        try:
+        with reading(self.record):
             cfg = OmegaConf.load(self.record)
-        except (YAMLError, OSError) as error:
-            raise UserError(f"{self.record}: not a readable configuration ({str(error).splitlines()[0]})") from None
+            _check_entries(cfg, [])
         assert isinstance(cfg, DictConfig)
         return complete(cfg)
+
+    def full_config(self) -> DictConfig:
+        """Likewise, with every group that is needed to build the model and its data.
+
+        Raises:
+            UserError: If the folder is missing or not a run folder, or the file is damaged or incomplete.
+        """
+        cfg = self.config()
+        with reading(self.record):
+            _check_entries(cfg, ("model", "data", "trainer"))
+        return cfg
 
     def write_record(self, cfg: DictConfig, overrides: list[str], told: dict[str, Any]) -> None:
         """Stores the configuration as written and resolved, the overrides, and what they chose."""
@@ -208,36 +247,46 @@ class RunFolder:
 
     def overrides(self) -> list[str]:
         """What was typed for the run; empty if nobody knows."""
-        return list(self._stored("overrides.yaml") or [])
+        return self._stored("overrides.yaml", [])
 
     def told(self) -> dict[str, Any]:
         """The groups and settings that were chosen for the run; empty if nobody knows."""
-        return dict(self._stored("told.yaml") or {})
+        return self._stored("told.yaml", {})
 
-    def _stored(self, name: str) -> Any:
+    def _stored(self, name: str, missing: Any) -> Any:
+        """Content of a YAML file beside the record, of the type of `missing`, which stands for an absent file."""
         path = self.record.with_name(name)
-        return OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else None
+        if not path.is_file():
+            return missing
+        with reading(path):
+            content = OmegaConf.to_container(OmegaConf.load(path))
+            if not isinstance(content, type(missing)):
+                raise ValueError(f"expected a {type(missing).__name__}")
+        return content
 
     def results(self) -> dict[str, Any]:
         """Content of metrics.json.
 
         Raises:
-            UserError: If the run has not finished.
+            UserError: If the run has not finished, or the file is damaged.
         """
         self.config()
         if not self.metrics.is_file():
             raise UserError(f"{self.path}: the run has not finished, it has no metrics.json")
-        return json.loads(self.metrics.read_text())
+        return read_json(self.metrics, "test")
 
     def other_data(self, splits: dict[str, Any]) -> str:
         """How the data differ from those that the run was started with; empty where they do not, or it is unknown.
 
         Args:
             splits: What splits.json would hold now.
+
+        Raises:
+            UserError: If the stored splits.json is damaged.
         """
         if not self.splits.is_file():
             return ""
-        stored = json.loads(self.splits.read_text())
+        stored = read_json(self.splits, "hash", "sources")
         if stored["hash"] == splits["hash"]:
             return ""
         for key, now in ((key, splits["sources"].get(key)) for key in {**stored["sources"], **splits["sources"]}):
@@ -251,7 +300,7 @@ class RunFolder:
         Raises:
             UserError: Listing the keys that differ from the stored configuration.
         """
-        old, new = settings_of(self.config()), settings_of(cfg)
+        old, new = settings_of(self.full_config()), settings_of(cfg)
         differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         if differing:
             lines = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} asked" for key in differing)

@@ -24,6 +24,7 @@ from saaae.runs.checkpoints import load_weights
 from saaae.runs.evidence import deletion_test, detection, detection_scores
 from saaae.runs.exports import save_examples
 from saaae.runs.folder import RunFolder, config_hash, write_json
+from saaae.runs.loggers import log_hyperparameters
 from saaae.runs.report import commit, definitions, versions
 
 log = logging.getLogger("saaae")
@@ -180,8 +181,7 @@ def report(
     results = judged(module, data, test, is_whole(trainer.limit_test_batches))
     test = results["test"]
     final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
-    for logger in trainer.loggers:
-        logger.log_hyperparams(told, final, step=trainer.global_step)
+    log_hyperparameters(trainer.loggers, told, final, trainer.global_step)
     draw(module, data, folder, str(shown), count, trainer)
     with going_on_without("examples"):
         save_examples(module.model, data, count, folder.examples)

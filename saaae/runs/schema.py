@@ -14,6 +14,8 @@ BatchLimit = PositiveInt | PositiveFraction | None
 Monitor = Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"]
 Objective = Literal[Monitor, "val/kl", "val/nll", "val/bits_per_dim"]
 OrUnlimited = Literal[-1] | PositiveInt
+Threads = Annotated[int, Ge(1), Le(1024)]
+"""More than the CPUs of any machine; tens of thousands end the process without a message."""
 
 
 class Train:
@@ -24,7 +26,8 @@ class Train:
     data_dir: str
     cache_dir: str | None
     resume: str | None
-    threads: PositiveInt | None
+    trust: list[str] = []  # noqa: RUF012
+    threads: Threads | None
     importance_samples: NonNegativeInt
     on_nonfinite: Literal["stop", "skip"]
     deterministic: bool
@@ -40,7 +43,8 @@ class Evaluate:
     checkpoint: str
     data_dir: str | None
     cache_dir: str | None
-    threads: PositiveInt | None
+    trust: list[str]
+    threads: Threads | None
     importance_samples: NonNegativeInt | None
     samples: Literal["mean", "sample"]
     code_steps: list[Annotated[float, Ge(0.001), Le(1000)]]

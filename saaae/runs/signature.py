@@ -78,6 +78,13 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] 
     return None
 
 
+def is_class(target: str) -> bool:
+    """Whether a dotted path names a class that is defined in that very module, not imported there."""
+    module, _, name = target.rpartition(".")
+    tree = _source(module) if module else None
+    return any(isinstance(node, ast.ClassDef) and node.name == name for node in (tree.body if tree else []))
+
+
 @cache
 def signature(target: str) -> Signature | None:
     """The signature of a dotted `_target_`, or None when its source is not found."""

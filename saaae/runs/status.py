@@ -64,7 +64,7 @@ def locked(folder: RunFolder, shown: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout  # imports asyncio: nothing that answers a mistake needs it
 
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(folder.path / ".lock", blocking=False), folder.path / ".owner"
+    lock, owner = FileLock(folder.path / ".lock", blocking=False), folder.owner
     try:
         lock.acquire()
     except Timeout:

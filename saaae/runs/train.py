@@ -18,10 +18,12 @@ from saaae.runs.schema import Train
 from saaae.runs.status import locked, read_status, recorded
 from saaae.runs.study import is_trial, values_of
 from saaae.runs.sweep import compare
+from saaae.runs.trust import check_trusted
 from saaae.runs.validate import combinations, refuse_faults
 
 WITH_RESUME = (
     "resume",
+    "trust",
     "accelerator",
     "on_nonfinite",
     "data_dir",
@@ -79,9 +81,9 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
     """The folder's own configuration with what may be said together with `resume=`.
 
     Raises:
-        UserError: If anything else is said, or the folder holds nothing to resume.
+        UserError: If anything else is given, or the folder holds nothing to resume.
     """
-    stored = folder.config()
+    stored = folder.full_config()
     keys = [key_of(override) for override in overrides]
     for key in keys:
         if key.startswith("hydra."):  # Lightning tells its further processes their folder so
@@ -92,6 +94,7 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
             )
         if key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+    check_trusted(stored, folder.record, cfg.trust)
     refuse_faults(stored)
     return stored
 
@@ -110,6 +113,10 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         raise UserError("name=null: expected a name: the processes of torchrun or srun must agree on the run folder")
     if cfg.resume:
         cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
+    if cfg.trainer.max_time is not None and _seconds(cfg.trainer.max_time) == 0:
+        raise UserError(
+            f"trainer.max_time={cfg.trainer.max_time}: no time to train; expected days:hours:minutes:seconds above zero"
+        )
     for line in combinations(settle(cfg)):
         raise UserError(line)
 
@@ -149,11 +156,11 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
             folder.refuse_other_config(cfg)
         stored = folder.config()
         other_length = any(OmegaConf.select(cfg, key) != OmegaConf.select(stored, key) for key in LENGTH)
-        if resuming and folder.metrics.is_file():
-            _refuse_shorter(cfg, folder)
-        if folder.metrics.is_file() and not (resuming and other_length):
+        if (results := _results(folder)) and not (resuming and other_length):
             print(f"{shown}: finished already, nothing to do")
-            return values_of(cfg, folder.results().get("validation", {}))
+            return values_of(cfg, results.get("validation", {}))
+        if results:
+            _refuse_shorter(cfg, stored, results)
     if is_trial() and (status := read_status(folder)).get("state") == "pruned":  # a study tries some things twice
         raise Pruned(status["why"])
     if cfg.keep_freed_memory:
@@ -164,15 +171,51 @@ def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interrup
         return fit(cfg, folder, shown, overrides, settings, interruption)
 
 
-def _refuse_shorter(cfg: DictConfig, folder: RunFolder) -> None:
-    """A finished run can only be extended: its record would tell of another run than it was.
+def _results(folder: RunFolder) -> dict[str, Any]:
+    """Content of metrics.json; empty if the run has not finished, or the file is damaged: best.ckpt is tested again."""
+    if not folder.metrics.is_file():
+        return {}
+    try:
+        return folder.results()
+    except UserError as error:
+        print(f"warning: {error}; testing again", file=sys.stderr)
+        return {}
+
+
+def _refuse_shorter(cfg: DictConfig, stored: DictConfig, results: dict[str, Any]) -> None:
+    """A finished run can only be made longer: otherwise its record would describe another run.
+
+    Args:
+        cfg: The new configuration.
+        stored: The configuration that the run finished with.
+        results: Its metrics.json.
 
     Raises:
-        UserError: If it has more epochs than it is to have.
+        UserError: If a limit leaves nothing more to train.
     """
-    epochs, asked = folder.results().get("train", {}).get("epochs", 0), cfg.trainer.max_epochs
-    if asked is not None and 0 <= asked < epochs:
-        raise UserError(f"trainer.max_epochs={asked}: the run has {epochs} epochs already; expected more")
+    train, limits = results.get("train", {}), stored.trainer
+    epochs, steps = train.get("epochs", 0), train.get("steps", 0)
+    cut_short = steps == limits.max_steps or limits.max_time is not None  # perhaps inside its last epoch
+    complete_epochs = epochs - 1 if cut_short else epochs
+    for key, complete, trained in (
+        ("max_steps", steps, f"{steps} steps"),
+        ("max_epochs", complete_epochs, f"{epochs} epochs"),
+    ):
+        limit = cfg.trainer[key]
+        if limit is not None and 0 <= limit <= complete:
+            raise UserError(f"trainer.{key}={limit}: the run has {trained} already; expected more")
+    limit, before = cfg.trainer.max_time, limits.max_time
+    if limit is None or before is None:
+        return
+    time_is_up = steps != limits.max_steps and epochs != limits.max_epochs
+    if _seconds(limit) < _seconds(before) or (time_is_up and limit == before):
+        raise UserError(f"trainer.max_time={limit}: the run has had {before} already; expected more")
+
+
+def _seconds(time: str) -> int:
+    """Seconds of days:hours:minutes:seconds."""
+    days, hours, minutes, seconds = map(int, time.split(":"))
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 from saaae.errors import UserError, nearest
 from saaae.runs.folder import RunFolder, config_hash, job_folder, run_folder, settings_of, stamp, write_json
+from saaae.runs.status import locked
 from saaae.runs.train import factor_of_run
 
 
@@ -56,12 +57,52 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_other_settings_under_the_same_name_are_listed(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.write_record(OmegaConf.create({"seed": 0, "name": "a", "trainer": {"max_epochs": 3}}), [], {})
-    folder.refuse_other_config(OmegaConf.create({"seed": 0, "name": "b", "trainer": {"max_epochs": 3}}))
+    base = {"seed": 0, "name": "a", "trainer": {"max_epochs": 3}, "model": {}, "data": {}}
+    folder.write_record(OmegaConf.create(base), [], {})
+    folder.refuse_other_config(OmegaConf.create(base | {"name": "b"}))
     with pytest.raises(UserError, match=r"seed: 0 there, 1 asked.*choose another name"):
-        folder.refuse_other_config(OmegaConf.create({"seed": 1, "name": "a", "trainer": {"max_epochs": 3}}))
+        folder.refuse_other_config(OmegaConf.create(base | {"seed": 1}))
     with pytest.raises(UserError, match="extend it with resume="):
-        folder.refuse_other_config(OmegaConf.create({"seed": 0, "name": "a", "trainer": {"max_epochs": 5}}))
+        folder.refuse_other_config(OmegaConf.create(base | {"trainer": {"max_epochs": 5}}))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"- a\n- b\n", "expected a mapping"), (b"\xff\xfe\x00", "codec can't decode"), (b"{{{", ""),
+     (b"", "it lacks model, data, trainer"), (b"hello", "it lacks model"), (b"data: {}\ntrainer: {}", "lacks model")],
+    ids=["a list", "binary", "broken", "empty", "a word", "no model"],
+)  # fmt: skip
+def test_a_damaged_configuration_is_named_with_the_reason(tmp_path, content, reason):
+    folder = RunFolder(tmp_path)
+    folder.record.parent.mkdir()
+    folder.record.write_bytes(content)
+    with pytest.raises(UserError, match=rf"\.hydra/config\.yaml: not readable \(.*{reason}"):
+        folder.full_config()
+
+
+def test_damaged_records_and_results_are_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_record(OmegaConf.create({}), ["seed=1"], {"model": "vae"})
+    assert (folder.overrides(), folder.told()) == (["seed=1"], {"model": "vae"})
+    for name, read in (("overrides.yaml", folder.overrides), ("told.yaml", folder.told)):
+        for content in ("{{{", "5"):
+            folder.record.with_name(name).write_text(content)
+            with pytest.raises(UserError, match=rf"{name}: not readable \("):
+                read()
+    splits = {"hash": "b", "sources": {}}
+    for content in ('{"test": ', "[]", '{"train": {}}'):
+        folder.metrics.write_text(content)
+        with pytest.raises(UserError, match=r"metrics.json: not readable \("):
+            folder.results()
+        folder.splits.write_text(content)
+        with pytest.raises(UserError, match=r"splits.json: not readable \("):
+            folder.other_data(splits)
+
+
+def test_a_run_that_is_starting_is_not_called_a_folder_without_a_run(tmp_path):
+    folder = RunFolder(tmp_path / "x")
+    with locked(folder, folder.path), pytest.raises(UserError, match="no checkpoint yet, the run is starting"):
+        folder.config()
 
 
 def test_a_uniform_factor_is_taken_from_a_finished_saaae_run(tmp_path):
