@@ -26,8 +26,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:  # of a full disk: writing knows no name
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
 

@@ -43,7 +43,10 @@ OUTSIDE = {
     "data": TORCH | DATA,
     "models": TORCH | {"torchmetrics", "lightning"},
     "callbacks": TORCH | {"torchmetrics", "lightning", "matplotlib", "PIL", "tqdm"},
-    "runs": TORCH | DATA | CONFIG | {"torchmetrics", "matplotlib", "yaml", "pydantic", "annotated_types", "sqlalchemy"},
+    "runs": TORCH
+    | DATA
+    | CONFIG
+    | {"torchmetrics", "matplotlib", "yaml", "pydantic", "annotated_types", "sqlalchemy", "jinja2", "markupsafe"},
     "plugins": CONFIG | {"filelock"},
 }
 FILES = sorted((ROOT / "saaae").rglob("*.py"))

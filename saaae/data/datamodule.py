@@ -247,6 +247,8 @@ class ImageDataModule(L.LightningDataModule):
     """
 
     field: Field = "photo"
+    sample_seed: int | None = None
+    """Seed of the latents that a model samples in evaluation; None draws on from the noise of its inputs."""
 
     def __init__(self, *, image_size: int, channels: int, **serving: Unpack[Serving]) -> None:
         super().__init__()
@@ -313,9 +315,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def _feed(self, raw: RawBatch, noise: Noise) -> Batch:
         batch = self.present(raw, noise)
-        if isinstance(self.corruption, Identity):
-            return batch
-        return batch._replace(input=self.corruption(batch.input, noise))
+        if not isinstance(self.corruption, Identity):
+            batch = batch._replace(input=self.corruption(batch.input, noise))
+        if self.sample_seed is not None and isinstance(noise, IndexedNoise):
+            batch = batch._replace(noise=IndexedNoise(self.sample_seed, raw.indices, len(SPLITS)))
+        return batch
 
     def _batches(self, split: Split, seed: int | None, rank: int, num_processes: int) -> EpochBatches:
         return EpochBatches(self.num_images(split), self.batch_size, seed, rank, num_processes)

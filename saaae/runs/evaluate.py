@@ -19,7 +19,8 @@ from saaae.runs.trust import check_trusted
 from saaae.runs.validate import combinations, refuse_faults
 
 if TYPE_CHECKING:
-    from saaae.data.datamodule import ImageDataModule
+    from saaae.data.datamodule import ImageDataModule, Manifest
+    from saaae.models.autoencoder import ImageAutoencoder
     from saaae.models.lightning import AutoencoderModule
 
 
@@ -45,7 +46,9 @@ def checkpoint_path(cfg: DictConfig) -> Path:
 
 
 def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> DictConfig:
-    """The run's own configuration with what evaluate.py was told: data, accelerator, threads, a limit.
+    """The run's own configuration with the overrides of evaluate.py: data, accelerator, threads, a limit.
+
+    The limit of test batches is the run's own where none is typed and the data are the run's own.
 
     Raises:
         UserError: If the other data set cannot have the images that the model was built for.
@@ -55,8 +58,6 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
     for key in ("data_dir", "cache_dir", "threads", "importance_samples"):
         if cfg[key] is not None:
             result[key] = str(Path(cfg[key]).absolute()) if key.endswith("_dir") else cfg[key]
-    if cfg.limit_batches is not None:
-        result.trainer.limit_test_batches = cfg.limit_batches
     if cfg.get("accelerator") is not None:
         result.accelerator = cfg.accelerator
     if cfg.get("data") is not None:
@@ -68,8 +69,27 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
         result.data.image_size = size
         if result.data.channels != stored.model.image_channels:
             raise UserError(f"data.channels={result.data.channels}: the model has {stored.model.image_channels}")
+    if "limit_batches" in map(key_of, overrides) or is_other_data(cfg, result, stored):
+        result.trainer.limit_test_batches = cfg.limit_batches
     refuse_faults(result)
     return result
+
+
+def is_other_data(cfg: DictConfig, full: DictConfig, stored: DictConfig) -> bool:
+    """Whether `data=` names another data set, or another folder, than the run was trained on.
+
+    Args:
+        cfg: The configuration of evaluate.py.
+        full: That of the evaluation.
+        stored: That of the run.
+    """
+    if cfg.get("data") is None:
+        return False
+    (kind, root), (own_kind, own_root) = (
+        (OmegaConf.select(each, "data._target_"), OmegaConf.select(each, "data.root", default=""))
+        for each in (full, stored)
+    )
+    return kind != own_kind or Path(str(root)).resolve() != Path(str(own_root)).resolve()
 
 
 def check(cfg: DictConfig, overrides: list[str]) -> None:
@@ -85,6 +105,8 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     checkpoint_path(cfg)
     if cfg["class"] is not None and not cfg.generate:
         raise UserError(f"class={cfg['class']}: goes with generate=<number of images>")
+    if cfg.seed is not None and not cfg.generate and cfg.samples != "sample":
+        raise UserError(f"seed={cfg.seed}: goes with generate=<number of images> or samples=sample")
     if cfg.run:
         for line in combinations(configuration(cfg, RunFolder(cfg.run).full_config(), overrides)):
             raise UserError(line)
@@ -105,13 +127,15 @@ def _check_sweep(overrides: list[str]) -> None:
 
 
 def target_folder(folder: RunFolder, checkpoint: Path, data: str, cfg: DictConfig, overrides: list[str]) -> Path:
-    """Where the results go: told apart by data and their settings, checkpoint, kind of code and limit."""
+    """Where the results go: a folder for each data set and its settings, checkpoint, kind of code, seed and limit."""
     own = checkpoint.parent == folder.checkpoints or checkpoint.parent == folder.path
     parts = [data, checkpoint.stem if own else f"{checkpoint.parent.parent.name}-{checkpoint.stem}"]
-    if settings := sorted(override for override in overrides if override.startswith("data.")):
+    if settings := sorted(o for o in overrides if o.startswith("data.") or "@data." in key_of(o)):
         parts.append(hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:6])
     parts += ["sample"] if cfg.samples == "sample" else []
-    parts += [] if cfg.limit_batches is None else [f"{cfg.limit_batches}-batches"]
+    parts += [] if cfg.seed is None else [f"seed{cfg.seed}"]
+    if "limit_batches" in map(key_of, overrides):
+        parts.append(f"{'all' if cfg.limit_batches is None else cfg.limit_batches}-batches")
     return folder.path / "evaluation" / "-".join(parts)
 
 
@@ -122,41 +146,89 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     path, overrides = checkpoint_path(cfg), list(HydraConfig.get().overrides.task)
     keep_freed_blocks()
+    from saaae.data.files import digest_of
     from saaae.runs.checkpoints import config_in
     from saaae.runs.devices import make_trainer
-    from saaae.runs.exports import refuse_exports
-    from saaae.runs.fit import build, lightning_module, set_up
+    from saaae.runs.fit import lightning_module, set_up
     from saaae.runs.report import definitions, table
-    from saaae.runs.results import is_whole, judged, run_record, run_test
+    from saaae.runs.results import is_whole, judged, run_record, run_test, tested_images
 
-    home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    folder = RunFolder(cfg.run or home)
-    full = configuration(cfg, folder.full_config() if cfg.run else config_in(path), overrides)
+    folder = RunFolder(cfg.run or (path.parent.parent if path.parent.name == "checkpoints" else path.parent))
+    stored = folder.full_config() if cfg.run else config_in(path)
+    full = configuration(cfg, stored, overrides)
     set_up(full)
-    model, data = build(full)
-    refuse_exports(model, cfg)
-    if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **data.manifest()})):
-        print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
+    model, data = model_and_data(cfg, full, stored, folder)
     module = lightning_module(model, data, full, latents=cfg.samples)
+    limit = full.trainer.limit_test_batches
     trainer = make_trainer(
         full, folder, whole=True, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_test_batches=full.trainer.limit_test_batches,
+        enable_model_summary=False, limit_test_batches=limit,
     )  # fmt: skip
+    tested = tested_images(data, limit, trainer.world_size)
+    if rank() == 0:
+        more = "" if is_whole(limit) else f" (limit of {limit} batches; limit_batches=null tests all)"
+        print(f"testing      {tested} of {data.num_images('test')} test images{more}", flush=True)
     results = {"test": run_test(trainer, module, data, path), "run": run_record(full, data)}
     if rank() > 0:
         return results
-    results["run"] |= {"checkpoint": str(path), "limit_test_batches": full.trainer.limit_test_batches}
-    results["run"]["reconstructions"] = f"z = {cfg.samples}"
+    results["run"] |= {"checkpoint": str(path), "checkpoint_digest": digest_of(path), "limit_test_batches": limit}
+    results["run"] |= {"tested_images": tested, "reconstructions": f"z = {cfg.samples}"}
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
     found = RunFolder(target_folder(folder, path, data_name, cfg, overrides))
-    results |= judged(module, data, results["test"], is_whole(full.trainer.limit_test_batches))
+    results |= judged(module, data, results["test"], is_whole(limit))
+    # Before anything is written: a full disk must not cost the numbers.
     print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results))
-    results["definitions"] = definitions(results["test"])
+    results |= {"definitions": definitions(results["test"]), **earlier_codes(found, results)}
     write_json(found.metrics, results)
-    if further := give_away(module, data, found, full, cfg, f"{path}: {data_name}"):
-        write_json(found.metrics, results | further)
+    give_away(module, data, found, full, cfg, f"{path}: {data_name}", results)
     print(f"written to   {found.path}")
     return results
+
+
+def model_and_data(
+    cfg: DictConfig, full: DictConfig, stored: DictConfig, folder: RunFolder
+) -> tuple["ImageAutoencoder", "ImageDataModule"]:
+    """Model and data of an evaluation, with a warning if the model may have been trained on what tests it.
+
+    All images of a folder test, unless its files are those of the run in another place.
+    """
+    from saaae.runs.exports import refuse_exports
+    from saaae.runs.fit import build
+
+    is_other, splits = is_other_data(cfg, full, stored), _read(folder.splits)
+    model, data = build(full, test_all=is_other)
+    if is_other and data.manifest()["sources"] == splits.get("sources"):
+        model, data = build(full)
+    refuse_exports(model, cfg)
+    data.sample_seed = cfg.seed if cfg.samples == "sample" else None
+    if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **data.manifest()})):
+        print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
+    elif splits.get("hash") != data.split_hash() and (seen := _seen_in_training(splits, data.manifest())):
+        print(f"warning: the run was trained or validated on {len(seen)} of the tested files, such as {seen[0]}")
+    return model, data
+
+
+def _seen_in_training(splits: dict[str, Any], manifest: "Manifest") -> list[str]:
+    """Tested files with the content of a file that trained or validated, given splits.json of the run."""
+    names = [name for split in ("train", "val") for name in splits.get("splits", {}).get(split, {})]
+    seen = {splits.get("sources", {}).get(name) for name in names} - {None}
+    return [name for name in manifest["splits"]["test"] if manifest["sources"].get(name) in seen]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file; empty if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def earlier_codes(found: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
+    """The `codes` that an earlier evaluation of the same checkpoint on the same images has left."""
+    earlier, keys = _read(found.metrics), ("checkpoint_digest", "split_hash", "tested_images")
+    same = all(earlier.get("run", {}).get(key) == results["run"][key] for key in keys)
+    return {"codes": earlier["codes"]} if same and earlier.get("codes") else {}
 
 
 def give_away(
@@ -166,37 +238,38 @@ def give_away(
     full: DictConfig,
     cfg: DictConfig,
     title: str,
-) -> dict[str, Any]:
-    """Writes pictures and whatever files were asked for.
+    results: dict[str, Any],
+) -> None:
+    """Writes pictures and the files that were asked for; adds new codes to metrics.json.
 
     Args:
         module: The tested model.
         data: Its data.
         found: Where the files go.
         full: The configuration of the evaluation.
-        cfg: What evaluate.py was told.
+        cfg: The configuration of evaluate.py.
         title: For the pictures.
-
-    Returns:
-        What is worth a place in metrics.json.
+        results: The content of metrics.json.
     """
     from saaae.runs.evidence import code_line, coded
     from saaae.runs.exports import save_arrays, save_generated
     from saaae.runs.results import draw
 
     found.path.mkdir(parents=True, exist_ok=True)
-    model = module.model
+    model, tested = module.model, results["run"]["tested_images"]
     draw(module, data, found, title, full.pictures.count)
     if cfg.save_arrays:
-        print(f"arrays       {save_arrays(model, data, cfg.save_arrays, found.path / 'arrays.npz', cfg.samples)}")
+        count, path = min(cfg.save_arrays, tested), found.path / "arrays.npz"
+        print(f"arrays       {save_arrays(model, data, count, path, cfg.samples)}")
     if cfg.generate:
-        path = found.path / "generated.png"
-        print(f"generated    {save_generated(model, cfg.generate, cfg['class'], full.seed, path)}")
-    if not cfg.code_steps:
-        return {}
-    codes = coded(model, data, list(cfg.code_steps), found.path)
-    print("\n".join(map(code_line, codes)))
-    return {"codes": codes}
+        seed, path = full.seed if cfg.seed is None else cfg.seed, found.path / "generated.png"
+        print(f"generated    {save_generated(model, cfg.generate, cfg['class'], seed, path)}")
+    if cfg.code_steps:
+        codes = coded(model, data, list(cfg.code_steps), found.path, tested)
+        print("\n".join(map(code_line, codes)))
+        kept = [code for code in results.get("codes", []) if code["step"] not in cfg.code_steps]
+        results["codes"] = sorted([*kept, *codes], key=lambda code: code["step"])
+        write_json(found.metrics, results)
 
 
 EVALUATE = Door("evaluate", Evaluate, check, run, checked_later=frozenset({"data", "accelerator"}))

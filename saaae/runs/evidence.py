@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saaae.atomic import replacing
 from saaae.callbacks.panels import spread
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.folder import CachedFiles
@@ -106,7 +107,7 @@ def detection_scores(found: dict[str, Any]) -> dict[str, float]:
 def code_line(code: dict[str, Any]) -> str:
     """What `coded` found for one step, in words."""
     names = (name for name in ("ssim", "psnr", "ssim_clean", "psnr_clean") if name in code)
-    rate = f"{code['bits_per_pixel']:.4f} bits per pixel ({code['bytes']} bytes)"
+    rate = f"{code['bits_per_pixel']:.4f} bits per pixel ({code['bytes']} bytes, {code['images']} images)"
     return f"codes        step {code['step']:g}: {rate}  " + "  ".join(f"{name} {code[name]:.4f}" for name in names)
 
 
@@ -122,50 +123,71 @@ class Codes(NamedTuple):
     label: np.ndarray
 
 
-def _codes(model: ImageAutoencoder, data: ImageDataModule, split: Split) -> Codes:
+def _codes(model: ImageAutoencoder, data: ImageDataModule, split: Split, indices: Tensor) -> Codes:
     found = []
-    for batch in batches(model, data, split, torch.arange(data.num_images(split))):
+    for batch in batches(model, data, split, indices):
         z = model.encode(batch).mode.flatten(1)
         found.append((z, batch.label if model.num_classes and batch.label is not None else z.new_zeros(len(z))))
     codes, labels = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
     return Codes(codes.astype(np.float64), labels.astype(np.int32))
 
 
-def _quality(model: ImageAutoencoder, data: ImageDataModule, codes: Codes) -> dict[str, float]:
-    """Mean quality of the test images that come out of codes."""
+def _quality(model: ImageAutoencoder, data: ImageDataModule, codes: Codes, indices: Tensor) -> dict[str, float]:
+    """Mean quality of test images (N,) that are decoded from their codes."""
     z, label = torch.from_numpy(codes.z).float().unflatten(1, model.latent_shape), torch.from_numpy(codes.label).long()
     scores = PerImage(sync_on_compute=False)  # one process does it all
-    for batch in batches(model, data, "test", torch.arange(len(z))):
-        rows = batch.indices.cpu()
-        classes = label[rows].to(model.device) if model.num_classes else None
-        scores.update(quality_of(model.generate(z[rows].to(model.device), classes), batch.target, batch.clean))
+    parts = zip(z.split(data.batch_size), label.split(data.batch_size), strict=True)
+    for batch, (some, labels) in zip(batches(model, data, "test", indices), parts, strict=True):
+        classes = labels.to(model.device) if model.num_classes else None
+        scores.update(quality_of(model.generate(some.to(model.device), classes), batch.target, batch.clean))
     return {name: float(value) for name, value in summary(scores.compute(), spread=False).items()}
 
 
-def coded(model: ImageAutoencoder, data: ImageDataModule, steps: list[float], folder: Path) -> list[dict[str, Any]]:
-    """Real rate and distortion of a model as a codec: files of all test images' codes, and what comes out of them.
+FITTED_ON = 10
+"""Without validation images the model of the codes is fitted on one test image in so many, which is not coded."""
+
+
+def coded(
+    model: ImageAutoencoder, data: ImageDataModule, steps: list[float], folder: Path, tested: int | None = None
+) -> list[dict[str, Any]]:
+    """Real rate and distortion of a model as a codec: files of the codes of test images, and what they decode to.
 
     Args:
         model: The model.
         data: Its data; the model of the codes is fitted on the validation images.
         steps: Quantisation steps, in units of the largest standard deviation of a latent dimension.
         folder: Where the files `codes-<step>.bin` go.
+        tested: Number of test images, the first ones; None for all.
 
     Returns:
-        For each step the size of the file, bits per pixel, and the quality of the images that come out of it.
+        For each step the size of the file, the number of images in it, bits per pixel, and the quality of the images.
+
+    Raises:
+        UserError: If the codes of all images are the same.
     """
     found = []
+    test = torch.arange(data.num_images("test") if tested is None else tested)
+    split: Split = "val"
+    fitted_on = torch.arange(data.num_images("val"))
+    if not len(fitted_on):
+        split, fitted_on, test = "test", test[::FITTED_ON], test[test % FITTED_ON != 0]
     with evaluating(model):
-        fitted, codes = _codes(model, data, "val"), _codes(model, data, "test")
+        fitted = _codes(model, data, split, fitted_on)
         widest = float(fitted.z.std(0).max())
         if not widest > 0:
-            raise UserError("code_steps: the codes of all validation images are the same; there is nothing to code")
+            raise UserError(
+                f"code_steps: the codes of all {len(fitted_on)} images that the coder is fitted on are the same; "
+                "there is nothing to code"
+            )
+        codes = _codes(model, data, "test", test)
         for step in steps:
             size, path = widest * step, folder / f"codes-{step:g}.bin"
             coder = CodeModel.fit(quantise(fitted.z, size), model.num_classes or 1)
-            path.write_bytes(coder.encode(quantise(codes.z, size), codes.label))
-            symbols, label = coder.decode(path.read_bytes(), len(codes.z))
-            bits = 8 * path.stat().st_size / (len(symbols) * data.image_size**2)
-            quality = _quality(model, data, Codes(symbols * size, label))
-            found.append({"step": step, "bytes": path.stat().st_size, "bits_per_pixel": bits, **quality})
+            content = coder.encode(quantise(codes.z, size), codes.label)
+            with replacing(path) as file:
+                file.write(content)
+            symbols, label = coder.decode(content, len(codes.z))
+            bits = 8 * len(content) / (len(symbols) * data.image_size**2)
+            quality = _quality(model, data, Codes(symbols * size, label), test)
+            found.append({"step": step, "bytes": len(content), "images": len(test), "bits_per_pixel": bits, **quality})
     return found

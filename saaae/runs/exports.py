@@ -43,7 +43,8 @@ def save_arrays(
 ) -> Path:
     """Writes what becomes of the first `count` test images to an .npz file."""
     arrays: dict[str, Any] = reconstructed(model, data, torch.arange(min(count, data.num_images("test"))), latents)
-    np.savez_compressed(path, **arrays)
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)
     return path
 
 
@@ -90,6 +91,8 @@ def save_generated(model: ImageAutoencoder, count: int, label: int | None, seed:
     with evaluating(model):
         noise = IndexedNoise(seed, torch.arange(count, device=model.device))
         images = model.sample(count, noise, label).cpu()
-    np.savez_compressed(path.with_suffix(".npz"), images=images.numpy())
-    save_image(images, path, nrow=math.ceil(len(images) ** 0.5))
+    with replacing(path.with_suffix(".npz")) as file:
+        np.savez_compressed(file, images=images.numpy())
+    with replacing(path) as file:
+        save_image(images, file, format="png", nrow=math.ceil(len(images) ** 0.5))
     return path

@@ -29,6 +29,7 @@ from saaae.callbacks.resume import RandomState
 from saaae.callbacks.throughput import Throughput
 from saaae.callbacks.training_log import TrainingLog
 from saaae.data.datamodule import SPLITS, ImageDataModule
+from saaae.data.folder import FolderData
 from saaae.errors import Pruned, RunFailedError, UserError, disk_fault, out_of_memory
 from saaae.metrics.speckle import speckle_quality
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
@@ -89,8 +90,12 @@ def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
+def build(cfg: DictConfig, test_all: bool = False) -> tuple[ImageAutoencoder, ImageDataModule]:
     """Model and loaded data of a configuration.
+
+    Args:
+        cfg: Resolved configuration.
+        test_all: Whether all images of a folder test, for a model that was not trained on any of them.
 
     Raises:
         UserError: If a part refuses its settings or the data cannot be read.
@@ -99,6 +104,8 @@ def build(cfg: DictConfig) -> tuple[ImageAutoencoder, ImageDataModule]:
         model = _made(cfg.model)
     with within_memory(cfg, "data"):
         data = _made(cfg.data)
+        if test_all and isinstance(data, FolderData):
+            data.test_all = True
         data.prepare_data()
         data.setup()
     return _completed(model, cfg), data

@@ -1,28 +1,55 @@
 """The leaderboard of a sweep: means and spread over seeds, paired differences, and whether they may be compared."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
-from urllib.parse import quote
+from statistics import fmean
+from textwrap import shorten
+from typing import Any, NamedTuple
 
 from saaae.errors import UserError
-from saaae.metrics.intervals import mean_interval
 from saaae.runs.folder import write_atomically
 from saaae.runs.leaderboard_figures import save_curves, save_reconstructions
-from saaae.runs.leaderboard_page import Cell, Section, html, markdown
-from saaae.runs.report import measure_of
+from saaae.runs.leaderboard_page import Section, rendered
+from saaae.runs.leaderboard_tables import (
+    columns_of,
+    csv_of,
+    spread_of,
+    state_of,
+    table_of_differences,
+    table_of_runs,
+    table_of_unfinished,
+    table_of_variants,
+)
 from saaae.runs.sweep import Run, Variant, common_settings, repeated_seeds, runs_of, variants_of
 
-METRICS = ("ssim", "psnr", "ssim_clean", "psnr_clean", "nll", "kl_effective", "elbo", "bits_per_dim", "active_units",
-           "uncharged_nats", "tile_auroc", "tile_ap", "images_per_second")  # fmt: skip
 ENVIRONMENT = ("threads", "precision", "device", "commit", "python", "torch", "torchvision", "lightning")
-"""What of a run's record moves numbers, or how fast they come, beside its settings."""
-NONE = "n/a"
+"""Parts of a run's record that influence numbers, or the speed, beside its settings."""
+LABEL_WIDTH = 60
+"""Characters of a variant's label in the terminal and in warnings; pages have the whole label."""
+
+
+class Ranking(NamedTuple):
+    """Variants that were tested on the same data, and their pictures.
+
+    Attributes:
+        heading: Their test data; empty if all variants were tested on the same.
+        variants: In the order of their numbers.
+        baseline: The variant that the others are compared with.
+        curves, images: PNG files; None where there is nothing to draw.
+    """
+
+    heading: str
+    variants: list[Variant]
+    baseline: Variant
+    curves: Path | None = None
+    images: Path | None = None
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """The metrics of the runs and their digits."""
+        return columns_of(_runs(self.variants))
 
 
 def write_leaderboard(sweep: Path, baseline: int | None = None) -> list[Path]:
@@ -47,93 +74,96 @@ def write_leaderboard(sweep: Path, baseline: int | None = None) -> list[Path]:
         names = ", ".join(f"{variant.number} {variant.label}" for variant in variants)
         raise UserError(f"baseline={baseline}: expected the number of a variant: {names}")
     path = sweep / "leaderboard.csv"
-    write_atomically(path, _csv(runs))
-    curves = save_curves(variants, path.with_suffix(".png"))
-    images = save_reconstructions(variants, path.with_name("leaderboard_reconstructions.png"))
+    write_atomically(path, csv_of(runs))
+    rankings = []
+    for place, each in enumerate(_rankings(variants, variants[number - 1]), 1):
+        stem = "leaderboard" if place == 1 else f"leaderboard-{place}"
+        curves = save_curves(each.variants, sweep / f"{stem}.png")
+        images = save_reconstructions(each.variants, sweep / f"{stem}_reconstructions.png")
+        rankings.append(each._replace(curves=curves, images=images))
     title = f"Leaderboard of {sweep.resolve().name}"
-    sections = list(_sections(runs, variants, variants[number - 1], curves, images))
-    write_atomically(path.with_suffix(".md"), markdown(title, sections))
-    write_atomically(path.with_suffix(".html"), html(title, sections))
-    return [path, path.with_suffix(".md"), path.with_suffix(".html"), *(p for p in (curves, images) if p)]
+    sections = list(_sections(runs, variants, rankings))
+    pages = [path.with_suffix(".md"), path.with_suffix(".html")]
+    for page in pages:
+        write_atomically(page, rendered(page.suffix, title, sections))
+    pictures = [picture for each in rankings for picture in (each.curves, each.images) if picture]
+    return [path, *pages, *pictures]
+
+
+def _rankings(variants: list[Variant], baseline: Variant) -> list[Ranking]:
+    """The variants by test data; the first of each is the baseline unless it has the chosen one."""
+    groups: dict[str, list[Variant]] = {}
+    for variant in variants:
+        groups.setdefault(variant.tested_on, []).append(variant)
+    return [
+        Ranking(heading if len(groups) > 1 else "", group, baseline if baseline in group else group[0])
+        for heading, group in groups.items()
+    ]
+
+
+def _runs(variants: list[Variant]) -> list[Run]:
+    return [run for variant in variants for run in variant.runs]
 
 
 def ranking_lines(variants: list[Variant]) -> Iterator[str]:
-    """The variants, best first, with mean and standard deviation of what ranks them, SSIM and PSNR."""
-    finished = [run for variant in variants for run in variant.runs]
-    metric, columns = ranking(finished)[0], _columns(finished)
-    for rank, variant in enumerate(ranked(variants, metric), 1):
-        shown = (name for name in dict.fromkeys((metric, "ssim", "psnr")) if variant.values(name))
-        numbers = (f"{name} {_spread(variant.values(name), columns[name], len(variant.runs))}" for name in shown)
-        yield "  ".join([f"{rank:>3}  {variant.label}", *numbers])
+    """A ranking for each test data: its metric, then the variants, best first, with their run folder.
+
+    A line has mean and standard deviation of the metric, SSIM and PSNR, and of several runs the best one's folder.
+    """
+    for heading, group, *_ in _rankings(variants, variants[0]):
+        (metric, reason), columns = ranking(_runs(group)), columns_of(_runs(group))
+        yield from ["", heading] * bool(heading)
+        yield from [reason] * (len(group) > 1)
+        for rank, variant in enumerate(ranked(group, metric), 1):
+            shown = (name for name in dict.fromkeys((metric, "ssim", "psnr")) if variant.values(name))
+            numbers = (f"{name} {spread_of(variant.values(name), columns[name], len(variant.runs))}" for name in shown)
+            where = f"{len(variant.runs)} runs, best in" if len(variant.runs) > 1 else "in"
+            yield "  ".join(
+                [f"{rank:>3}  {_short(variant.label)}", *numbers, f"{where} {variant.best(metric).folder.name}"]
+            )
 
 
-def _csv(runs: list[Run]) -> str:
-    """A row a run, unrounded; empty where a number is missing."""
-    metrics = [*dict.fromkeys(name for run in runs for name in run.test), "images_per_second"]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["folder", "status", "variant", "seed", *metrics])
-    for run in runs:
-        writer.writerow([run.folder.name, _state(run), run.variant, run.seed, *map(run.value, metrics)])
-    return text.getvalue()
-
-
-def _state(run: Run) -> str:
-    return run.status.get("state", "unknown")
+def _short(label: str) -> str:
+    return shorten(label, LABEL_WIDTH, placeholder=" ...")
 
 
 def _counts(runs: list[Run]) -> str:
-    states = [_state(run) for run in runs]
+    states = [state_of(run) for run in runs]
     return ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
 
 
-def _sections(
-    runs: list[Run], variants: list[Variant], baseline: Variant, curves: Path | None, images: Path | None
-) -> Iterator[Section]:
+def _sections(runs: list[Run], variants: list[Variant], rankings: list[Ranking]) -> Iterator[Section]:
     """The page from top to bottom."""
-    finished = [run for variant in variants for run in variant.runs]
-    columns = _columns(finished)
-    metric, reason = ranking(finished)
-    order = ranked(variants, metric)
     yield Section("", [f"{len(runs)} runs ({_counts(runs)}), {datetime.now():%Y-%m-%d %H:%M}."])
     if found := warnings_of(variants):
         yield Section("Warnings", found)
-    yield _table_of_variants(order, columns, reason)
-    if curves:
-        yield Section("Rate, distortion and learning curves", picture=curves)
-    if len(variants) > 1:
-        yield _table_of_differences(variants, baseline, columns)
-    if images:
-        caption = "Fixed test images, z = mean; the first seed of each variant."
-        yield Section("Reconstructions", [caption], picture=images)
+    order = []
+    for each in rankings:
+        metric, reason = ranking(_runs(each.variants))
+        order += (best_first := ranked(each.variants, metric))
+        of = f": {each.heading}" if each.heading else ""
+        yield table_of_variants(f"Variants{of}", best_first, each.columns, reason)
+        if each.curves:
+            yield Section(f"Rate, distortion and learning curves{of}", picture=each.curves)
+        if len(each.variants) > 1:
+            title = f"Differences from the baseline{of}"
+            yield table_of_differences(title, each.variants, each.baseline, each.columns)
+        if each.images:
+            caption = "Fixed test images, z = mean; the first seed of each variant."
+            yield Section(f"Reconstructions{of}", [caption], picture=each.images)
     if unfinished := [run for run in runs if not run.test]:
-        yield _table_of_unfinished(unfinished)
-    yield _table_of_runs(order, columns)
-    yield Section("Common to all runs", _common(runs, finished))
-
-
-def _columns(runs: list[Run]) -> dict[str, int]:
-    """The metrics that there are, with their digits after the point: four that count, and at least one after it.
-
-    Nats that no loss charged have a column only where there are any.
-    """
-    columns = {}
-    for metric in METRICS:
-        values = [value for run in runs if (value := run.value(metric)) is not None]
-        largest = max(map(abs, values), default=0.0)
-        if values and (metric != "uncharged_nats" or max(values) > 0):
-            columns[metric] = min(4, max(1, 3 - math.floor(math.log10(largest)))) if largest else 4
-    return columns
+        yield table_of_unfinished(unfinished)
+    yield table_of_runs(order, columns_of(_runs(variants)))
+    yield Section("Common to all runs", _common(runs, _runs(variants)))
 
 
 def ranking(runs: list[Run]) -> tuple[str, str]:
-    """The metric that ranks finished runs, and a line that says why it is this one."""
-    faults = {
+    """The metric that ranks finished runs with the same test data, and a line with the reason."""
+    obstacles = {
         "not every run has one": any(run.value("elbo") is None for run in runs),
         "the likelihoods differ": len({run.likelihood for run in runs}) > 1,
-        "the test data differ": bool(_seeds_of_other_data(runs)),
     }
-    if why := " and ".join(fault for fault, found in faults.items() if found):
+    if why := " and ".join(obstacle for obstacle, found in obstacles.items() if found):
         return "ssim", f"Ranked by mean test ssim. The elbo compares only under one likelihood on the same data: {why}."
     return "elbo", "Ranked by mean test elbo, in nats per image: one likelihood, the same data."
 
@@ -143,34 +173,40 @@ def ranked(variants: list[Variant], metric: str) -> list[Variant]:
     return sorted(variants, key=lambda variant: -fmean(variant.values(metric) or [-math.inf]))
 
 
-def _seeds_of_other_data(runs: list[Run]) -> list[int | None]:
-    """Seeds under which not all runs were tested on the same images: splits may depend on the seed."""
-    tasks: dict[int | None, set[str]] = {}
-    for run in runs:
-        tasks.setdefault(run.seed, set()).add(run.task)
-    return [seed for seed, found in tasks.items() if len(found) > 1]
-
-
 def warnings_of(variants: list[Variant]) -> list[str]:
     """What makes numbers of finished runs hard to compare, a line each."""
-    runs = [run for variant in variants for run in variant.runs]
+    runs, groups = _runs(variants), _rankings(variants, variants[0])
     found = []
-    if seeds := _seeds_of_other_data(runs):
-        found.append(f"Test data differ between runs of seed {_listed(seeds)}: their numbers do not compare.")
+    if len(groups) > 1:
+        found.append(f"Test data or targets differ: {len(groups)} rankings, whose numbers do not compare.")
     for name, values in _environment(runs).items():
         if len(values) > 1:
             found.append(f"{name} differs between runs: {_listed(values)}.")
     if dirty := [run for run in runs if run.record.get("dirty")]:
         found.append(f"{len(dirty)} of {len(runs)} runs were made with uncommitted changes.")
-    every = {run.seed for run in runs}
-    for variant in variants:
-        if missing := every - {run.seed for run in variant.runs}:
-            found.append(f"{variant.label} lacks seed {_listed(missing)}: means over other seeds do not compare.")
-        if seeds := repeated_seeds(variant):
-            found.append(f"{variant.label} has several runs of seed {_listed(seeds)}, taken as independent.")
+    missing: dict[int, str] = {}
+    for group in (group.variants for group in groups):
+        every = {run.seed for run in _runs(group)}
+        missing |= {v.number: _listed(every - v.seeds) for v in group if every - v.seeds}
+    repeated = {variant.number: _listed(seeds) for variant in variants if (seeds := repeated_seeds(variant))}
+    found += _of_variants(variants, missing, "lacks seed", "means over other seeds do not compare.")
+    found += _of_variants(variants, repeated, "has several runs of seed", "they are taken as independent.")
+    if copies := [f"{run.folder.name} (as {run.copy_of})" for variant in variants for run in variant.copies]:
+        found.append(f"Equal settings, seed and numbers, counted once: {_first_of(copies)}.")
     if all(len(variant.runs) == 1 for variant in variants):
         found.append("One run a variant: what another seed would change is not known.")
     return found
+
+
+def _of_variants(variants: list[Variant], what: dict[int, str], verb: str, consequence: str) -> list[str]:
+    """One line about the variants whose numbers have an entry in `what`; none if there are none."""
+    words = [f"{_short(variant.label)} {verb} {what[variant.number]}" for variant in variants if variant.number in what]
+    return [f"{_first_of(words)}: {consequence}"] if words else []
+
+
+def _first_of(words: list[str], most: int = 3) -> str:
+    rest = len(words) - most
+    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _listed(values: Iterable[Any]) -> str:
@@ -186,79 +222,6 @@ def _environment(runs: list[Run]) -> dict[str, list[str]]:
             if record.get(name) is not None:
                 values.add(str(record[name])[: 12 if name == "commit" else None])
     return {name: sorted(values) for name, values in found.items()}
-
-
-def _table_of_variants(order: list[Variant], columns: dict[str, int], reason: str) -> Section:
-    """Mean and sample standard deviation of each metric."""
-    rows = []
-    for rank, variant in enumerate(order, 1):
-        numbers = [_spread(variant.values(metric), digits, len(variant.runs)) for metric, digits in columns.items()]
-        rows.append([str(rank), str(variant.number), variant.label, str(len(variant.runs)), *numbers])
-    lines = [reason, "Mean ± sample standard deviation over runs; test metrics of best.ckpt."]
-    return Section("Variants", lines, ["rank", "number", "variant", "runs", *_heads(columns)], rows)
-
-
-def _heads(metrics: Iterable[str]) -> list[str]:
-    measures = ((metric, measure_of(metric)) for metric in metrics)
-    return [f"{metric}, {measure.unit}" if measure and measure.unit else metric for metric, measure in measures]
-
-
-def _spread(values: list[float], digits: int, runs: int) -> str:
-    if not values:
-        return NONE
-    spread = f" ±\u00a0{stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{spread}{_fewer(len(values), runs)}"
-
-
-def _fewer(count: int, of: int) -> str:
-    return f" (n\u00a0=\u00a0{count})" if count < of else ""
-
-
-def _table_of_differences(variants: list[Variant], baseline: Variant, columns: dict[str, int]) -> Section:
-    """Mean difference to the baseline and its interval, over pairs of runs."""
-    rows: list[list[str | Cell]] = []
-    for variant in (variant for variant in variants if variant is not baseline):
-        differences = [variant.differences(baseline, metric) for metric in columns]
-        pairs = max(map(len, differences), default=0)
-        told = "no pair" if pairs == 0 else "one pair: no interval" if pairs == 1 else str(pairs)
-        cells = map(_interval, differences, columns.values(), [pairs] * len(columns))
-        rows.append([variant.label, told, *cells])
-    lines = [
-        f"Each variant minus {baseline.label} (number {baseline.number}; baseline= chooses another), paired by seed on "
-        "the same data: mean difference ± half width of the 95 % Student-t interval.",
-        "Bold: the interval excludes 0. Each interval stands for itself: of twenty, about one excludes 0 by chance.",
-    ]
-    return Section("Differences from the baseline", lines, ["variant", "pairs", *_heads(columns)], rows)
-
-
-def _interval(differences: list[float], digits: int, pairs: int) -> Cell:
-    if not differences:
-        return Cell(NONE)
-    mean, half_width = mean_interval(differences)
-    width = "" if math.isnan(half_width) else f" ±\u00a0{half_width:.{digits}f}"
-    return Cell(f"{mean:+.{digits}f}{width}{_fewer(len(differences), pairs)}", strong=abs(mean) > half_width > 0)
-
-
-def _table_of_unfinished(runs: list[Run]) -> Section:
-    header = ["run", "state", "since", "why"]
-    rows = [[_link(run), _state(run), run.status.get("since", ""), run.status.get("why", "")] for run in runs]
-    return Section("Unfinished and failed", ["A killed run still says running."], header, rows)
-
-
-def _table_of_runs(order: list[Variant], columns: dict[str, int]) -> Section:
-    rows: list[list[str | Cell]] = []
-    for number, run in [(variant.number, run) for variant in order for run in variant.runs]:
-        found = [(run.value(metric), digits) for metric, digits in columns.items()]
-        numbers = [NONE if value is None else f"{value:.{digits}f}" for value, digits in found]
-        links = [_link(run, "picture", "reconstructions.png"), _link(run, "log", "train.log")]
-        rows.append([_link(run), str(number), str(run.seed), *numbers, *links])
-    return Section("Runs", [], ["run", "variant", "seed", *_heads(columns), "picture", "log"], rows)
-
-
-def _link(run: Run, text: str = "", file: str = "") -> Cell:
-    """A cell that leads to a run folder or to a file in it, if it is there."""
-    there = (run.folder / file).exists()
-    return Cell(text or run.folder.name, f"./{quote(run.folder.name)}/{file}") if there else Cell("")
 
 
 def _common(runs: list[Run], finished: list[Run]) -> list[str]:

@@ -17,7 +17,7 @@ from saaae.callbacks.mosaic import save_picture
 from saaae.callbacks.pictures import final_pictures, show
 from saaae.callbacks.throughput import Throughput
 from saaae.data.datamodule import SPLITS, ImageDataModule
-from saaae.errors import RunFailedError, going_on_without
+from saaae.errors import RunFailedError, UserError, going_on_without
 from saaae.models.autoencoder import ImageAutoencoder, evaluating
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import load_weights
@@ -136,6 +136,25 @@ def is_whole(limit: int | float | None) -> bool:
     return limit is None or (isinstance(limit, float) and limit == 1.0)
 
 
+def tested_images(data: ImageDataModule, limit: int | float | None, processes: int) -> int:
+    """How many of the test images a limit of test batches leaves.
+
+    Args:
+        data: The loaded data.
+        limit: Number of batches of each process, or a share of them; None for no limit.
+        processes: Number of processes that share the images.
+
+    Raises:
+        UserError: If it leaves none.
+    """
+    size, step = data.num_images("test"), data.batch_size * processes
+    batches = math.ceil(size / step)
+    used = batches if is_whole(limit) or limit is None else int(limit * batches) if isinstance(limit, float) else limit
+    if not used:
+        raise UserError(f"limit_batches={limit}: leaves none of {batches} batches; expected more")
+    return min(size, used * step)
+
+
 def judged(module: AutoencoderModule, data: ImageDataModule, test: dict[str, float], whole: bool) -> dict[str, Any]:
     """The test metrics, as `test`, and the further evaluations of a trained model, each under its own name.
 
@@ -186,6 +205,8 @@ def report(
     with going_on_without("examples"):
         save_examples(module.model, data, count, folder.examples)
         project(module.model, trainer)
-    results |= {"validation": validation, "train": training_record(trainer, throughput), "run": dict(module.run_record)}
+    tested = tested_images(data, trainer.limit_test_batches, trainer.world_size)
+    record = {**module.run_record, "tested_images": tested}
+    results |= {"validation": validation, "train": training_record(trainer, throughput), "run": record}
     write_json(folder.metrics, results | {"definitions": definitions(test)})
     return results

@@ -16,13 +16,14 @@ Objective = Literal[Monitor, "val/kl", "val/nll", "val/bits_per_dim"]
 OrUnlimited = Literal[-1] | PositiveInt
 Threads = Annotated[int, Ge(1), Le(1024)]
 """More than the CPUs of any machine; tens of thousands end the process without a message."""
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 
 class Train:
     """Settings at the root of train.yaml."""
 
     name: str | None
-    seed: Annotated[int, Ge(0), Lt(2**32)]
+    seed: Seed
     data_dir: str
     cache_dir: str | None
     resume: str | None
@@ -50,6 +51,7 @@ class Evaluate:
     code_steps: list[Annotated[float, Ge(0.001), Le(1000)]]
     save_arrays: PositiveInt | None
     generate: PositiveInt | None
+    seed: Seed | None
     limit_batches: BatchLimit
 
 

@@ -1,4 +1,4 @@
-"""The runs of a folder: what each was told, what tells them apart, what became of it. Free of numpy."""
+"""The runs of a folder: their overrides, results and states, and which of them are variants. Free of numpy."""
 
 import json
 import math
@@ -13,11 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.errors import UserError
+from saaae.runs.comparison import comparable, headings, tested_on
 from saaae.runs.folder import RunFolder, job_folder, key_of, tells_apart
 from saaae.runs.status import read_status
-
-TARGET = ("data.target", "data.looks", "data.correlation", "trainer.limit_test_batches")
-"""Settings that decide what is tested and against what, and that the hash of splits leaves out."""
 
 
 class Run(NamedTuple):
@@ -28,22 +26,26 @@ class Run(NamedTuple):
         typed: Its overrides by key, without the seed and what leaves numbers alone; None where it never began.
         seed: Its seed; None where it never began.
         task: What it was tested on: equal texts mean equal test images and targets.
+        data: Settings of its data but the seed, and the number of tested images.
         likelihood: Its likelihood's node.
         test, train, record: The parts of metrics.json; empty where it has not finished.
         status: What status.json says.
-        variant: What tells it from the others, the seed apart; empty where it never began.
+        variant: The overrides in which it differs from the others, without the seed; empty where it never began.
+        copy_of: Name of an earlier run folder with the same settings, seed and numbers; empty where there is none.
     """
 
     folder: Path
     typed: dict[str, str] | None
     seed: int | None
     task: str
+    data: dict[str, Any]
     likelihood: str
     test: dict[str, float | None]
     train: dict[str, float | None]
     record: dict[str, Any]
     status: dict[str, Any]
     variant: str = ""
+    copy_of: str = ""
 
     def value(self, metric: str) -> float | None:
         """A test metric, or a number of training by its name; None where it is missing or not finite.
@@ -62,13 +64,31 @@ class Variant(NamedTuple):
 
     Attributes:
         number: From 1, in the order of the sweep.
-        label: What tells the variant from the others.
-        runs: In the order of their seeds.
+        label: The overrides in which the variant differs from the others.
+        runs: In the order of their seeds, without copies.
+        tested_on: The test data: numbers of variants compare where this text is the same.
+        copies: Runs that are copies of one of `runs`.
     """
 
     number: int
     label: str
     runs: list[Run]
+    tested_on: str = ""
+    copies: tuple[Run, ...] = ()
+
+    @property
+    def seeds(self) -> set[int | None]:
+        """The seeds of its runs."""
+        return {run.seed for run in self.runs}
+
+    def best(self, metric: str) -> Run:
+        """The run with the highest value of a metric."""
+
+        def score(run: Run) -> float:
+            value = run.value(metric)
+            return -math.inf if value is None else value
+
+        return max(self.runs, key=score)
 
     def values(self, metric: str) -> list[float]:
         """The finite values of a metric."""
@@ -84,15 +104,17 @@ class Variant(NamedTuple):
 
 
 def compare(sweep: Path, baseline: int | None = None) -> None:
-    """Writes the leaderboard of a sweep and says where it is.
+    """Writes the leaderboard of a sweep and prints its warnings, its rankings and where it is.
 
     Raises:
         UserError: If no run has finished, or the baseline is none of the variants.
     """
-    from saaae.runs.leaderboard import ranking_lines, write_leaderboard
+    from saaae.runs.leaderboard import ranking_lines, warnings_of, write_leaderboard
 
     written = write_leaderboard(sweep, baseline)
-    print("\n".join(ranking_lines(variants_of(runs_of(sweep)))))
+    variants = variants_of(runs_of(sweep))
+    for line in [*(f"warning: {warning}" for warning in warnings_of(variants)), *ranking_lines(variants)]:
+        print(line)
     for number, path in enumerate(written):
         print(f"{'' if number else 'leaderboard':<13}{path}")
 
@@ -117,18 +139,25 @@ def runs_of(sweep: Path) -> list[Run]:
     place = {digest: number for number, digest in enumerate(plan)}
     runs = [_read(folder, plan.get(_digest(folder.path))) for folder in folders]
     runs.sort(key=lambda run: (place.get(_digest(run.folder), len(place)), run.status.get("since", "")))
-    return _labelled(runs)
+    return _copies_marked(_labelled(runs))
 
 
 def variants_of(runs: list[Run]) -> list[Variant]:
-    """The finished runs by variant, numbered in their order."""
-    groups: dict[str, list[Run]] = {}
-    for run in (run for run in runs if run.test):
-        groups.setdefault(run.variant, []).append(run)
-    return [
-        Variant(number, label, sorted(group, key=lambda run: run.seed or 0))
-        for number, (label, group) in enumerate(groups.items(), 1)
-    ]
+    """The finished runs by test data and variant, numbered in their order."""
+    finished = [run for run in runs if run.test and not run.copy_of]
+    groups = comparable(finished)
+    if len(groups) > 1:  # what all runs of one group share need not be in its labels
+        groups = [_labelled(group) for group in groups]
+    place = {run.folder: (text, run) for text, group in zip(headings(groups), groups, strict=True) for run in group}
+    variants: dict[tuple[str, str], list[Run]] = {}
+    for text, run in (place[run.folder] for run in finished):
+        variants.setdefault((text, run.variant), []).append(run)
+    found = []
+    for number, ((text, label), group) in enumerate(variants.items(), 1):
+        names = {run.folder.name for run in group}
+        copies = tuple(run for run in runs if run.copy_of in names)
+        found.append(Variant(number, label, sorted(group, key=lambda run: run.seed or 0), text, copies))
+    return found
 
 
 def common_settings(runs: list[Run]) -> list[str]:
@@ -163,7 +192,7 @@ def _digest(path: Path) -> str:
 
 
 def _read(folder: RunFolder, planned: list[str] | None) -> Run:
-    """Reads a run; of one that never began the plan tells what it was to be."""
+    """Reads a run; the overrides of a run that never began are those of the plan."""
     results = _json(folder.metrics)
     damaged = folder.metrics.is_file() and not results
     why = {"state": "damaged", "why": "metrics.json cannot be read"} if damaged else {}
@@ -171,11 +200,13 @@ def _read(folder: RunFolder, planned: list[str] | None) -> Run:
     cfg = folder.config() if folder.record.is_file() else DictConfig({})
     told = folder.overrides() or planned or []
     record = results.get("run", {})
+    tested = tested_on(cfg, record, _json(folder.splits))
     return Run(
         folder=folder.path,
         typed=_typed(told) if told or folder.record.is_file() else None,
         seed=record.get("seed", OmegaConf.select(cfg, "seed")),
-        task=json.dumps([record.get("split_hash"), *(str(OmegaConf.select(cfg, key)) for key in TARGET)]),
+        task=tested.task,
+        data=tested.settings,
         likelihood=OmegaConf.to_yaml(cfg.get("likelihood") or {}),
         test=results.get("test", {}),
         train=results.get("train", {}),
@@ -212,3 +243,17 @@ def _labelled(runs: list[Run]) -> list[Run]:
         return " ".join(typed[key] for key in differing if key in typed) or ("defaults" if differing else "all runs")
 
     return [run if run.typed is None else run._replace(variant=label(run.typed)) for run in runs]
+
+
+def _copies_marked(runs: list[Run]) -> list[Run]:
+    """Marks finished runs that repeat an earlier one: the same settings, seed, code and devices, and equal numbers."""
+    originals: dict[str, str] = {}
+    marked = []
+    for run in runs:
+        typed = run.typed or {}
+        settings = run.record.get("config_hash") or typed
+        devices = {key: text for key, text in typed.items() if key.startswith("accelerator")}
+        identity = [settings, devices, run.seed, run.task, run.record.get("commit"), run.train.get("steps"), run.test]
+        original = originals.setdefault(json.dumps(identity, sort_keys=True), run.folder.name) if run.test else ""
+        marked.append(run._replace(copy_of=original) if original not in ("", run.folder.name) else run)
+    return marked

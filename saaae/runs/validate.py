@@ -54,7 +54,20 @@ def faults(
         else:
             found.append(f"{key}: no such key{nearest(key, [*settings.parameters, *NODES, *groups])}")
     found += [f"{key}: missing" for key in settings.parameters if key not in cfg]
+    for owner in sorted({"data", "model"} & set(map(str, cfg)) - set(checked_later)):
+        found += _options_as_values(cfg._get_node(owner), owner, groups)
     return list(dict.fromkeys(found))
+
+
+def _options_as_values(node: Any, owner: str, groups: Mapping[str, list[str]]) -> Iterator[str]:
+    """Errors where the name of an option stands for a node, such as data.corruption=jpeg."""
+    for key in map(str, node) if isinstance(node, DictConfig) and not node._is_none() else ():
+        child = node._get_node(key)
+        value = child._value() if key in groups and hasattr(child, "_value") else None
+        if isinstance(value, str) and not value.startswith("${"):
+            group = key if groups[key] else f"+{key}@{owner}.{key}"  # evaluate.py has no such group
+            hint = nearest(value, groups[key])
+            yield f"{owner}.{key}={value}: an option is chosen by its group; expected {group}={value}{hint}"
 
 
 def complete(stored: DictConfig) -> DictConfig:

@@ -1,0 +1,211 @@
+"""What evaluate.py tests, prints and keeps, in this process."""
+
+import json
+import resource
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+from PIL import Image
+
+from saaae.callbacks.interruption import Interruption
+from saaae.errors import UserError, disk_fault
+from saaae.runs import evaluate, fit
+from saaae.runs.folder import RunFolder, register_resolvers
+from saaae.runs.train import settle
+from tests.conftest import CONF, TINY
+
+OWN_DATA = [o for o in TINY if not o.startswith("data")] + ["data=folder", "data.image_size=32", "data.batch_size=4"]
+
+
+def composed(name, *overrides, **options):
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=list(overrides), **options)
+
+
+def images_in(root, count, level=0):
+    """Files of 32x64 pixels, two tiles each."""
+    root.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(level + number).integers(0, 256, (32, 64), np.uint8)
+        Image.fromarray(pixels).save(root / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run on a folder of 20 files (4 test tiles), of which one batch of 2 images was tested."""
+    path = tmp_path_factory.mktemp("evaluate")
+    root = images_in(path / "own", 20)
+    cfg = settle(
+        composed(
+            "train", *OWN_DATA, f"data.root={root}", f"cache_dir={path / 'cache'}", "model=vae", "callbacks=none",
+            "logger=none", "data.batch_size=2", "trainer.limit_test_batches=1", "model.latent_dim=4",
+        )
+    )  # fmt: skip
+    folder = RunFolder(path / "run")
+    fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
+    return folder
+
+
+@pytest.fixture
+def run_folder(finished, tmp_path):
+    """A copy of the finished run; its data stay where they were."""
+    shutil.copytree(finished.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def evaluated(run_folder):
+    def tested(*overrides):
+        overrides = [f"run={run_folder.path}", *overrides]
+        cfg = composed("evaluate", *overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        evaluate.check(cfg, overrides)
+        return evaluate.run(cfg)
+
+    yield tested
+    HydraConfig.instance().cfg = None
+
+
+def test_the_number_of_tested_images_is_printed_and_stored(evaluated, run_folder, capsys):
+    results = evaluated()
+    stored = json.loads(run_folder.metrics.read_text())
+    assert results["test"] == stored["test"]
+    assert (stored["run"]["tested_images"], results["run"]["tested_images"]) == (2, 2)
+    assert (
+        "testing      2 of 4 test images (limit of 1 batches; limit_batches=null tests all)" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(("limit", "tested", "name"), [("null", 4, "all"), ("1.0", 4, "1.0"), ("0.5", 2, "0.5")])
+def test_a_typed_limit_replaces_that_of_the_run(evaluated, run_folder, capsys, limit, tested, name):
+    results = evaluated(f"limit_batches={limit}")
+    assert results["run"]["tested_images"] == tested
+    assert f"testing      {tested} of 4 test images" in capsys.readouterr().out
+    assert (run_folder.path / f"evaluation/own-best-{name}-batches/metrics.json").is_file()
+
+
+def test_a_limit_that_leaves_no_batch_is_refused(evaluated):
+    with pytest.raises(UserError, match="limit_batches=0.1: leaves none of 2 batches"):
+        evaluated("limit_batches=0.1")
+
+
+@pytest.mark.parametrize("files", [1, 7])
+def test_all_images_of_a_folder_that_the_run_was_not_trained_on_are_tested(evaluated, tmp_path, capsys, files):
+    root = images_in(tmp_path / "other", files, level=100)
+    results = evaluated("data=folder", f"data.root={root}", f"cache_dir={tmp_path}")
+    assert results["run"]["images"] == {"train": 0, "val": 0, "test": 2 * files}
+    assert results["run"]["tested_images"] == 2 * files
+    printed = capsys.readouterr().out
+    assert f"testing      {2 * files} of {2 * files} test images\n" in printed
+    assert "warning" not in printed
+
+
+def test_the_folder_of_the_run_keeps_its_split_also_in_another_place(evaluated, finished, tmp_path, capsys):
+    own = evaluated("limit_batches=null")
+    root = finished.path.parent / "own"
+    shutil.copytree(root, tmp_path / "moved")
+    for place in (root, tmp_path / "moved"):
+        again = evaluated("data=folder", f"data.root={place}", "limit_batches=null", "data.batch_size=2")
+        assert again["test"] == own["test"]
+        assert again["run"]["images"] == {"train": 32, "val": 4, "test": 4}
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_tested_files_that_the_model_was_trained_on_are_named(evaluated, finished, tmp_path, capsys):
+    root = images_in(tmp_path / "mixed", 3, level=100)
+    splits = json.loads(finished.splits.read_text())["splits"]
+    shutil.copy(finished.path.parent / "own" / next(iter(splits["train"])), root / "known.png")
+    evaluated("data=folder", f"data.root={root}")
+    assert (
+        "warning: the run was trained or validated on 1 of the tested files, such as known.png"
+        in capsys.readouterr().out
+    )
+
+
+def test_the_codes_of_a_folder_without_validation_images_are_fitted_on_images_that_are_not_coded(evaluated, tmp_path):
+    root = images_in(tmp_path / "other", 10, level=100)
+    (code,) = evaluated("data=folder", f"data.root={root}", "code_steps=[1]")["codes"]
+    assert code["images"] == 18
+    assert code["bits_per_pixel"] == 8 * code["bytes"] / (18 * 32 * 32)
+
+
+def test_codes_and_arrays_are_of_tested_images(evaluated, run_folder):
+    (code,) = evaluated("code_steps=[1]", "save_arrays=100")["codes"]
+    assert code["images"] == 2
+    assert len(np.load(run_folder.path / "evaluation/own-best/arrays.npz")["target"]) == 2
+
+
+def test_a_second_evaluation_keeps_the_codes_of_the_first(evaluated, run_folder):
+    path = run_folder.path / "evaluation/own-best/metrics.json"
+    evaluated("code_steps=[2]")
+    first = json.loads(path.read_text())["codes"]
+    evaluated("generate=2")
+    assert json.loads(path.read_text())["codes"] == first
+    evaluated("code_steps=[1]")
+    assert [code["step"] for code in json.loads(path.read_text())["codes"]] == [1.0, 2.0]
+    run_folder.best.write_bytes(run_folder.last.read_bytes())
+    evaluated()
+    assert "codes" not in json.loads(path.read_text())  # another checkpoint
+
+
+def test_a_seed_chooses_other_images_from_the_prior_and_other_samples(evaluated, run_folder):
+    folder = run_folder.path / "evaluation"
+    mean = evaluated("generate=2")["test"]
+    evaluated("generate=2", "seed=5")
+    own, other = (np.load(folder / name / "generated.npz")["images"] for name in ("own-best", "own-best-seed5"))
+    assert not np.array_equal(own, other)
+    assert evaluated("generate=2", "seed=5")["test"] == mean  # a seed of latents leaves z = mean alone
+    first, second, third = (evaluated("samples=sample", *seed)["test"] for seed in ((), ("seed=5",), ("seed=5",)))
+    assert first["mse"] != second["mse"]
+    assert second == third
+
+
+def test_a_seed_without_anything_to_draw_is_refused(evaluated):
+    with pytest.raises(UserError, match="seed=5: goes with generate=<number of images> or samples=sample"):
+        evaluated("seed=5")
+
+
+def test_a_full_disk_is_named_with_its_path_after_the_numbers_are_printed(evaluated, run_folder, capsys):
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            evaluated()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert disk_fault(caught.value) == f"{run_folder.path}/evaluation/own-best/metrics.json: File too large"
+    assert "ssim" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["data.corruption=jpeg", "model.posterior=diagonal"])
+def test_the_name_of_an_option_in_place_of_a_part_is_one_line(option):
+    from saaae.runs.door import groups_of
+    from saaae.runs.schema import Train
+    from saaae.runs.validate import faults
+
+    key, _, value = option.rpartition(".")[2].partition("=")
+    assert faults(composed("train", option), Train, groups_of(CONF)) == [
+        f"{option}: an option is chosen by its group; expected {key}={value}"
+    ]
+
+
+def test_another_corruption_of_a_test_is_chosen_by_its_group(evaluated, run_folder, tmp_path):
+    words = ["data=folder", f"data.root={OmegaConf.load(run_folder.resolved).data.root}", "data.batch_size=2"]
+    with pytest.raises(UserError, match=r"expected \+corruption@data\.corruption=jpeg"):
+        evaluated(*words, "data.corruption=jpeg")
+    clean, corrupted = evaluated(*words), evaluated(*words, "+corruption@data.corruption=jpeg")
+    assert clean["test"]["mse"] != corrupted["test"]["mse"]
+    assert len(list((run_folder.path / "evaluation").iterdir())) == 2
