@@ -67,9 +67,9 @@ def comment_after(line: str, column: int) -> str:
 
 
 def comment_above(lines: list[str], number: int) -> str:
-    """The comment lines directly above a line."""
+    """The comment lines directly above a line; those at the top of a file belong to the whole file."""
     above = list(takewhile(lambda line: line.lstrip().startswith("#"), reversed(lines[:number])))
-    return " ".join(line.lstrip(" #") for line in reversed(above))
+    return " ".join(line.lstrip(" #") for line in reversed(above)) if len(above) < number else ""
 
 
 def keys_of(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[Key]:
