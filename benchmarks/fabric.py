@@ -1,11 +1,11 @@
 """Defects in AITEX fabric, as Markdown tables: python benchmarks/fabric.py [run folders]
 
-Two principal component analyses, the anchors of a fabric autoencoder, on the very splits of `experiment=aitex_vae`, by
-the same protocol and metrics as trained runs (`saaae.evaluation.detection.detect`), whose numbers are read from their
-metrics.json. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8 one of 16x16 patches with 8 each.
-Both are fitted on the training tiles; the map is the squared residual. Tiles lie 128 pixels apart. Unmarked tiles of
-defective strips are left out, but in `AUROC of all tiles`, where they are sound. Brackets are 95 % intervals over
-resampled strips; F1 is an oracle's. The strips are looked for in
+Two principal component analyses, the anchors of a fabric autoencoder, on the very splits of `experiment=aitex_vae`,
+by the same protocol and metrics as trained runs (`saaae.evaluation.detection.detect`), whose numbers are read from
+their metrics.json. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8 one of
+16x16 patches with 8 each. Both are fitted on the training tiles; the map is the squared residual. Tiles lie 128
+pixels apart. Unmarked tiles of defective strips are left out, but in `AUROC of all tiles`, where they are sound.
+Brackets are 95 % intervals over resampled strips; F1 is an oracle's. The strips are looked for in
 $SAAAE_DATA_DIR/aitex (or ./data/aitex).
 """
 

@@ -18,6 +18,8 @@ PROGRAMS = {
     "shards": "Writing shards for `data=stream`: all settings",
 }
 """Primary configurations and the titles of their tables."""
+BASE = "base"
+"""File that the options of a group inherit from; not an option itself."""
 INTRODUCTION = """# Options
 
 Generated from `conf/` by `python docs/make_options.py`; a test checks that this page is current.
@@ -65,9 +67,9 @@ def comment_after(line: str, column: int) -> str:
 
 
 def comment_above(lines: list[str], number: int) -> str:
-    """The comment lines directly above a line."""
+    """The comment lines directly above a line; those at the top of a file belong to the whole file."""
     above = list(takewhile(lambda line: line.lstrip().startswith("#"), reversed(lines[:number])))
-    return " ".join(line.lstrip(" #") for line in reversed(above))
+    return " ".join(line.lstrip(" #") for line in reversed(above)) if len(above) < number else ""
 
 
 def keys_of(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[Key]:
@@ -103,16 +105,16 @@ def read(path: Path, prefix: str) -> Option:
     text = path.read_text()
     lines, node, content = text.splitlines(), yaml.compose(text), yaml.safe_load(text)
     assert isinstance(node, yaml.MappingNode)
-    keys = {key.name: key for key in keys_of(node, lines, prefix)}
-    if "base" in content.get("defaults", []):  # what the options of the group share
-        keys = {key.name: key for key in read(path.with_name("base.yaml"), prefix).keys} | keys
     head = takewhile(lambda line: line.startswith("#"), lines)
     comments = [line[1:].strip() for line in head if "@package" not in line]
-    comments = comments or [comment_after(lines[1 if len(lines) > 1 and lines[0].startswith("defaults:") else 0], 0)]
-    nested = (entry for entry in content.get("defaults", []) if isinstance(entry, dict))
-    choices = [entry for entry in nested if str(next(iter(entry))).startswith("override /")]
+    comments = comments or [comment_after(lines[0], 0)]
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    choices = [entry for entry in entries if str(next(iter(entry))).startswith("override /")]
     chosen = [f"`{key.removeprefix('override /')}={value}`" for entry in choices for key, value in entry.items()]
     comments += [f"Chooses {', '.join(chosen)}."] if chosen and path.parent != CONF else []
+    keys = {key.name: key for key in keys_of(node, lines, prefix)}
+    if BASE in content.get("defaults", []):
+        keys = {key.name: key for key in read(path.with_stem(BASE), prefix).keys} | keys
     return Option(path.stem, list(classes_in(content)), " ".join(filter(None, comments)), list(keys.values()))
 
 
@@ -147,7 +149,7 @@ def group_section(folder: Path, chosen: str | None) -> Iterator[str]:
     """Options and keys of one group."""
     group = str(folder.relative_to(CONF))
     whole = folder.name in ("model", "experiment")
-    paths = sorted(path for path in folder.glob("*.yaml") if path.stem != "base")
+    paths = sorted(path for path in folder.glob("*.yaml") if path.stem != BASE)
     options = [read(path, "" if whole else f"{group.replace('/', '.')}.") for path in paths]
     yield f"\n## `{group}=`\n"
     with_class = not whole and any(option.classes for option in options)

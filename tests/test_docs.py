@@ -1,6 +1,5 @@
 """The documentation: its commands run, its links resolve, and the page of options is current."""
 
-import importlib.util
 import re
 import runpy
 import shlex
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import saaae
 from tests.conftest import ROOT
 from tests.data.test_mnist import write_archives
 
@@ -89,7 +87,7 @@ class Reader:
             (self.folder / named[1]).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / named[1]).write_text(block.text.removeprefix(named[0]))
         elif block.language == "python":
-            exec(compile(as_of_now(block.text), str(block.page), "exec"), self.names)
+            exec(compile(block.text, str(block.page), "exec"), self.names)
         elif block.language == "bash":
             for line in block.text.splitlines():
                 self.run(line)
@@ -112,13 +110,6 @@ class Reader:
         assert status == 0, f"{line}\n{shlex.join(arguments)}\n{printed}"
 
 
-def as_of_now(text):
-    """Python code with the modules that a move of the package has not yet brought where the page says."""
-    if importlib.util.find_spec("saaae.config") is None:
-        text = text.replace("saaae.config.resolvers", "saaae.runs.folder")
-    return text
-
-
 @pytest.fixture
 def reader(tmp_path, zygote, monkeypatch):
     """A folder with the images and data sets that the pages speak of."""
@@ -135,7 +126,6 @@ def reader(tmp_path, zygote, monkeypatch):
     return Reader(tmp_path, zygote)
 
 
-@pytest.mark.skipif(not hasattr(saaae, "load"), reason="saaae.load is not there yet")
 @pytest.mark.parametrize("page", ["README.md", "docs/cookbook.md"])
 def test_the_commands_of_a_page_run_in_their_order(reader, page):
     for block in blocks(ROOT / page):
