@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from saaae.cli.evaluate import EVALUATE
-from saaae.cli.main import open_door
+from saaae.cli.main import main
 
 if __name__ == "__main__":
-    open_door(EVALUATE, Path(__file__).parent / "conf")
+    main(EVALUATE, Path(__file__).parent / "conf")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from saaae.cli.main import open_door
+from saaae.cli.main import main
 from saaae.cli.train import TRAIN
 
 if __name__ == "__main__":
-    open_door(TRAIN, Path(__file__).parent / "conf")
+    main(TRAIN, Path(__file__).parent / "conf")

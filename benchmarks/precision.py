@@ -35,19 +35,19 @@ def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
 
     from saaae.config.validation import combinations
     from saaae.runs.folder import RunFolder
-    from saaae.runs.run import settle
+    from saaae.runs.run import resolve_config
     from saaae.training.build import build, lightning_module
     from saaae.training.devices import make_trainer
-    from saaae.training.process import set_up
+    from saaae.training.process import configure_process
 
     images = DIGITS if model.startswith("cvae") else SCENES
     words = [f"model={model}", f"accelerator.precision={precision}", f"seed={seed}", *images]
     words += [f"likelihood={likelihood}"] if likelihood else []
     words += ["optimizer.schedule=constant", f"trainer.max_steps={steps}", f"accelerator={'gpu' if gpu else 'cpu'}"]
-    cfg = settle(compose("train", words))
+    cfg = resolve_config(compose("train", words))
     if combinations(cfg):
         return None
-    set_up(cfg)
+    configure_process(cfg)
     model, data = build(cfg)
 
     class Losses(Callback):

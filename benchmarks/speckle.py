@@ -16,13 +16,13 @@ def main():
     import torch
 
     from saaae.data.speckle_model import speckle_amplitude
-    from saaae.noise import IndexedNoise
+    from saaae.rng import IndexedRandom
 
     print("| looks | correlation | mean | CV | mean of log | lag-1 correlation |\n|---|---|---|---|---|---|")
     for correlation in (0.0, 0.33, 0.6):
         for looks in (1, 2, 2.5, 4, 10):
-            noise = IndexedNoise(0, torch.arange(128))
-            s = (speckle_amplitude(torch.ones(128, 1, 256, 256), looks, correlation, noise) ** 2).double()
+            rng = IndexedRandom(0, torch.arange(128))
+            s = (speckle_amplitude(torch.ones(128, 1, 256, 256), looks, correlation, rng) ** 2).double()
             shape = torch.tensor(float(looks), dtype=torch.float64)
             bias = float(torch.digamma(shape)) - math.log(looks)
             normal = (s - s.mean()) / s.std()

@@ -23,16 +23,16 @@ def prepare():
 
     from saaae.config.resolvers import register_resolvers
     from saaae.data.images import Images
-    from saaae.runs.run import settle
+    from saaae.runs.run import resolve_config
     from saaae.training.build import build
-    from saaae.training.process import set_up
+    from saaae.training.process import configure_process
 
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        cfg = settle(
+        cfg = resolve_config(
             compose("train", ["model=vae", "data.image_size=28", "data.num_train=6", f"data.batch_size={BATCH}"])
         )
-    set_up(cfg)
+    configure_process(cfg)
     model, data = build(cfg)
     pixels = torch.randint(0, 256, (STEPS * BATCH, 1, 28, 28), dtype=torch.uint8)
     data.splits["train"] = Images(pixels)
@@ -44,18 +44,18 @@ def tight(model, data):
     """A bare eager loop with the same model, loss and optimizer."""
     import torch
 
-    from saaae.noise import TrainingNoise
+    from saaae.rng import GlobalRandom
     from saaae.types import Batch
 
     pixels = data.splits["train"].pixels
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, fused=True)
-    noise = TrainingNoise()
+    rng = GlobalRandom()
     model.train()
     start = time.perf_counter()
     for indices in torch.randperm(len(pixels)).split(BATCH):
         x = pixels[indices].float() / 255
-        q = model.encode(Batch(x, x, indices, noise))
-        loss = (model.likelihood.nll(model.decoder(q.rsample(noise)), x) + q.kl).mean()
+        q = model.encode(Batch(x, x, indices, rng))
+        loss = (model.likelihood.nll(model.decoder(q.rsample(rng)), x) + q.kl).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1000.0)
@@ -71,7 +71,7 @@ def lightning(cfg, model, data, every_n_steps=None):
     from saaae.callbacks.finite import FiniteGuard
     from saaae.callbacks.metrics_csv import MetricsCSV
     from saaae.callbacks.resume import RandomState
-    from saaae.callbacks.step_metrics import TrainingLog
+    from saaae.callbacks.step_metrics import StepMetrics
     from saaae.callbacks.throughput import Throughput
     from saaae.models.lightning import AutoencoderModule
     from saaae.runs.folder import RunFolder
@@ -83,7 +83,7 @@ def lightning(cfg, model, data, every_n_steps=None):
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as path:
         folder = RunFolder(path)
         last = LastCheckpoint(folder.last, folder.previous, every_n_steps, None, Interruption())
-        watch = [throughput, FiniteGuard("stop", interval), TrainingLog(interval), RandomState(0), last]
+        watch = [throughput, FiniteGuard("stop", interval), StepMetrics(interval), RandomState(0), last]
         make_trainer(
             cfg, folder, max_epochs=1, limit_val_batches=0, enable_progress_bar=False, enable_model_summary=False,
             log_every_n_steps=interval, callbacks=watch, logger=[TensorBoardLogger(path), MetricsCSV(folder.curves, 0)],

@@ -47,7 +47,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old or the new text, never a part."""
     with replacing(path) as file:
         file.write(text.encode())
@@ -55,7 +55,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON atomically; a number that is not finite becomes null."""
-    write_atomically(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -29,12 +29,12 @@ def user_error_in(error: BaseException | None) -> UserError | None:
     return error
 
 
-DISK_FAULTS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def disk_fault(error: BaseException) -> str | None:
+def disk_error(error: BaseException) -> str | None:
     """One line for what a full disk or a missing permission raises, naming the file; None for other errors."""
-    if not isinstance(error, OSError) or error.errno not in DISK_FAULTS:
+    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
         return None
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
@@ -80,7 +80,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 @contextmanager
-def going_on_without(what: str) -> Iterator[None]:
+def warn_on_failure(what: str) -> Iterator[None]:
     """Lets a run do without something that it can do without: a picture must not cost the numbers of hours of training.
 
     A full disk and a closed folder still end it.

@@ -42,7 +42,7 @@ def looks_of(looks: float | list[float]) -> list[float]:
     return looks if isinstance(looks, list) else [looks]
 
 
-def fault_of_looks(owner: str, looks: float | list[float], correlation: float) -> str | None:
+def looks_error(owner: str, looks: float | list[float], correlation: float) -> str | None:
     """Why speckle correlated so cannot have these looks; None if it can."""
     if correlation == 0 or all(choice % 0.5 == 0 for choice in looks_of(looks)):
         return None

@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from saaae.noise import Noise
+from saaae.rng import RandomSource
 
 Split = Literal["train", "val", "test"]
-Field = Literal["photo", "radar", "fabric"]
+Domain = Literal["photo", "radar", "fabric"]
 """Where images come from, which says how they are judged: radar images by their speckle, fabric by its defects."""
 
 
@@ -29,20 +29,20 @@ class Batch(NamedTuple):
         defect: Code of the defect on the strip that each tile was cut from (B,), int64; 0 for a sound strip.
         window: Top, left, height and width (B, 4), int64, of a homogeneous rectangle in each radar image, laid down by
             the user; height 0 where there is none.
-        seen: What a model's encoder and decoder both use of the input, computed once; empty until the model fills it.
+        skips: What a model's encoder and decoder both use of the input, computed once; empty until the model fills it.
     """
 
     input: Tensor
     target: Tensor
     indices: Tensor
-    noise: Noise
+    rng: RandomSource
     label: Tensor | None = None
     clean: Tensor | None = None
     mask: Tensor | None = None
     fabric: Tensor | None = None
     defect: Tensor | None = None
     window: Tensor | None = None
-    seen: tuple[Tensor, ...] = ()
+    skips: tuple[Tensor, ...] = ()
 
 
 class Loss(NamedTuple):
@@ -65,7 +65,7 @@ class Posterior(Protocol):
         """The code that reconstructions use: the mean."""
         ...
 
-    def rsample(self, noise: Noise) -> Tensor:
+    def rsample(self, rng: RandomSource) -> Tensor:
         """A reparameterised sample."""
         ...
 

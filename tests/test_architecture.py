@@ -8,15 +8,15 @@ import pytest
 
 from tests.conftest import ROOT
 
-BASE = {"ranges", "errors", "atomic", "noise", "types"}
+BASE = {"ranges", "errors", "atomic", "rng", "types"}
 SCIENCE = {"layers", "networks", "posteriors", "objectives", "metrics", "data", "models"}
 MAY_IMPORT = {
     "ranges": set(),
     "errors": set(),
     "atomic": {"errors"},
     "signals": set(),
-    "noise": set(),
-    "types": {"noise"},
+    "rng": set(),
+    "types": {"rng"},
     "layers": BASE,
     "networks": BASE | {"layers"},
     "posteriors": BASE | {"layers"},
@@ -43,7 +43,7 @@ OUTSIDE = {
     "errors": set(),
     "atomic": set(),
     "signals": set(),
-    "noise": TORCH,
+    "rng": TORCH,
     "types": TORCH,
     "layers": TORCH,
     "networks": TORCH,
@@ -114,6 +114,6 @@ def test_no_module_imports_itself_through_others():
 
 
 def test_only_these_folders_hold_code():
-    modules = {"ranges.py", "errors.py", "atomic.py", "signals.py", "noise.py", "types.py", "__init__.py"}
+    modules = {"ranges.py", "errors.py", "atomic.py", "signals.py", "rng.py", "types.py", "__init__.py"}
     allowed = modules | MAY_IMPORT.keys()
     assert {p.name for p in (ROOT / "saaae").iterdir() if p.name != "__pycache__"} <= allowed

@@ -10,8 +10,8 @@ from saaae.cli.dry_run import groups_of
 from saaae.cli.evaluate import EVALUATE
 from saaae.config.schema import OWNERS, Evaluate, Train
 from saaae.config.signature import signature
-from saaae.config.validation import SPECIAL, combinations, faults, keys_of
-from saaae.runs.run import settle
+from saaae.config.validation import SPECIAL, combinations, config_errors, keys_of
+from saaae.runs.run import resolve_config
 from tests.conftest import CONF
 
 GROUPS = groups_of(CONF)
@@ -45,8 +45,8 @@ CHOICES = list(pairwise({name: options for name, options in GROUPS.items() if na
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(c.values()))
 def test_all_pairs_of_options_compose_without_a_fault(compose_config, choice, tmp_path):
     root = [] if choice["data"] == "speckle" else [f"data.root={tmp_path}"]
-    cfg = settle(compose_config(*(f"{group}={option}" for group, option in choice.items()), *root))
-    assert faults(cfg, Train, GROUPS) == []
+    cfg = resolve_config(compose_config(*(f"{group}={option}" for group, option in choice.items()), *root))
+    assert config_errors(cfg, Train, GROUPS) == []
     assert [line.partition(":")[0] for line in combinations(cfg)] == clashes(**choice)
 
 
@@ -64,10 +64,10 @@ def clashes(model, data, likelihood, beta, posterior, **others):
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_every_experiment_composes_without_a_fault(compose_config, experiment, tmp_path):
-    cfg = settle(compose_config(f"experiment={experiment}"))
+    cfg = resolve_config(compose_config(f"experiment={experiment}"))
     if "root" in cfg.data:
         cfg.data.root = str(tmp_path)
-    assert faults(cfg, Train, GROUPS) == []
+    assert config_errors(cfg, Train, GROUPS) == []
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
@@ -87,7 +87,7 @@ def test_what_an_experiment_says_is_what_is_composed(compose_config, experiment)
 
 def test_the_evaluation_composes_without_a_fault(compose_config):
     later = EVALUATE.checked_later
-    assert faults(compose_config("data=mnist", name="evaluate"), Evaluate, GROUPS, later) == []
+    assert config_errors(compose_config("data=mnist", name="evaluate"), Evaluate, GROUPS, later) == []
 
 
 def nodes(value):
@@ -166,7 +166,7 @@ def test_an_explicit_kind_of_latent_turns_off_the_other(compose_config):
         (["data=mnist", "model.latent_channels=4"], None, 4),
         (["data=speckle", "model.latent_dim=16"], 16, None),
     ]:
-        model = settle(compose_config(*overrides)).model
+        model = resolve_config(compose_config(*overrides)).model
         assert (model.latent_dim, model.latent_channels) == (dim, channels)
 
 

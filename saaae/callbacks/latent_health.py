@@ -26,11 +26,11 @@ class LatentHealth(Callback):
     """
 
     def __init__(self) -> None:
-        self._named: set[str] = set()
+        self._owner_message: set[str] = set()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks at the statistics of a validation whose means are known."""
-        if not isinstance(pl_module, AutoencoderModule) or not pl_module.model.has_bound:
+        if not isinstance(pl_module, AutoencoderModule) or not pl_module.model.is_variational:
             return
         statistics = pl_module.latent_statistics.compute()
         known = bool(statistics["kl"].any())  # not of a KL that is no sum
@@ -42,7 +42,7 @@ class LatentHealth(Callback):
                     logger.experiment.add_histogram(f"latent_dimensions/{name}", values, trainer.global_step - 1)
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         active = statistics["spread"] > ACTIVE
-        faults = dict(
+        config_errors = dict(
             self._faults(
                 numbers,
                 int(active.sum()),
@@ -51,9 +51,9 @@ class LatentHealth(Callback):
                 float(statistics["variance"][active].max()) if active.any() else 1.0,
             )
         )
-        for name, message in faults.items():
-            if name not in self._named:
-                self._named.add(name)
+        for name, message in config_errors.items():
+            if name not in self._owner_message:
+                self._owner_message.add(name)
                 log.warning("warning: %s", message)
 
     @staticmethod

@@ -7,12 +7,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from saaae.data.datamodule import ImageDataModule, spread
-from saaae.errors import going_on_without
+from saaae.errors import warn_on_failure
 from saaae.models.autoencoder import ImageAutoencoder, evaluating
 from saaae.ranges import PositiveInt
-from saaae.visualization.figures import STRIP_IMAGES, EpochStrip, show, watched
+from saaae.visualization.figures import STRIP_IMAGES, EpochStrip, epoch_picture, show
 from saaae.visualization.mosaic import mosaic, save_picture
-from saaae.visualization.panels import TITLES, fed_rows
+from saaae.visualization.panels import TITLES, input_rows
 
 FOLDER = "pictures"
 """Where pictures are in a run folder."""
@@ -47,8 +47,8 @@ class ReconstructionPictures(Callback):
         self.strip = EpochStrip(folder / "epochs.npz")
         self.strip.resume(trainer.current_epoch)
         if trainer.global_step == 0:
-            with going_on_without("picture of the data"):
-                picture = mosaic(fed_rows(self._data(trainer), self.count), TITLES["data"])
+            with warn_on_failure("picture of the data"):
+                picture = mosaic(input_rows(self._data(trainer), self.count), TITLES["data"])
                 save_picture(folder / "data.png", picture)
                 show(trainer, "data", picture, 0)
 
@@ -56,12 +56,12 @@ class ReconstructionPictures(Callback):
         """Draws."""
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero and self.wants(epoch):
-            with going_on_without(f"picture of epoch {epoch}"):
+            with warn_on_failure(f"picture of epoch {epoch}"):
                 self._draw(trainer, pl_module, epoch)
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
         model, data = cast(ImageAutoencoder, pl_module.model), self._data(trainer)
-        picture = watched(model, data, "val", self.count, f"epoch {epoch}, validation images, z = mean")
+        picture = epoch_picture(model, data, "val", self.count, f"epoch {epoch}, validation images, z = mean")
         show(trainer, "reconstructions", picture, trainer.global_step - 1)  # resuming keeps what came before
         with evaluating(model):
             batch = data.batch("val", spread(data, "val", min(self.count, STRIP_IMAGES)), pl_module.device)
@@ -71,7 +71,7 @@ class ReconstructionPictures(Callback):
         """Draws the strip."""
         if not trainer.is_global_zero or not self.strip.epochs:
             return
-        with going_on_without("strip of the epochs"):
+        with warn_on_failure("strip of the epochs"):
             data = self._data(trainer)
             batch = data.batch("val", spread(data, "val", min(self.count, STRIP_IMAGES)))
             picture = self.strip.picture(batch.target, TITLES["epochs"])

@@ -13,7 +13,7 @@ def write_curves(trainer: L.Trainer, values: dict[str, float]) -> None:
         logger.log_metrics(values | {"epoch": trainer.current_epoch}, step=trainer.global_step - 1)
 
 
-class TrainingLog(Callback):
+class StepMetrics(Callback):
     """Writes what a training step gives back to the loggers, every `trainer.log_every_n_steps` optimizer steps.
 
     At once: Lightning writes what a module logs after the callbacks, so a checkpoint of that step would precede it and

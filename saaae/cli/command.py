@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 
-class Door(NamedTuple):
+class Command(NamedTuple):
     """One entry point.
 
     Attributes:

@@ -10,16 +10,16 @@ from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from saaae.cli.command import Door
-from saaae.cli.launchers import ENGINES, chosen, refuse_absent_gpus, refuse_missing_engines, refuse_mixed_machines
+from saaae.cli.command import Command
+from saaae.cli.launchers import LAUNCHERS_AND_SWEEPERS, check_gpus_exist, check_installed, check_slurm_array, chosen
 from saaae.config.settings import plain
-from saaae.config.validation import explain, faults, keys_of
+from saaae.config.validation import config_errors, explain, keys_of
 from saaae.errors import UserError
 
 BASE = "base"
 """File of a group that its options inherit from; not an option."""
 
-GRID = (None, "basic")
+GRID_SWEEPERS = (None, "basic")
 """Sweepers whose jobs are known before the first one starts."""
 
 
@@ -30,15 +30,15 @@ def groups_of(config_dir: Path) -> dict[str, list[str]]:
 
 
 def check_command_line(
-    door: Door, config_dir: Path, arguments: list[str], multirun: bool
+    command: Command, config_dir: Path, arguments: list[str], multirun: bool
 ) -> tuple[list[list[str]], list[str]]:
     """The overrides of every job, and one line per mistake in them; imports no torch and reads no data."""
     groups = groups_of(config_dir)
     try:
         overrides = OverridesParser.create().parse_overrides(arguments)
-        refuse_missing_engines(overrides, multirun)
-        refuse_mixed_machines(overrides)
-        refuse_absent_gpus(overrides)
+        check_installed(overrides, multirun)
+        check_slurm_array(overrides)
+        check_gpus_exist(overrides)
         jobs = expand(overrides, multirun)
     except (OverrideParseException, UserError) as error:
         return [], [explain(error, [], groups)]
@@ -52,22 +52,22 @@ def check_command_line(
     with initialize_config_dir(str(config_dir), version_base="1.3"):
         for job in jobs:
             try:
-                cfg = compose(door.config_name, overrides=job)
-                lines = faults(cfg, door.schema, groups, door.checked_later)
+                cfg = compose(command.config_name, overrides=job)
+                lines = config_errors(cfg, command.schema, groups, command.checked_later)
                 if not lines:
-                    door.check(cfg, job)
+                    command.check(cfg, job)
             except UserError as error:
                 lines = [str(error)]
             except (HydraException, OmegaConfBaseException) as error:
-                lines = [explain(error, _known_keys(door, overrides), groups)]
+                lines = [explain(error, _known_keys(command, overrides), groups)]
             found.update(dict.fromkeys(lines))
     return jobs, list(found)
 
 
-def _known_keys(door: Door, overrides: list[Override]) -> list[str]:
+def _known_keys(command: Command, overrides: list[Override]) -> list[str]:
     """What may be set: the keys of the default configuration, and those of the chosen launcher and sweeper."""
-    engines = [str(o.input_line) for o in overrides if o.key_or_group in ENGINES]
-    cfg = plain(compose(door.config_name, overrides=engines, return_hydra_config=True))
+    engines = [str(o.input_line) for o in overrides if o.key_or_group in LAUNCHERS_AND_SWEEPERS]
+    cfg = plain(compose(command.config_name, overrides=engines, return_hydra_config=True))
     engine = cfg.pop("hydra")
     keys = [key for part in ("launcher", "sweeper") for key in keys_of(engine[part], f"hydra.{part}.")]
     return [*keys_of(cfg), *(key for key in keys if not key.endswith("_target_"))]
@@ -87,7 +87,7 @@ def expand(overrides: list[Override], multirun: bool) -> list[list[str]]:
             raise UserError(f"{override.input_line}: several values need --multirun (-m)")
         if override.key_or_group == "name":
             raise UserError(f"{override.input_line}: a sweep has one name, and each of its jobs a folder below it")
-    if chosen("hydra/sweeper", overrides) not in GRID:
+    if chosen("hydra/sweeper", overrides) not in GRID_SWEEPERS:
         return _ends(overrides)
     if intervals := [override for override in swept if override.is_interval_sweep()]:
         raise UserError(f"{intervals[0].input_line}: a grid has no intervals; expected hydra/sweeper=optuna, or values")

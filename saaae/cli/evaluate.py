@@ -9,12 +9,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.atomic import write_json
-from saaae.cli.command import Door
+from saaae.cli.command import Command
 from saaae.cli.multirun import compare
 from saaae.config.overrides import key_of
 from saaae.config.schema import Evaluate
 from saaae.config.trust import check_trusted
-from saaae.config.validation import combinations, refuse_faults
+from saaae.config.validation import check_stored_config, combinations
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
 from saaae.sweeps.runs import is_sweep
@@ -74,7 +74,7 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
             raise UserError(f"data.channels={result.data.channels}: the model has {stored.model.image_channels}")
     if "limit_batches" in map(key_of, overrides) or is_other_data(cfg, result, stored):
         result.trainer.limit_test_batches = cfg.limit_batches
-    refuse_faults(result)
+    check_stored_config(result)
     return result
 
 
@@ -151,18 +151,18 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     keep_freed_blocks()
     from saaae.data.files import digest_of
     from saaae.evaluation.table import table
-    from saaae.evaluation.test import is_whole, judged, run_test, tested_images
+    from saaae.evaluation.test import extra_evaluations, is_whole, run_test, tested_images
     from saaae.metrics.catalog import definitions
     from saaae.runs.checkpoints import config_in
     from saaae.runs.provenance import run_record
     from saaae.training.build import lightning_module
     from saaae.training.devices import make_trainer
-    from saaae.training.process import set_up
+    from saaae.training.process import configure_process
 
     folder = RunFolder(cfg.run or (path.parent.parent if path.parent.name == "checkpoints" else path.parent))
     stored = folder.full_config() if cfg.run else config_in(path)
     full = configuration(cfg, stored, overrides)
-    set_up(full)
+    configure_process(full)
     model, data = model_and_data(cfg, full, stored, folder)
     module = lightning_module(model, data, full, latents=cfg.samples)
     limit = full.trainer.limit_test_batches
@@ -181,12 +181,12 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     results["run"] |= {"tested_images": tested, "reconstructions": f"z = {cfg.samples}"}
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
     found = RunFolder(target_folder(folder, path, data_name, cfg, overrides))
-    results |= judged(module, data, results["test"], is_whole(limit))
+    results |= extra_evaluations(module, data, results["test"], is_whole(limit))
     # Before anything is written: a full disk must not cost the numbers.
     print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results))
     results |= {"definitions": definitions(results["test"]), **earlier_codes(found, results)}
     write_json(found.metrics, results)
-    give_away(module, data, found, full, cfg, f"{path}: {data_name}", results)
+    export_files(module, data, found, full, cfg, f"{path}: {data_name}", results)
     print(f"written to   {found.path}")
     return results
 
@@ -198,14 +198,14 @@ def model_and_data(
 
     All images of a folder test, unless its files are those of the run in another place.
     """
-    from saaae.evaluation.exports import refuse_exports
+    from saaae.evaluation.exports import check_exports
     from saaae.training.build import build
 
     is_other, splits = is_other_data(cfg, full, stored), _read(folder.splits)
     model, data = build(full, test_all=is_other)
     if is_other and data.manifest()["sources"] == splits.get("sources"):
         model, data = build(full)
-    refuse_exports(model, cfg)
+    check_exports(model, cfg)
     data.sample_seed = cfg.seed if cfg.samples == "sample" else None
     manifest = data.manifest()
     if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **manifest})):
@@ -244,7 +244,7 @@ def earlier_codes(found: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
     return {"codes": earlier["codes"]} if same and earlier.get("codes") else {}
 
 
-def give_away(
+def export_files(
     module: "AutoencoderModule",
     data: "ImageDataModule",
     found: RunFolder,
@@ -264,7 +264,7 @@ def give_away(
         title: For the pictures.
         results: The content of metrics.json.
     """
-    from saaae.evaluation.codec import code_line, coded
+    from saaae.evaluation.codec import rate_distortion, rate_line
     from saaae.evaluation.exports import save_arrays, save_generated
     from saaae.evaluation.test import draw
 
@@ -278,11 +278,11 @@ def give_away(
         seed, path = full.seed if cfg.seed is None else cfg.seed, found.path / "generated.png"
         print(f"generated    {save_generated(model, cfg.generate, cfg['class'], seed, path)}")
     if cfg.code_steps:
-        codes = coded(model, data, list(cfg.code_steps), found.path, tested)
-        print("\n".join(map(code_line, codes)))
+        codes = rate_distortion(model, data, list(cfg.code_steps), found.path, tested)
+        print("\n".join(map(rate_line, codes)))
         kept = [code for code in results.get("codes", []) if code["step"] not in cfg.code_steps]
         results["codes"] = sorted([*kept, *codes], key=lambda code: code["step"])
         write_json(found.metrics, results)
 
 
-EVALUATE = Door("evaluate", Evaluate, check, run, checked_later=frozenset({"data", "accelerator"}))
+EVALUATE = Command("evaluate", Evaluate, check, run, checked_later=frozenset({"data", "accelerator"}))

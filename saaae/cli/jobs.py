@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from saaae.atomic import write_json
 
-DONE, FAILED, MISTAKE = 0, 1, 2
+DONE, FAILED, USAGE_ERROR = 0, 1, 2
 
 RUNNING = -1
 
@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
     @property
     def state(self) -> str:
         """In a word."""
-        words = {DONE: "pruned" if self.why else "done", FAILED: "failed", MISTAKE: "failed", RUNNING: "lost"}
+        words = {DONE: "pruned" if self.why else "done", FAILED: "failed", USAGE_ERROR: "failed", RUNNING: "lost"}
         return words.get(self.status, "preempted")
 
 
@@ -48,7 +48,7 @@ class Launch:
     def __init__(self, sweep: Path, stamp: str, launcher: str | None) -> None:
         self.sweep, self.folder, self.launcher = sweep, sweep / ".jobs" / stamp, launcher
 
-    def tell(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> None:
         """Writes down how a job stands."""
         write_json(self.folder / f"{outcome.number}.json", outcome._asdict())
 
@@ -57,7 +57,7 @@ class Launch:
         told = [Outcome(**json.loads(path.read_text())) for path in self.folder.glob("*.json")]
         return sorted(told, key=lambda outcome: outcome.number)
 
-    def forget(self) -> None:
+    def cleanup(self) -> None:
         """Removes the files."""
         rmtree(self.folder, ignore_errors=True)
         if self.folder.parent.is_dir() and not os.listdir(self.folder.parent):
@@ -66,5 +66,5 @@ class Launch:
 
 def exit_status(outcomes: Sequence[Outcome]) -> int:
     """Of a whole multirun: a run that failed or was lost weighs more than a mistake."""
-    worst = (DONE, MISTAKE, FAILED)
+    worst = (DONE, USAGE_ERROR, FAILED)
     return max((o.status if o.status in worst else FAILED for o in outcomes), key=worst.index, default=DONE)

@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Override
 
 from saaae.errors import UserError, nearest
 
-ENGINES: dict[str, dict[str, tuple[str, str]]] = {
+LAUNCHERS_AND_SWEEPERS: dict[str, dict[str, tuple[str, str]]] = {
     "hydra/launcher": {
         "basic": ("hydra", ""),
         "parallel": ("hydra_plugins.hydra_joblib_launcher", "parallel"),
@@ -26,7 +26,7 @@ ENGINES: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Module and extra of each option; the last five launchers are their plugins' own."""
 
-MACHINES = ("accelerator", "accelerator.devices", "accelerator.num_nodes", "accelerator.accelerator")
+MACHINE_KEYS = ("accelerator", "accelerator.devices", "accelerator.num_nodes", "accelerator.accelerator")
 """What a job's machine must have."""
 
 
@@ -36,13 +36,13 @@ def chosen(key: str, overrides: Iterable[Override]) -> str | None:
     return None if not values or values[-1] is None else str(values[-1])
 
 
-def refuse_missing_engines(overrides: list[Override], multirun: bool) -> None:
+def check_installed(overrides: list[Override], multirun: bool) -> None:
     """Checks what was typed for `hydra/launcher` and `hydra/sweeper`.
 
     Raises:
         UserError: If there is no such option, it is not installed, or there are no several jobs.
     """
-    for group, options in ENGINES.items():
+    for group, options in LAUNCHERS_AND_SWEEPERS.items():
         option = chosen(group, overrides)
         if option is None:
             continue
@@ -55,7 +55,7 @@ def refuse_missing_engines(overrides: list[Override], multirun: bool) -> None:
             raise UserError(f"{group}={option}: is for several jobs, with --multirun (-m)")
 
 
-def refuse_absent_gpus(overrides: list[Override]) -> None:
+def check_gpus_exist(overrides: list[Override]) -> None:
     """Ray would wait for them for ever.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_absent_gpus(overrides: list[Override]) -> None:
         )
 
 
-def refuse_mixed_machines(overrides: list[Override]) -> None:
+def check_slurm_array(overrides: list[Override]) -> None:
     """An array of SLURM's asks for the same machine for all its jobs.
 
     Raises:
@@ -80,7 +80,7 @@ def refuse_mixed_machines(overrides: list[Override]) -> None:
     """
     slurm = chosen("hydra/launcher", overrides) in ("slurm", "submitit_slurm")
     for override in overrides:
-        if slurm and override.is_sweep_override() and override.key_or_group in MACHINES:
+        if slurm and override.is_sweep_override() and override.key_or_group in MACHINE_KEYS:
             raise UserError(
                 f"{override.input_line}: the jobs of a SLURM array get the same machine; expected one command for each"
             )

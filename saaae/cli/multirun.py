@@ -12,10 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from saaae.cli.command import Door
-from saaae.cli.jobs import DONE, FAILED, MISTAKE, Launch, Outcome, exit_status
+from saaae.cli.command import Command
+from saaae.cli.jobs import DONE, FAILED, USAGE_ERROR, Launch, Outcome, exit_status
 from saaae.config.resolvers import OUTPUTS
-from saaae.errors import Pruned, RunFailedError, UserError, disk_fault, user_error_in
+from saaae.errors import Pruned, RunFailedError, UserError, disk_error, user_error_in
 from saaae.runs.folder import RunFolder
 from saaae.runs.status import is_locked
 from saaae.signals import Interrupted
@@ -44,15 +44,15 @@ class Task:
     does not stop the others.
 
     Args:
-        door: The entry point.
+        command: The entry point.
 
     Attributes:
         launch: The multirun that the job is of; None for a single run.
         num_jobs: How many jobs it has; None where a sweeper decides.
     """
 
-    def __init__(self, door: Door) -> None:
-        self.door = door
+    def __init__(self, command: Command) -> None:
+        self.command = command
         self.launch: Launch | None = None
         self.num_jobs: int | None = None
 
@@ -60,7 +60,7 @@ class Task:
         """Does the work.
 
         Returns:
-            What the door gives; None where it failed.
+            The return value of the command; None where it failed.
         """
         if self.launch is None:
             value, status, _ = self._answer(cfg)
@@ -70,33 +70,33 @@ class Task:
         if rank() > 0:
             return self._answer(cfg)[0]
         print(f"\n[{job.num + 1}{f'/{self.num_jobs}' if self.num_jobs else ''}] {job.override_dirname}", flush=True)
-        self.launch.tell(begun)
+        self.launch.record(begun)
         try:
             value, status, why = self._answer(cfg)
         except Interrupted as stop:
-            self.launch.tell(begun._replace(status=stop.status, why=stop.signal))
+            self.launch.record(begun._replace(status=stop.status, why=stop.signal))
             if self.launch.launcher not in (None, "basic"):  # the end of a launcher's worker would end others
                 return None
             raise
-        self.launch.tell(begun._replace(status=status, why=why))
+        self.launch.record(begun._replace(status=status, why=why))
         return value
 
     def _answer(self, cfg: DictConfig) -> tuple[Any, int, str]:
-        """What the door gives, the exit status, and why it is what it is."""
+        """The return value of the command, the exit status, and why it is what it is."""
         try:
-            return self.door.run(cfg), DONE, ""
+            return self.command.run(cfg), DONE, ""
         except Pruned as stop:
             return None, DONE, str(stop)
         except Exception as error:
-            mistake, fault = user_error_in(error), disk_fault(error)
+            mistake, fault = user_error_in(error), disk_error(error)
             why = fault or str(mistake or error) or type(error).__name__
             known = mistake or fault or isinstance(error, RunFailedError)
             print(f"error: {why}" if known else traceback.format_exc(), file=sys.stderr)
-            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-            return None, MISTAKE if mistake else FAILED, why
+            remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            return None, USAGE_ERROR if mistake else FAILED, why
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
     """The folder that Hydra made, if nothing came of it."""
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -104,14 +104,14 @@ def _remove_if_empty(folder: Path) -> None:
             folder.parent.rmdir()
 
 
-def _sweep_folder(door: Door, config_dir: Path, overrides: list[Override]) -> Path:
+def sweep_folder_of(command: Command, config_dir: Path, overrides: list[Override]) -> Path:
     """Folder of a multirun, found once: in the process of a job the time of the launch is not known any more."""
     words = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
     with initialize_config_dir(str(config_dir), version_base="1.3"):
-        return Path(str(compose(door.config_name, words, return_hydra_config=True).hydra.sweep.dir))
+        return Path(str(compose(command.config_name, words, return_hydra_config=True).hydra.sweep.dir))
 
 
-def _summarise(task: Task, arguments: list[str]) -> int:
+def summarize(task: Task, arguments: list[str]) -> int:
     """Prints how every job of a multirun ended, how they compare, and what to do next.
 
     Returns:
@@ -121,7 +121,7 @@ def _summarise(task: Task, arguments: list[str]) -> int:
     outcomes, sweep = task.launch.outcomes(), task.launch.sweep
     if not outcomes:
         return DONE
-    task.launch.forget()
+    task.launch.cleanup()
     print(f"\n{task.num_jobs or len(outcomes)} jobs in {sweep}")
     for outcome in outcomes:
         state, why = outcome.state, outcome.why
@@ -133,8 +133,8 @@ def _summarise(task: Task, arguments: list[str]) -> int:
     if task.num_jobs and len(outcomes) < task.num_jobs:
         print(f"  {task.num_jobs - len(outcomes)} not started; repeat the command to go on")
     try:
-        if task.door.compare:
-            task.door.compare(sweep)
+        if task.command.compare:
+            task.command.compare(sweep)
     except UserError:
         pass  # no job has finished: said above
     except Exception as error:  # how the jobs ended matters more
@@ -145,7 +145,7 @@ def _summarise(task: Task, arguments: list[str]) -> int:
     return exit_status(outcomes)
 
 
-def _leave_out_of_job_names(overrides: list[Override]) -> str:
+def shared_overrides(overrides: list[Override]) -> str:
     """An override that keeps what all jobs of a sweep share out of their folders' names."""
     shared = [o.get_key_element().lstrip("+~") for o in overrides if not o.is_sweep_override()]
     return f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"

@@ -5,8 +5,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saaae.cli.command import Door
-from saaae.cli.main import open_door
+from saaae.cli.command import Command
+from saaae.cli.main import main
 from saaae.errors import UserError
 from saaae.ranges import NonNegativeInt, PositiveInt
 
@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> None:
     print(f" data.channels={index.channels}" if index.channels != 1 else "")
 
 
-SHARDS = Door("shards", Shards, check, run)
+SHARDS = Command("shards", Shards, check, run)
 
 if __name__ == "__main__":
-    open_door(SHARDS, CONF)
+    main(SHARDS, CONF)

@@ -7,17 +7,17 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from saaae.cli.command import Door
+from saaae.cli.command import Command
 from saaae.cli.multirun import compare
 from saaae.config.schema import Train
-from saaae.config.settings import LENGTH
+from saaae.config.settings import LENGTH_KEYS
 from saaae.config.validation import combinations
 from saaae.errors import Pruned, RunFailedError, UserError
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import resumed, settle, told
+from saaae.runs.run import resolve_config, resumed, told
 from saaae.runs.status import locked, read_status, recorded
 from saaae.signals import Interrupted, Interruption
-from saaae.training.distributed import end_with_parent, one_job_of_a_sweep, rank, started_together
+from saaae.training.distributed import exit_with_parent, rank, started_by_launcher, sweep_job_processes
 from saaae.training.malloc import keep_freed_blocks
 from saaae.training.objective import is_trial, values_of
 
@@ -32,7 +32,7 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         raise UserError("resume=: expected a run folder")
     if cfg.name is not None and (not Path(cfg.name).parts or ".." in Path(cfg.name).parts):
         raise UserError(f"name={cfg.name}: expected the name of a folder below outputs")
-    if started_together() and not cfg.name and not cfg.resume:
+    if started_by_launcher() and not cfg.name and not cfg.resume:
         raise UserError("name=null: expected a name: the processes of torchrun or srun must agree on the run folder")
     if cfg.resume:
         cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
@@ -40,7 +40,7 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         raise UserError(
             f"trainer.max_time={cfg.trainer.max_time}: no time to train; expected days:hours:minutes:seconds above zero"
         )
-    for line in combinations(settle(cfg)):
+    for line in combinations(resolve_config(cfg)):
         raise UserError(line)
 
 
@@ -60,7 +60,7 @@ def run(cfg: DictConfig) -> float | list[float] | None:
 
 def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | list[float] | None:
     """A further process of a run: where it ends as the first one does, it leaves the word and the exit status to it."""
-    end_with_parent()
+    exit_with_parent()
     try:
         with Interruption() as interruption:
             return _run(cfg, folder, shown, interruption)
@@ -70,27 +70,27 @@ def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | list
 
 def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interruption) -> float | list[float] | None:
     overrides, resuming = list(HydraConfig.get().overrides.task), bool(cfg.resume)
-    cfg = settle(resumed(folder, cfg, overrides) if resuming else cfg)
+    cfg = resolve_config(resumed(folder, cfg, overrides) if resuming else cfg)
     settings = told(cfg, overrides, folder.told() if resuming else {})
     if resuming:
         overrides = [*folder.overrides(), *(typed for typed in overrides if not typed.startswith("resume="))]
     if folder.record.is_file():
         if not resuming:
-            folder.refuse_other_config(cfg)
+            folder.check_same_config(cfg)
         stored = folder.config()
-        other_length = any(OmegaConf.select(cfg, key) != OmegaConf.select(stored, key) for key in LENGTH)
+        other_length = any(OmegaConf.select(cfg, key) != OmegaConf.select(stored, key) for key in LENGTH_KEYS)
         if (results := _results(folder)) and not (resuming and other_length):
             print(f"{shown}: finished already, nothing to do")
             return values_of(cfg, results.get("validation", {}))
         if results:
-            _refuse_shorter(cfg, stored, results)
+            _check_longer(cfg, stored, results)
     if is_trial() and (status := read_status(folder)).get("state") == "pruned":  # a study tries some things twice
         raise Pruned(status["why"])
     if cfg.keep_freed_memory:
         keep_freed_blocks()
     from saaae.training.fit import fit
 
-    with one_job_of_a_sweep():
+    with sweep_job_processes():
         return fit(cfg, folder, shown, overrides, settings, interruption)
 
 
@@ -105,7 +105,7 @@ def _results(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def _refuse_shorter(cfg: DictConfig, stored: DictConfig, results: dict[str, Any]) -> None:
+def _check_longer(cfg: DictConfig, stored: DictConfig, results: dict[str, Any]) -> None:
     """A finished run can only be made longer: otherwise its record would describe another run.
 
     Args:
@@ -120,12 +120,12 @@ def _refuse_shorter(cfg: DictConfig, stored: DictConfig, results: dict[str, Any]
     epochs, steps = train.get("epochs", 0), train.get("steps", 0)
     cut_short = steps == limits.max_steps or limits.max_time is not None  # perhaps inside its last epoch
     complete_epochs = epochs - 1 if cut_short else epochs
-    for key, complete, trained in (
+    for key, complete_stored_config, trained in (
         ("max_steps", steps, f"{steps} steps"),
         ("max_epochs", complete_epochs, f"{epochs} epochs"),
     ):
         limit = cfg.trainer[key]
-        if limit is not None and 0 <= limit <= complete:
+        if limit is not None and 0 <= limit <= complete_stored_config:
             raise UserError(f"trainer.{key}={limit}: the run has {trained} already; expected more")
     limit, before = cfg.trainer.max_time, limits.max_time
     if limit is None or before is None:
@@ -141,4 +141,4 @@ def _seconds(time: str) -> int:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-TRAIN = Door("train", Train, check, run, compare=compare)
+TRAIN = Command("train", Train, check, run, compare=compare)

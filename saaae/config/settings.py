@@ -7,21 +7,21 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-FREE = ("name", "objective", "resume", "trust",
+RUNTIME_KEYS = ("name", "objective", "resume", "trust",
         "data_dir", "cache_dir", "data.num_workers", "data.resident", "data.cache_gb", "data.allow_duplicates",
         "accelerator", "on_nonfinite", "pictures", "keep_freed_memory",
         "trainer.enable_progress_bar", "trainer.enable_model_summary")  # fmt: skip
 """Settings that say where a run computes and what it displays, not what it computes."""
 
-LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
 
 def is_free(key: str) -> bool:
     """Whether a setting leaves the numbers of a run alone."""
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+    return any(key == free or key.startswith(f"{free}.") for free in RUNTIME_KEYS)
 
 
-def tells_apart(key: str) -> bool:
+def affects_results(key: str) -> bool:
     """Whether runs that differ in a setting are different experiments: a run may go on in another precision, too."""
     return key == "accelerator.precision" or not is_free(key)
 
@@ -49,5 +49,5 @@ def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 def config_hash(cfg: DictConfig) -> str:
     """Digest of all settings but the free ones and the length of the run."""
-    leaves = {key: value for key, value in settings_of(cfg).items() if key not in LENGTH}
+    leaves = {key: value for key, value in settings_of(cfg).items() if key not in LENGTH_KEYS}
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]

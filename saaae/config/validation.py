@@ -12,7 +12,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from saaae.config.schema import NODES, OWNERS, Train
 from saaae.config.signature import Parameter, Signature, choices, mismatch, signature
 from saaae.errors import UserError, nearest
-from saaae.ranges import fault_of_looks
+from saaae.ranges import looks_error
 
 LATER = {"data.allow_duplicates": True}
 """Settings of parts that did not exist in earlier runs, at the values that those had."""
@@ -28,7 +28,7 @@ def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
             yield from keys_of(child, f"{prefix}{key}.")
 
 
-def faults(
+def config_errors(
     cfg: DictConfig, root: type, groups: Mapping[str, list[str]], checked_later: Collection[str] = ()
 ) -> list[str]:
     """What is wrong with a composed configuration, one line each.
@@ -71,7 +71,7 @@ def _options_as_values(node: Any, owner: str, groups: Mapping[str, list[str]]) -
             yield f"{owner}.{key}={value}: an option is chosen by its group; expected {group}={value}{hint}"
 
 
-def complete(stored: DictConfig) -> DictConfig:
+def complete_stored_config(stored: DictConfig) -> DictConfig:
     """The configuration of an earlier run with the settings that did not exist then, at the values that they had."""
     for path, schema in {"": Train, **NODES}.items():
         node = OmegaConf.select(stored, path) if path else stored
@@ -88,13 +88,13 @@ def complete(stored: DictConfig) -> DictConfig:
     return stored
 
 
-def refuse_faults(stored: DictConfig) -> None:
+def check_stored_config(stored: DictConfig) -> None:
     """Checks the configuration of an earlier run: it may be of another version of this project, or edited.
 
     Raises:
         UserError: With the first fault.
     """
-    for line in faults(stored, Train, {str(key): [] for key in stored}):
+    for line in config_errors(stored, Train, {str(key): [] for key in stored}):
         raise UserError(line)
 
 
@@ -117,7 +117,7 @@ def combinations(cfg: DictConfig) -> list[str]:
         node = cfg.get(name)
         if node is not None and "correlation" in node:
             looks = list(node.looks) if isinstance(node.looks, ListConfig) else node.looks
-            found += filter(None, [fault_of_looks(name, looks, node.correlation)])
+            found += filter(None, [looks_error(name, looks, node.correlation)])
         if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
             found.append("data.target=clean: needs the cleaner images of data.reference_root")
     found += _parts_that_clash(cfg)

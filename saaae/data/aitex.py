@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.cached_files import CachedFiles, Pieces
+from saaae.data.cached_files import CachedFiles, DecodedFile
 from saaae.data.datamodule import SPLITS, Serving
 from saaae.data.files import BrokenFileError, list_images, read_image, split_groups
 from saaae.data.images import UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks
@@ -126,7 +126,7 @@ class AITEXData(CachedFiles):
         **serving: How the images are served.
     """
 
-    field = "fabric"
+    domain = "fabric"
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class AITEXData(CachedFiles):
         """The tiling."""
         return {"image_size": self.image_size, "stride": self.stride}
 
-    def read(self, name: str, path: Path) -> Pieces:
+    def read(self, name: str, path: Path) -> DecodedFile:
         """Overlapping tiles of a strip from where its fabric begins, with labels, masks and codes."""
         strip, image = strip_of(path), read_image(path, 1)
         defective = name.startswith(DEFECTIVE)
@@ -224,7 +224,7 @@ class AITEXData(CachedFiles):
             "fabric": torch.full((len(tiles),), strip.fabric),
             "defect": torch.full((len(tiles),), strip.defect),
         }
-        return Pieces(arrays, {NO_FABRIC: start // self.image_size * rows}, min(image.shape[1:]))
+        return DecodedFile(arrays, {NO_FABRIC: start // self.image_size * rows}, min(image.shape[1:]))
 
     def mask(self, image: Tensor, paths: list[Path]) -> Tensor:
         """Defective pixels (1, H, W), uint8, 0 or 1: what any of the masks marks; UNKNOWN_MASK where none marks any.

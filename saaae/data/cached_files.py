@@ -25,7 +25,7 @@ Keep = Callable[[Mapping[str, Any], Callable[[ArrayWriter], dict[str, Any]]], Ca
 """Puts away what a build appends, given all that decides it: in the cache, if nobody says otherwise."""
 
 
-class Pieces(NamedTuple):
+class DecodedFile(NamedTuple):
     """What one file becomes.
 
     Attributes:
@@ -41,7 +41,7 @@ class Pieces(NamedTuple):
     kind: str = ""
 
 
-class Places(NamedTuple):
+class TileLocations(NamedTuple):
     """Where tiles were cut from.
 
     Attributes:
@@ -97,7 +97,7 @@ class CachedFiles(ImageDataModule):
         """What decides, beside the content of the files, what they become; plain values."""
         raise NotImplementedError
 
-    def read(self, name: str, path: Path) -> Pieces:
+    def read(self, name: str, path: Path) -> DecodedFile:
         """What a file becomes.
 
         Raises:
@@ -191,10 +191,10 @@ class CachedFiles(ImageDataModule):
         self._notes["duplicates"] = duplicates_across(files, digests, self.allow_duplicates)
         return {split: whole._replace(rows=rows[split]) for split in SPLITS}
 
-    def places(self, split: Split) -> Places:
+    def places(self, split: Split) -> TileLocations:
         """Where the images of a split were cut from."""
         rows = self.splits[split].rows
-        return Places(self._files[rows], self._starts[rows])
+        return TileLocations(self._files[rows], self._starts[rows])
 
     def _refuse(self, split: Split, notes: dict[str, Any]) -> NoReturn:
         reasons = "".join(f"; {count} {reason}" for reason, count in notes["left_out"].items())

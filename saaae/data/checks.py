@@ -33,14 +33,14 @@ class ScaleCheck:
 
     def warnings(self) -> list[str]:
         """One line for each fault that more than half of the tiles have."""
-        faults = {
+        shares = {
             "are constant: a wrong data.full_scale or data.scale, or empty images": self.constant,
             "have most of their pixels at 1.0: data.full_scale may be too small": self.clipped,
             f"stay below {DARK}: data.full_scale may be too large; data=folder takes 65535 as 1.0, "
             "data=sar data.full_scale=<value> another": self.dark,
         }
         return [
-            f"{count / self.tiles:.0%} of the tiles {what}" for what, count in faults.items() if 2 * count > self.tiles
+            f"{count / self.tiles:.0%} of the tiles {what}" for what, count in shares.items() if 2 * count > self.tiles
         ]
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
 from saaae.data.speckle_model import check_looks, speckle_amplitude
-from saaae.noise import Noise
 from saaae.ranges import Correlation, Fraction, Looks, NonNegativeFloat, Percent, PositiveFloat, PositiveInt
+from saaae.rng import RandomSource
 
 
 def per_image(x: Tensor) -> Tensor:
@@ -24,19 +24,19 @@ def per_image(x: Tensor) -> Tensor:
 class Corruption(nn.Module):
     """Base: clips what `corrupt` makes."""
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Corrupted images (B, C, H, W), not clipped."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, noise: Noise) -> Tensor:
+    def forward(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Corrupted images (B, C, H, W) in [0, 1]."""
-        return self.corrupt(x, noise).clamp(0.0, 1.0)
+        return self.corrupt(x, rng).clamp(0.0, 1.0)
 
 
 class Identity(Corruption):
     """Nothing is corrupted: the data module then feeds the target itself."""
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """The images as they are."""
         return x
 
@@ -52,7 +52,7 @@ class DownUp(Corruption):
         super().__init__()
         self.factor = factor
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Bilinear down, without antialiasing, and up."""
         small = interpolate(x, scale_factor=1 / self.factor, mode="bilinear", align_corners=False)
         return interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
@@ -69,7 +69,7 @@ class GaussianBlur(Corruption):
         super().__init__()
         self.sigma, self.radius = sigma, math.ceil(3 * sigma)
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Two one-dimensional convolutions."""
         channels, offsets = x.shape[1], torch.arange(-self.radius, self.radius + 1, device=x.device)
         taps = torch.softmax(-0.5 * (offsets / self.sigma) ** 2, 0)
@@ -89,9 +89,9 @@ class GaussianNoise(Corruption):
         super().__init__()
         self.std = std
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """x + std * eps."""
-        return x + self.std * noise.normal(x)
+        return x + self.std * rng.normal(x)
 
 
 class PoissonNoise(Corruption):
@@ -105,10 +105,10 @@ class PoissonNoise(Corruption):
         super().__init__()
         self.peak = peak
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Counts by inversion of the distribution function: one uniform number a pixel from any source of noise."""
         rate = (self.peak * x).double()
-        u = noise.uniform(x).double()
+        u = rng.uniform(x).double()
         counts, probability = torch.zeros_like(rate), torch.exp(-rate)
         cumulative = probability.clone()
         for k in range(1, math.ceil(self.peak + 8 * math.sqrt(self.peak) + 8)):
@@ -129,9 +129,9 @@ class SaltAndPepper(Corruption):
         super().__init__()
         self.amount = amount
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Replaces pixels."""
-        u = noise.uniform(x)
+        u = rng.uniform(x)
         x = torch.where(u <= self.amount / 2, 0.0, x)
         return torch.where(u > 1 - self.amount / 2, 1.0, x)
 
@@ -149,9 +149,9 @@ class Speckle(Corruption):
         check_looks("corruption", looks, correlation)
         self.looks, self.correlation = looks, correlation
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """x times the root of Gamma noise."""
-        return speckle_amplitude(x, self.looks, self.correlation, noise)
+        return speckle_amplitude(x, self.looks, self.correlation, rng)
 
 
 class Occlusion(Corruption):
@@ -165,12 +165,12 @@ class Occlusion(Corruption):
         super().__init__()
         self.size = size
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Blanks a square at a random place."""
         height, width = x.shape[-2:]
         side_y, side_x = round(self.size * height), round(self.size * width)
-        top = noise.uniform(per_image(x)) * (height - side_y)
-        left = noise.uniform(per_image(x)) * (width - side_x)
+        top = rng.uniform(per_image(x)) * (height - side_y)
+        left = rng.uniform(per_image(x)) * (width - side_x)
         y = torch.arange(height, device=x.device).view(1, 1, -1, 1) + 0.5
         z = torch.arange(width, device=x.device).view(1, 1, 1, -1) + 0.5
         inside = (y >= top) & (y < top + side_y) & (z >= left) & (z < left + side_x)
@@ -188,7 +188,7 @@ class JPEG(Corruption):
         super().__init__()
         self.quality = quality
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Encodes and decodes."""
         from torchvision.io import decode_jpeg, encode_jpeg
 
@@ -210,9 +210,9 @@ class Composition(Corruption):
         self.parts = nn.ModuleDict(parts)
         self.probability = probability
 
-    def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
+    def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Applies each part to the images that drew it."""
         for part in self.parts.values():
-            chosen = noise.uniform(per_image(x)) <= self.probability
-            x = torch.where(chosen, part(x, noise), x)
+            chosen = rng.uniform(per_image(x)) <= self.probability
+            x = torch.where(chosen, part(x, rng), x)
         return x

@@ -15,9 +15,9 @@ from saaae.data.corruption import Corruption, Identity
 from saaae.data.images import Images, IndexedImages, Positions, RawBatch, to_unit_range
 from saaae.data.sampler import EpochBatches
 from saaae.errors import UserError
-from saaae.noise import IndexedNoise, Noise, TrainingNoise
 from saaae.ranges import NonNegativeInt, PositiveInt
-from saaae.types import Batch, Field, Split
+from saaae.rng import GlobalRandom, IndexedRandom, RandomSource
+from saaae.types import Batch, Domain, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -83,7 +83,7 @@ class ImageDataModule(L.LightningDataModule):
         **serving: How the images are served.
     """
 
-    field: Field = "photo"
+    domain: Domain = "photo"
     sample_seed: int | None = None
     """Seed of the latents that a model samples in evaluation; None draws on from the noise of its inputs."""
 
@@ -111,10 +111,10 @@ class ImageDataModule(L.LightningDataModule):
             self._manifest = self.describe()
         return self._manifest
 
-    def present(self, raw: RawBatch, noise: Noise) -> Batch:
+    def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
         """Turns a raw batch on the device into input and target, before any corruption; by default the same."""
         x = to_unit_range(raw.pixels)
-        return Batch(x, x, raw.indices, noise, raw.label, mask=raw.mask, fabric=raw.fabric, defect=raw.defect)
+        return Batch(x, x, raw.indices, rng, raw.label, mask=raw.mask, fabric=raw.fabric, defect=raw.defect)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the splits, once."""
@@ -131,14 +131,14 @@ class ImageDataModule(L.LightningDataModule):
         content = {key: manifest[key] for key in ("splits", "sources", "settings")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def noise(self, indices: Tensor, split: Split) -> Noise:
+    def rng(self, indices: Tensor, split: Split) -> RandomSource:
         """The noise of a batch: the run's own state in training, (seed, index) alone elsewhere."""
-        return TrainingNoise() if split == "train" else IndexedNoise(self.seed, indices, SPLITS.index(split))
+        return GlobalRandom() if split == "train" else IndexedRandom(self.seed, indices, SPLITS.index(split))
 
     def batch(self, split: Split, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
         """The batch of chosen images, with evaluation noise: for pictures and tests."""
         raw = move_data_to_device(self.splits[split].take(indices), torch.device(device))
-        return self._feed(raw, IndexedNoise(self.seed, raw.indices, SPLITS.index(split)))
+        return self._feed(raw, IndexedRandom(self.seed, raw.indices, SPLITS.index(split)))
 
     def on_after_batch_transfer(self, batch: RawBatch | Tensor, dataloader_idx: int) -> Batch:
         """Conversion and corruption, on the device."""
@@ -148,14 +148,14 @@ class ImageDataModule(L.LightningDataModule):
             if split not in self._on_device:
                 self._on_device[split] = self.splits[split].on(batch.device)
             batch = self._on_device[split].take(batch)
-        return self._feed(batch, self.noise(batch.indices, split))
+        return self._feed(batch, self.rng(batch.indices, split))
 
-    def _feed(self, raw: RawBatch, noise: Noise) -> Batch:
-        batch = self.present(raw, noise)
+    def _feed(self, raw: RawBatch, rng: RandomSource) -> Batch:
+        batch = self.present(raw, rng)
         if not isinstance(self.corruption, Identity):
-            batch = batch._replace(input=self.corruption(batch.input, noise))
-        if self.sample_seed is not None and isinstance(noise, IndexedNoise):
-            batch = batch._replace(noise=IndexedNoise(self.sample_seed, raw.indices, len(SPLITS)))
+            batch = batch._replace(input=self.corruption(batch.input, rng))
+        if self.sample_seed is not None and isinstance(rng, IndexedRandom):
+            batch = batch._replace(rng=IndexedRandom(self.sample_seed, raw.indices, len(SPLITS)))
         return batch
 
     def _batches(self, split: Split, seed: int | None, rank: int, num_processes: int) -> EpochBatches:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from saaae.data.cached_files import CachedFiles, Pieces
+from saaae.data.cached_files import CachedFiles, DecodedFile
 from saaae.data.datamodule import SPLITS, Serving
 from saaae.data.files import list_images, num_of, read_levels, split_groups, unread_images
 from saaae.data.tiles import cut_tiles
@@ -98,20 +98,20 @@ class FolderData(CachedFiles):
             counts += Counter(unread_images(self.test_root))
         return dict(counts)
 
-    def read(self, name: str, path: Path) -> Pieces:
+    def read(self, name: str, path: Path) -> DecodedFile:
         """Tiles of an image, or its middle."""
         image = read_levels(path, self.channels)
         return self.pieces(image)._replace(kind="8-bit" if image.dtype == torch.uint8 else "16-bit")
 
-    def pieces(self, image: Tensor) -> Pieces:
+    def pieces(self, image: Tensor) -> DecodedFile:
         """What an image (C, H, W) becomes; tiles with pixels that are no numbers are left out."""
         if self.fit == "resize":
             square = center_crop(resize(image, [self.image_size], antialias=True), [self.image_size] * 2)[None]
-            return Pieces({"pixels": square, "start": torch.zeros(1, 2, dtype=torch.int64)}, {}, self.image_size)
+            return DecodedFile({"pixels": square, "start": torch.zeros(1, 2, dtype=torch.int64)}, {}, self.image_size)
         tiles, starts = cut_tiles(image, self.image_size)
         finite = tiles.isfinite().flatten(1).all(1)
         left_out = {TOO_SMALL: int(not len(tiles)), NOT_FINITE: int((~finite).sum())}
-        return Pieces({"pixels": tiles[finite], "start": starts[finite]}, left_out, min(image.shape[1:]))
+        return DecodedFile({"pixels": tiles[finite], "start": starts[finite]}, left_out, min(image.shape[1:]))
 
     def group_of(self, name: str) -> str:
         """The group that a file belongs to."""

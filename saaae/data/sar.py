@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.cached_files import Pieces
+from saaae.data.cached_files import DecodedFile
 from saaae.data.datamodule import Serving
 from saaae.data.files import BrokenFileError, read_array
 from saaae.data.folder import FolderData, images_below
 from saaae.data.images import Images, RawBatch, to_unit_range
 from saaae.errors import UserError, nearest
-from saaae.noise import Noise
 from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, NonNegativeInt, OpenFraction
+from saaae.rng import RandomSource
 from saaae.types import Batch, Split
 
 Scale = Literal["amplitude", "intensity", "decibel"]
@@ -81,13 +81,13 @@ def sar_image(path: Path, values: np.ndarray, scale: Scale, full_scale: float | 
     return torch.from_numpy(to_amplitude(values, scale, full_scale))[None]
 
 
-def paired(raw: RawBatch, noise: Noise, target: str) -> Batch:
+def paired(raw: RawBatch, rng: RandomSource, target: str) -> Batch:
     """The image as input; the image, or with `target` clean its reference, as target."""
     x = to_unit_range(raw.pixels)
     if raw.reference is None:
-        return Batch(x, x, raw.indices, noise, window=raw.window)
+        return Batch(x, x, raw.indices, rng, window=raw.window)
     clean = to_unit_range(raw.reference)
-    return Batch(x, clean if target == "clean" else x, raw.indices, noise, clean=clean, window=raw.window)
+    return Batch(x, clean if target == "clean" else x, raw.indices, rng, clean=clean, window=raw.window)
 
 
 class SARData(FolderData):
@@ -118,7 +118,7 @@ class SARData(FolderData):
         **serving: How the images are served.
     """
 
-    field = "radar"
+    domain = "radar"
     pattern_key = "scene_pattern"
 
     def __init__(
@@ -186,7 +186,7 @@ class SARData(FolderData):
         """Also the scale."""
         return super().settings() | {"scale": self.scale, "full_scale": self.full_scale}
 
-    def read(self, name: str, path: Path) -> Pieces:
+    def read(self, name: str, path: Path) -> DecodedFile:
         """Tiles of an image and of its reference; those with pixels that are no numbers are left out."""
         stored = {part: read_array(part) for part in (path, *self.companions(name))}
         images = [sar_image(part, values, self.scale, self.full_scale) for part, values in stored.items()]
@@ -242,6 +242,6 @@ class SARData(FolderData):
             found[fits] = inside[fits]
         return found
 
-    def present(self, raw: RawBatch, noise: Noise) -> Batch:
+    def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
         """The image as input; the image or the reference as target."""
-        return paired(raw, noise, self.target)
+        return paired(raw, rng, self.target)

@@ -23,7 +23,7 @@ from saaae.data.datamodule import SPLITS, Manifest
 from saaae.data.folder import FolderData
 from saaae.data.images import Images
 from saaae.errors import UserError
-from saaae.types import Field, Split
+from saaae.types import Domain, Split
 
 INDEX, FORMAT = "index.json", 1
 """What the set's folder is found out from; litdata fetches a file of this name without a thread of its own."""
@@ -61,7 +61,7 @@ class Index(NamedTuple):
         manifest: What the splits are made of, as in the run that would read the same images from files.
     """
 
-    field: Field
+    field: Domain
     image_size: int
     channels: int
     record: dict[str, tuple[str, list[int]]]
@@ -94,20 +94,20 @@ class Index(NamedTuple):
         raise UserError(f"{name}: format {version}, this version reads {FORMAT}; {WRITE_THEM} anew")
 
 
-LENGTH = 4
+LENGTH_KEYS = 4
 """Bytes that litdata writes before an item."""
 
 
 def size_of(images: int, record: np.dtype) -> tuple[int, int]:
     """Bytes of the header of a shard and of the whole file."""
     header = 4 * (images + 2)
-    return header, header + images * (LENGTH + record.itemsize)
+    return header, header + images * (LENGTH_KEYS + record.itemsize)
 
 
 def items_of(path: Path, shard: Shard, record: np.dtype) -> np.ndarray:
     """The items of a shard (n, bytes of an item), uint8, mapped from disk."""
-    shape = (shard.images, LENGTH + record.itemsize)
-    return np.memmap(path, np.uint8, mode="r", offset=size_of(shard.images, record)[0], shape=shape)[:, LENGTH:]
+    shape = (shard.images, LENGTH_KEYS + record.itemsize)
+    return np.memmap(path, np.uint8, mode="r", offset=size_of(shard.images, record)[0], shape=shape)[:, LENGTH_KEYS:]
 
 
 def fault_of(path: Path, shard: Shard) -> str | None:
@@ -243,7 +243,7 @@ def _write(data: FolderData, folder: Path, shard_images: int) -> Index:
     data.setup()
     whole = data.splits["train"]
     record = _record_of(whole)
-    index = Index(data.field, data.image_size, data.channels, record, {}, data.manifest())
+    index = Index(data.domain, data.image_size, data.channels, record, {}, data.manifest())
     writers = {split: ShardWriter(folder, split, shard_images, index.dtype()) for split in SPLITS}
     code = torch.full((len(whole.pixels),), -1)
     for number, split in enumerate(SPLITS):

@@ -12,8 +12,8 @@ from saaae.data.scenes import generate_scenes
 from saaae.data.speckle_model import check_looks, speckle_amplitude
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
-from saaae.noise import Noise
 from saaae.ranges import Correlation, ImageSize, Looks, PositiveInt
+from saaae.rng import RandomSource
 from saaae.types import Batch, Split
 
 
@@ -36,7 +36,7 @@ class SpeckleData(ImageDataModule):
         **serving: How the images are served.
     """
 
-    field = "radar"
+    domain = "radar"
 
     def __init__(
         self,
@@ -83,8 +83,8 @@ class SpeckleData(ImageDataModule):
             "warnings": [],
         }
 
-    def present(self, raw: RawBatch, noise: Noise) -> Batch:
+    def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
         """Speckles the clean amplitude, clipped to [0, 1]."""
         clean = to_unit_range(raw.pixels)
-        noisy = speckle_amplitude(clean, self.looks, self.correlation, noise).clamp(0.0, 1.0)
-        return Batch(noisy, clean if self.target == "clean" else noisy, raw.indices, noise, clean=clean)
+        noisy = speckle_amplitude(clean, self.looks, self.correlation, rng).clamp(0.0, 1.0)
+        return Batch(noisy, clean if self.target == "clean" else noisy, raw.indices, rng, clean=clean)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from saaae.errors import UserError
-from saaae.noise import Noise
-from saaae.ranges import Looks, fault_of_looks, looks_of
+from saaae.ranges import Looks, looks_error, looks_of
+from saaae.rng import RandomSource
 
 
-def gamma_speckle(like: Tensor, looks: float, noise: Noise) -> Tensor:
+def gamma_speckle(like: Tensor, looks: float, rng: RandomSource) -> Tensor:
     """White intensity speckle S ~ Gamma(shape L, scale 1/L): mean 1, variance 1/L (Goodman 1976), shaped like `like`.
 
     The whole part of L is minus the log of a product of uniforms, several times faster than a general Gamma sampler.
@@ -18,13 +18,13 @@ def gamma_speckle(like: Tensor, looks: float, noise: Noise) -> Tensor:
     whole, fraction = int(looks), looks - int(looks)
     total = torch.zeros_like(like, dtype=torch.float32)
     for _ in range(whole):
-        total -= torch.log(noise.uniform(like))
+        total -= torch.log(rng.uniform(like))
     if fraction > 0:
-        total += _small_gamma(like, fraction, noise)
+        total += _small_gamma(like, fraction, rng)
     return total / looks
 
 
-def _small_gamma(like: Tensor, shape: float, noise: Noise) -> Tensor:
+def _small_gamma(like: Tensor, shape: float, rng: RandomSource) -> Tensor:
     """Gamma(shape, 1) for a shape below 1 (Marsaglia and Tsang 2000, sections 4 and 6).
 
     Rounds are fixed, so that every pixel draws equally often: fewer than one in 10^10 keeps a rejected value.
@@ -34,15 +34,15 @@ def _small_gamma(like: Tensor, shape: float, noise: Noise) -> Tensor:
     result = torch.full_like(like, d, dtype=torch.float32)
     waiting = torch.ones_like(like, dtype=torch.bool)
     for _ in range(8):
-        x = noise.normal(like)
+        x = rng.normal(like)
         v = (1.0 + c * x).clamp_min(1e-12) ** 3
-        accepted = torch.log(noise.uniform(like)) < 0.5 * x**2 + d - d * v + d * torch.log(v)
+        accepted = torch.log(rng.uniform(like)) < 0.5 * x**2 + d - d * v + d * torch.log(v)
         result = torch.where(waiting & accepted, d * v, result)
         waiting &= ~accepted
-    return result * noise.uniform(like) ** (1.0 / shape)
+    return result * rng.uniform(like) ** (1.0 / shape)
 
 
-def correlated_speckle(like: Tensor, looks: float, correlation: float, noise: Noise) -> Tensor:
+def correlated_speckle(like: Tensor, looks: float, correlation: float, rng: RandomSource) -> Tensor:
     """Intensity speckle whose neighbours correlate: the mean of L |z|^2, z a band-limited complex Gaussian field.
 
     The field's autocorrelation is Gaussian in the distance, so the intensity's falls as correlation**(distance**2)
@@ -58,7 +58,7 @@ def correlated_speckle(like: Tensor, looks: float, correlation: float, noise: No
     amplitude = torch.sqrt(_power(height, correlation, like.device)[:, None] * _power(width, correlation, like.device))
     total = torch.zeros_like(like, dtype=torch.float32)
     for left in torch.arange(looks, 0, -1).tolist():
-        field = torch.complex(noise.normal(like), noise.normal(like)) * math.sqrt(0.5)
+        field = torch.complex(rng.normal(like), rng.normal(like)) * math.sqrt(0.5)
         field = torch.fft.ifft2(torch.fft.fft2(field) * amplitude)
         total += field.abs() ** 2 if left >= 1 else field.real**2
     return total / looks
@@ -78,11 +78,11 @@ def check_looks(owner: str, looks: Looks, correlation: float) -> None:
     Raises:
         UserError: Naming `owner`.looks.
     """
-    if fault := fault_of_looks(owner, looks, correlation):
+    if fault := looks_error(owner, looks, correlation):
         raise UserError(fault)
 
 
-def speckle_amplitude(amplitude: Tensor, looks: Looks, correlation: float, noise: Noise) -> Tensor:
+def speckle_amplitude(amplitude: Tensor, looks: Looks, correlation: float, rng: RandomSource) -> Tensor:
     """Amplitude images under speckle: the root of intensity (amplitude squared) times S; not clipped.
 
     Args:
@@ -93,15 +93,15 @@ def speckle_amplitude(amplitude: Tensor, looks: Looks, correlation: float, noise
     """
     choices = looks_of(looks)
     if len(choices) == 1:
-        return amplitude * torch.sqrt(_speckle(amplitude, choices[0], correlation, noise))
-    chosen = torch.ceil(noise.uniform(amplitude[:, :1, :1, :1]) * len(choices)) - 1
+        return amplitude * torch.sqrt(_speckle(amplitude, choices[0], correlation, rng))
+    chosen = torch.ceil(rng.uniform(amplitude[:, :1, :1, :1]) * len(choices)) - 1
     speckle = torch.zeros_like(amplitude, dtype=torch.float32)
     for number, choice in enumerate(choices):
-        speckle = torch.where(chosen == number, _speckle(amplitude, choice, correlation, noise), speckle)
+        speckle = torch.where(chosen == number, _speckle(amplitude, choice, correlation, rng), speckle)
     return amplitude * torch.sqrt(speckle)
 
 
-def _speckle(like: Tensor, looks: float, correlation: float, noise: Noise) -> Tensor:
+def _speckle(like: Tensor, looks: float, correlation: float, rng: RandomSource) -> Tensor:
     if correlation == 0:
-        return gamma_speckle(like, looks, noise)
-    return correlated_speckle(like, looks, correlation, noise)
+        return gamma_speckle(like, looks, rng)
+    return correlated_speckle(like, looks, correlation, rng)

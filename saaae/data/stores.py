@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 from saaae.data.cache import content_digest
 from saaae.data.shards import INDEX, INSTALL, WRITE_THEM, Index, Shard, fault_of
-from saaae.errors import UserError, disk_fault
+from saaae.errors import UserError, disk_error
 
 SCHEMES = ("s3://", "gs://", "azure://", "hf://", "local:")
 """What a URL that the engine can read begins with; `local:` is a folder treated like an object store."""
@@ -221,7 +221,7 @@ class RemoteStore:
             if not path.is_file():
                 raise FileNotFoundError("nothing arrived")
         except Exception as error:  # those of a dozen libraries
-            if disk_fault(error):
+            if disk_error(error):
                 raise
             why = textwrap.shorten(str(error), 200) or type(error).__name__
             raise UserError(f"data.root={self.url}: {name} cannot be fetched ({why}); is the URL right?") from None

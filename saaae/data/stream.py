@@ -20,8 +20,8 @@ from saaae.data.sar import paired
 from saaae.data.shards import Shard, items_of
 from saaae.data.stores import RemoteStore, Store, store_at
 from saaae.errors import UserError
-from saaae.noise import Noise
 from saaae.ranges import ImageSize, PositiveFloat, PositiveInt
+from saaae.rng import RandomSource
 from saaae.types import Batch, Split
 
 
@@ -178,7 +178,7 @@ class StreamData(ImageDataModule):
         self.target, self.shuffle_shards = target, shuffle_shards
         self.store = store_at(root, cache_dir, cache_gb)
         self.index = self.store.index()
-        self.field = self.index.field
+        self.domain = self.index.field
         self._refuse_mismatch()
 
     def _refuse_mismatch(self) -> None:
@@ -206,9 +206,9 @@ class StreamData(ImageDataModule):
         """As it was when the shards were written."""
         return self.index.manifest
 
-    def present(self, raw: RawBatch, noise: Noise) -> Batch:
+    def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
         """The image as input; the image or the reference as target."""
-        return paired(raw, noise, self.target)
+        return paired(raw, rng, self.target)
 
     def _batches(self, split: Split, seed: int | None, rank: int, num_processes: int) -> EpochBatches:
         if seed is None:

@@ -18,7 +18,7 @@ from saaae.models.autoencoder import ImageAutoencoder, evaluating
 from saaae.types import Split
 
 
-def code_line(code: dict[str, Any]) -> str:
+def rate_line(code: dict[str, Any]) -> str:
     """What `coded` found for one step, in words."""
     names = (name for name in ("ssim", "psnr", "ssim_clean", "psnr_clean") if name in code)
     rate = f"{code['bits_per_pixel']:.4f} bits per pixel ({code['bytes']} bytes, {code['images']} images)"
@@ -61,7 +61,7 @@ FITTED_ON = 10
 """Without validation images the model of the codes is fitted on one test image in so many, which is not coded."""
 
 
-def coded(
+def rate_distortion(
     model: ImageAutoencoder, data: ImageDataModule, steps: list[float], folder: Path, tested: int | None = None
 ) -> list[dict[str, Any]]:
     """Real rate and distortion of a model as a codec: files of the codes of test images, and what they decode to.

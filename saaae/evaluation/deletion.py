@@ -26,8 +26,8 @@ def _deletion_losses(model: ImageAutoencoder, batch: Batch) -> Tensor | None:
     importance = model.importance(posterior)
     if importance is None:
         return None
-    z, ties = posterior.mode, batch.noise.uniform(importance).flatten(1)
-    elsewhere = [displaced(importance, batch.noise.uniform(importance)) for _ in range(RANDOM_DRAWS)]
+    z, ties = posterior.mode, batch.rng.uniform(importance).flatten(1)
+    elsewhere = [displaced(importance, batch.rng.uniform(importance)) for _ in range(RANDOM_DRAWS)]
     whole = reconstruction_quality(model.decode(z, batch), batch.target)["ssim"]
 
     def lost(scores: Tensor, share: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saaae.data.cached_files import CachedFiles, Places
+from saaae.data.cached_files import CachedFiles, TileLocations
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.images import UNKNOWN_MASK
 from saaae.data.tiles import stitch_tiles
@@ -29,7 +29,7 @@ from saaae.types import Batch, Split
 
 def detection(model: ImageAutoencoder, data: ImageDataModule, latents: LatentChoice = "mean") -> dict[str, Any] | None:
     """Detection of defects by the squared error of reconstructions, see `detect`; None for data other than fabric."""
-    if data.field != "fabric" or not isinstance(data, CachedFiles):
+    if data.domain != "fabric" or not isinstance(data, CachedFiles):
         return None
     with evaluating(model):
         return detect(
@@ -54,7 +54,7 @@ MapsOf = Callable[[Batch], Tensor]
 """Maps of anomaly (B, 1, H, W) of a batch, higher where the model is surprised; before any smoothing."""
 
 
-class SoundTiles(NamedTuple):
+class NormalTiles(NamedTuple):
     """What the maps of sound tiles come to.
 
     Attributes:
@@ -91,16 +91,16 @@ class Detector(NamedTuple):
             batch = self.data.batch(split, chosen, self.device)
             yield batch, smooth(self.maps_of(batch), self.sigma)
 
-    def sound_tiles(self, split: Split) -> SoundTiles:
+    def normal_tiles(self, split: Split) -> NormalTiles:
         """The tiles of a split without defects."""
         parts = []
         for batch, maps in self.batches(split, torch.arange(self.data.num_images(split))):
             values = maps.flatten(1).double()
             numbers = (values.amax(1), known(batch.fabric), values.mean(1), (values**2).mean(1))
             parts.append([number.cpu().numpy() for number in numbers])
-        return SoundTiles(*map(np.concatenate, zip(*parts, strict=True)))
+        return NormalTiles(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def strip(self, places: Places, strip: int) -> tuple[ScoredTiles, Tensor, Tensor]:
+    def strip(self, places: TileLocations, strip: int) -> tuple[ScoredTiles, Tensor, Tensor]:
         """The test tiles of a strip, their scores not calibrated, its map (H, W) and its mask (H, W)."""
         mine = (places.file == strip).nonzero().flatten()
         batches, maps = zip(*self.batches("test", mine), strict=True)
@@ -164,7 +164,7 @@ def detect(
     """
     places = data.places("test")
     detector, pixels, parts = Detector(maps_of, data, sigma, device), PixelDetection(sync_on_compute=False), []
-    train, val = detector.sound_tiles("train"), detector.sound_tiles("val")
+    train, val = detector.normal_tiles("train"), detector.normal_tiles("val")
     of_tiles = FabricCalibration(train.score, train.fabric)
     of_pixels = FabricCalibration(train.mean, train.fabric, train.square)
     for strip in places.file.unique().tolist():

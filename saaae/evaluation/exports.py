@@ -15,7 +15,7 @@ from saaae.data.datamodule import ImageDataModule, spread
 from saaae.errors import UserError
 from saaae.evaluation.batches import batches
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice, evaluating
-from saaae.noise import IndexedNoise
+from saaae.rng import IndexedRandom
 
 
 def reconstructed(
@@ -56,7 +56,7 @@ def save_examples(model: ImageAutoencoder, data: ImageDataModule, count: int, pa
         np.savez_compressed(file, index=indices.numpy(), **small)
 
 
-def refuse_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any]) -> None:
+def check_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any]) -> None:
     """Refuses what a model cannot give, before it is tested.
 
     Args:
@@ -67,7 +67,7 @@ def refuse_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any]) -> None:
         UserError: If it has no prior to generate from, not that class, or codes that do not make an image alone.
     """
     name, classes, label = type(model).__name__, model.num_classes, cfg["class"]
-    if cfg["generate"] and not (model.generates and model.has_bound):
+    if cfg["generate"] and not (model.generates and model.is_variational):
         raise UserError(f"generate: a {name} has no prior to generate from")
     if label is not None and label >= (classes or 0):
         raise UserError(
@@ -88,8 +88,8 @@ def save_generated(model: ImageAutoencoder, count: int, label: int | None, seed:
         path: The PNG file; the .npz file has its name.
     """
     with evaluating(model):
-        noise = IndexedNoise(seed, torch.arange(count, device=model.device))
-        images = model.sample(count, noise, label).cpu()
+        rng = IndexedRandom(seed, torch.arange(count, device=model.device))
+        images = model.sample(count, rng, label).cpu()
     with replacing(path.with_suffix(".npz")) as file:
         np.savez_compressed(file, images=images.numpy())
     with replacing(path) as file:

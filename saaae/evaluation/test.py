@@ -15,7 +15,7 @@ from saaae.atomic import write_json
 from saaae.callbacks.metrics_csv import MetricsCSV
 from saaae.callbacks.throughput import Throughput
 from saaae.data.datamodule import ImageDataModule
-from saaae.errors import RunFailedError, UserError, going_on_without
+from saaae.errors import RunFailedError, UserError, warn_on_failure
 from saaae.evaluation.deletion import deletion_test
 from saaae.evaluation.detection import detection, detection_scores
 from saaae.evaluation.exports import save_examples
@@ -84,9 +84,9 @@ def draw(
     """
     # Computed in the test: asks no other process.
     model = module.model
-    kl = module.latent_statistics.compute()["kl"] if model.has_bound else None
+    kl = module.latent_statistics.compute()["kl"] if model.is_variational else None
     known = kl if kl is not None and kl.any() else None
-    with going_on_without("further pictures"):
+    with warn_on_failure("further pictures"):
         for name, picture in final_pictures(model, data, known, title, count):
             save_picture(folder.picture(name), picture)
             if trainer:
@@ -131,7 +131,9 @@ def tested_images(data: ImageDataModule, limit: int | float | None, processes: i
     return min(size, used * step)
 
 
-def judged(module: AutoencoderModule, data: ImageDataModule, test: dict[str, float], whole: bool) -> dict[str, Any]:
+def extra_evaluations(
+    module: AutoencoderModule, data: ImageDataModule, test: dict[str, float], whole: bool
+) -> dict[str, Any]:
     """The test metrics, as `test`, and the further evaluations of a trained model, each under its own name.
 
     Args:
@@ -141,10 +143,10 @@ def judged(module: AutoencoderModule, data: ImageDataModule, test: dict[str, flo
         whole: Whether the test was one of all test images; else nothing that takes all of them is asked.
     """
     results: dict[str, Any] = {"test": test}
-    with going_on_without("deletion test"):
+    with warn_on_failure("deletion test"):
         if hidden := deletion_test(module.model, data):
             results["deletion"] = hidden
-    with going_on_without("detection of defects"):
+    with warn_on_failure("detection of defects"):
         if whole and (found := detection(module.model, data, module.latents)):
             results |= {"test": test | detection_scores(found), "detection": found}
     return results
@@ -173,12 +175,12 @@ def report(
     broken = [name for name, value in test.items() if not math.isfinite(value)]
     if broken:
         raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
-    results = judged(module, data, test, is_whole(trainer.limit_test_batches))
+    results = extra_evaluations(module, data, test, is_whole(trainer.limit_test_batches))
     test = results["test"]
     final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
     log_hyperparameters(trainer.loggers, told, final, trainer.global_step)
     draw(module, data, folder, str(shown), count, trainer)
-    with going_on_without("examples"):
+    with warn_on_failure("examples"):
         save_examples(module.model, data, count, folder.examples)
         project(module.model, trainer)
     tested = tested_images(data, trainer.limit_test_batches, trainer.world_size)

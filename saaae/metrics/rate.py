@@ -48,9 +48,9 @@ class CodeModel(NamedTuple):
             coder.encode(labels, constriction.stream.model.Uniform(self.classes))
         return coder.get_compressed().tobytes()
 
-    def decode(self, coded: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def decode(self, rate_distortion: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The symbols (count, D) and labels (count,) again, int32; labels are 0 where there are no classes."""
-        coder = constriction.stream.queue.RangeDecoder(np.frombuffer(coded, np.uint32))
+        coder = constriction.stream.queue.RangeDecoder(np.frombuffer(rate_distortion, np.uint32))
         symbols = coder.decode(*self._parameters(count)).reshape(count, -1)
         if self.classes == 1:
             return symbols, np.zeros(count, np.int32)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from saaae.errors import UserError
 from saaae.models.attention_hooks import attention_maps, from_attention_layers
 from saaae.models.optimization import Optimization
-from saaae.noise import Noise
 from saaae.objectives.beta import ConstantBeta
 from saaae.objectives.elbo import beta_elbo_loss
 from saaae.objectives.likelihood import Likelihood
 from saaae.ranges import ImageSize, PositiveInt
+from saaae.rng import RandomSource
 from saaae.types import Batch, Loss, Posterior
 
 LatentChoice = Literal["mean", "sample"]
@@ -95,12 +95,12 @@ class ImageAutoencoder(nn.Module):
         return next(self.parameters()).device
 
     @property
-    def caveat(self) -> str:
+    def loss_warning(self) -> str:
         """A warning about this model's loss; empty where the loss is a bound or a plain reconstruction error."""
         return ""
 
     @property
-    def has_bound(self) -> bool:
+    def is_variational(self) -> bool:
         """Whether the model has a KL, and so an ELBO."""
         return bool(self.posterior.stochastic)
 
@@ -109,21 +109,21 @@ class ImageAutoencoder(nn.Module):
         """The parts that run in reduced precision or are compiled; posterior, likelihood and losses are not."""
         return [self.encoder, self.decoder]
 
-    def observe(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch) -> Batch:
         """The batch with features that encoder and decoder share; by default there are none."""
         return batch
 
     def encode(self, batch: Batch) -> Posterior:
         """Posterior of the inputs of a batch."""
-        return self.posterior(self.encoder(batch.input), batch.noise)
+        return self.posterior(self.encoder(batch.input), batch.rng)
 
-    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:
         """The decoder's real values (B, C, H, W) of latents (B, *latent_shape) for the images of a batch."""
         return self.decoder(z)
 
     def decode(self, z: Tensor, batch: Batch) -> Tensor:
         """Mean images (B, C, H, W) in [0, 1], float32, of latents (B, *latent_shape) for the images of a batch."""
-        return self.likelihood.mean(self.raw(z, batch))
+        return self.likelihood.mean(self.decoder_output(z, batch))
 
     def forward(self, batch: Batch) -> Tensor:
         """Reconstructions (B, C, H, W) in [0, 1] from the posterior mean."""
@@ -131,18 +131,18 @@ class ImageAutoencoder(nn.Module):
 
     def reconstruct(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
         """Reconstructions (B, C, H, W) in [0, 1] from the posterior mean or from one sample."""
-        batch = batch if batch.seen else self.observe(batch)
+        batch = batch if batch.skips else self.prepare(batch)
         posterior = self.encode(batch)
-        z = posterior.mode if latents == "mean" else posterior.rsample(batch.noise)
+        z = posterior.mode if latents == "mean" else posterior.rsample(batch.rng)
         return self.decode(z, batch)
 
     def generate(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) in [0, 1] of latents (N, *latent_shape) and, for a conditional model, classes (N,)."""
         return self.likelihood.mean(self.decoder(z))
 
-    def sample(self, count: int, noise: Noise, label: int | None = None) -> Tensor:
+    def sample(self, count: int, rng: RandomSource, label: int | None = None) -> Tensor:
         """Images (count, C, H, W) decoded from z ~ N(0, I): of one class, or of all classes in turn."""
-        z = noise.normal(torch.empty(count, *self.latent_shape, device=self.device))
+        z = rng.normal(torch.empty(count, *self.latent_shape, device=self.device))
         if not self.num_classes:
             return self.generate(z)
         classes = torch.arange(count, device=self.device) % self.num_classes
@@ -161,9 +161,9 @@ class ImageAutoencoder(nn.Module):
             batch: The images.
             step: Optimizer step, for the schedule of beta.
         """
-        batch = self.observe(self.training_batch(batch))
+        batch = self.prepare(self.training_batch(batch))
         posterior = self.encode(batch)
-        nll = self.likelihood.nll(self.raw(posterior.rsample(batch.noise), batch), batch.target)
+        nll = self.likelihood.nll(self.decoder_output(posterior.rsample(batch.rng), batch), batch.target)
         return beta_elbo_loss(nll, posterior, self.beta, step), posterior
 
     def importance_weighted_bound(self, batch: Batch, num_samples: int) -> Tensor:
@@ -178,9 +178,9 @@ class ImageAutoencoder(nn.Module):
         posterior = self.encode(batch)
         total = torch.full((len(batch.input),), -math.inf, device=batch.input.device)
         for _ in range(num_samples):
-            z = posterior.rsample(batch.noise)
+            z = posterior.rsample(batch.rng)
             prior = -0.5 * (z**2 + math.log(2 * math.pi)).flatten(1).sum(1)
-            nll = self.likelihood.nll(self.raw(z, batch), batch.target)
+            nll = self.likelihood.nll(self.decoder_output(z, batch), batch.target)
             total = torch.logaddexp(total, prior - nll - posterior.log_prob(z))
         return total - math.log(num_samples)
 

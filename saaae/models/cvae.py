@@ -52,7 +52,7 @@ class ConditionalVAE(ImageAutoencoder):
         if not self.label_drop:
             return batch
         label = self._label_of(batch)
-        kept = batch.noise.uniform(label) > self.label_drop
+        kept = batch.rng.uniform(label) > self.label_drop
         return batch._replace(label=torch.where(kept, label, WITHHELD))
 
     def _label_of(self, batch: Batch) -> Tensor:
@@ -75,9 +75,9 @@ class ConditionalVAE(ImageAutoencoder):
 
     def encode(self, batch: Batch) -> Posterior:
         """Posterior of the inputs of a batch, given their classes."""
-        return self.posterior(self.encoder(batch.input, self.condition(batch)), batch.noise)
+        return self.posterior(self.encoder(batch.input, self.condition(batch)), batch.rng)
 
-    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:
         """The decoder's values, given the classes of the batch."""
         return self.decoder(z, self.condition(batch))
 

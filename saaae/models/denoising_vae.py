@@ -30,7 +30,7 @@ class DenoisingVAE(ImageAutoencoder):
         """Also the skip path."""
         return [*super().networks, *([] if self.skip is None else [self.skip])]
 
-    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:
         """The decoder's values, plus the skip path's."""
         raw = self.decoder(z)
         return raw if self.skip is None else raw + self.skip(batch.input)

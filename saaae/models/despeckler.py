@@ -15,17 +15,17 @@ class Despeckler(ImageAutoencoder):
 
     generates = False
 
-    def observe(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch) -> Batch:
         """The batch with the encoder's levels, which encoder and decoder share."""
-        return batch._replace(seen=self.encoder(batch.input))
+        return batch._replace(skips=self.encoder(batch.input))
 
     def encode(self, batch: Batch) -> Posterior:
         """Posterior of the inputs of a batch, from the coarsest level."""
-        return self.posterior(self._seen(batch)[-1], batch.noise)
+        return self.posterior(self._seen(batch)[-1], batch.rng)
 
-    def raw(self, z: Tensor, batch: Batch) -> Tensor:
+    def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:
         """Logarithms of intensity (B, C, H, W) of codes for the images of a batch."""
         return self.decoder(z, self._seen(batch))
 
     def _seen(self, batch: Batch) -> tuple[Tensor, ...]:
-        return batch.seen or self.encoder(batch.input)
+        return batch.skips or self.encoder(batch.input)

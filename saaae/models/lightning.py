@@ -167,13 +167,14 @@ class AutoencoderModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         model, likelihood = self.model, self.model.likelihood
-        batch = model.observe(batch)
+        batch = model.prepare(batch)
         posterior = model.encode(batch)
-        raw, sampled = model.raw(posterior.mode, batch), model.raw(posterior.rsample(batch.noise), batch)
-        x_hat = likelihood.mean(raw if self.latents == "mean" else sampled)
+        from_mode = model.decoder_output(posterior.mode, batch)
+        sampled = model.decoder_output(posterior.rsample(batch.rng), batch)
+        x_hat = likelihood.mean(from_mode if self.latents == "mean" else sampled)
         self.latent_statistics.update(posterior)
         nll = likelihood.nll(sampled, batch.target)
-        values = {"nll": nll, "nll_mode": likelihood.nll(raw, batch.target), "kl": posterior.kl}
+        values = {"nll": nll, "nll_mode": likelihood.nll(from_mode, batch.target), "kl": posterior.kl}
         values |= posterior.diagnostics()
         if posterior.stochastic:
             values["elbo"] = -(nll + posterior.kl_effective)
@@ -188,6 +189,6 @@ class AutoencoderModule(L.LightningModule):
     def _log_scores(self, split: str) -> None:
         numbers = summary(self.scores.compute(), spread=split == "test")
         self.scores.reset()
-        if self.model.has_bound:
+        if self.model.is_variational:
             numbers["active_units"] = self.latent_statistics.compute()["active_units"]
         self.log_dict({f"{split}/{name}": value.float() for name, value in numbers.items()})

@@ -16,7 +16,7 @@ class SAAAE(ImageAutoencoder):
     """
 
     @property
-    def caveat(self) -> str:
+    def loss_warning(self) -> str:
         """The nominal objective is no bound."""
         nominal = getattr(self.posterior, "objective", "") == "nominal"
         return "posterior.kl=nominal charges noise that is then removed: the loss is NOT an ELBO" if nominal else ""

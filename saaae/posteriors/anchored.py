@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from saaae.errors import UserError
-from saaae.noise import Noise
 from saaae.posteriors.gaussian import Delta, DiagonalGaussian, GaussianHeads
 from saaae.posteriors.importance import NORMALIZATIONS, SCORES, TRANSFORMS, is_flat
 from saaae.ranges import MAX_ANCHOR, Anchor, PositiveFraction
+from saaae.rng import RandomSource
 
 
 class AnchoredGaussian(DiagonalGaussian):
@@ -133,7 +133,7 @@ class AnchoredPosterior(nn.Module):
         elif map in TRANSFORMS:
             self.importance = SCORES[score](feature_shape, latent_shape)
 
-    def forward(self, features: Tensor, noise: Noise) -> DiagonalGaussian | Delta:
+    def forward(self, features: Tensor, rng: RandomSource) -> DiagonalGaussian | Delta:
         """Features (B, C, H, W) to the posterior of the batch; the map is computed in float32 under any precision."""
         mean, logvar = self.heads(features)
         if self.map_kind == "none":
@@ -141,13 +141,13 @@ class AnchoredPosterior(nn.Module):
         if self.map_kind == "full":
             return Delta(mean)
         with torch.autocast(features.device.type, enabled=False):
-            anchor, flat = self._anchor(features.float(), noise)
+            anchor, flat = self._anchor(features.float(), rng)
         log_factor = torch.log1p(-anchor).expand_as(mean)
         if self.objective == "budget":
             log_factor = log_factor - log_factor.flatten(1).mean(1).view(-1, *[1] * (mean.dim() - 1))
         return AnchoredGaussian(mean, logvar, log_factor, anchor, flat, self.objective == "nominal")
 
-    def _anchor(self, features: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _anchor(self, features: Tensor, rng: RandomSource) -> tuple[Tensor, Tensor]:
         """The anchor (B, *anchor_shape) and which maps (B,) were flat."""
         batch = len(features)
         if self.map_kind == "uniform":
@@ -155,5 +155,5 @@ class AnchoredPosterior(nn.Module):
         raw = self.random_scores.expand(batch, -1) if self.map_kind == "random" else self.importance(features)
         if self.stop_gradient:
             raw = raw.detach()
-        anchor = TRANSFORMS[self.map_kind](self.cap * self.normalize(raw), self.cap, noise)
+        anchor = TRANSFORMS[self.map_kind](self.cap * self.normalize(raw), self.cap, rng)
         return anchor.view(batch, *self.anchor_shape), is_flat(raw)

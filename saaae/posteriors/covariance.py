@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from saaae.errors import UserError
-from saaae.noise import Noise
 from saaae.posteriors.gaussian import GaussianHeads
 from saaae.ranges import PositiveInt
+from saaae.rng import RandomSource
 
 SPREAD = 3.0
 """Bound on an off-diagonal entry of a Cholesky or low-rank factor, in standard deviations of its row."""
@@ -35,7 +35,7 @@ class _CorrelatedGaussian:
         """The mean."""
         return self.mean
 
-    def rsample(self, noise: Noise) -> Tensor:
+    def rsample(self, rng: RandomSource) -> Tensor:
         """A reparameterised sample, shaped like the mean."""
         raise NotImplementedError
 
@@ -89,9 +89,9 @@ class CholeskyGaussian(_CorrelatedGaussian):
     def __init__(self, mean: Tensor, factor: Tensor) -> None:
         self.mean, self.factor = mean, factor
 
-    def rsample(self, noise: Noise) -> Tensor:
+    def rsample(self, rng: RandomSource) -> Tensor:
         """mean + L eps (Kingma and Welling 2019, section 2.5.1)."""
-        return self.mean + product(self.factor, noise.normal(self.mean)[..., None])[..., 0]
+        return self.mean + product(self.factor, rng.normal(self.mean)[..., None])[..., 0]
 
     def mahalanobis(self, difference: Tensor) -> Tensor:
         """By forward substitution."""
@@ -124,10 +124,10 @@ class LowRankGaussian(_CorrelatedGaussian):
         eye = torch.eye(factor.shape[2], device=factor.device, dtype=factor.dtype)
         self._capacitance = torch.linalg.cholesky(eye + product(self._white.transpose(1, 2), self._white))
 
-    def rsample(self, noise: Noise) -> Tensor:
+    def rsample(self, rng: RandomSource) -> Tensor:
         """mean + std * eps + U eps'."""
-        common = product(self.factor, noise.normal(self.factor[:, 0])[..., None])
-        own = torch.exp(0.5 * self.logvar) * noise.normal(self.logvar)
+        common = product(self.factor, rng.normal(self.factor[:, 0])[..., None])
+        own = torch.exp(0.5 * self.logvar) * rng.normal(self.logvar)
         return self.mean + (own + common[..., 0]).view_as(self.mean)
 
     def mahalanobis(self, difference: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class FullCovariancePosterior(nn.Module):
         nn.init.zeros_(self.below.weight)
         nn.init.zeros_(self.below.bias)
 
-    def forward(self, features: Tensor, noise: Noise) -> CholeskyGaussian:
+    def forward(self, features: Tensor, rng: RandomSource) -> CholeskyGaussian:
         """Features (B, C, H, W) to the posterior of the batch, float32 under any precision."""
         mean, logvar = self.heads(features)
         below = SPREAD * torch.tanh(self.below(features.flatten(1)).float() / SPREAD)
@@ -208,7 +208,7 @@ class LowRankPosterior(nn.Module):
         self.heads = GaussianHeads(feature_shape, latent_shape)
         self.factor = GaussianHeads.head(feature_shape, (rank * latent_shape[0], *latent_shape[1:]))
 
-    def forward(self, features: Tensor, noise: Noise) -> LowRankGaussian:
+    def forward(self, features: Tensor, rng: RandomSource) -> LowRankGaussian:
         """Features (B, C, H, W) to the posterior of the batch, float32 under any precision."""
         mean, logvar = self.heads(features)
         factor = self.factor(features).float().reshape(len(mean), self.rank, -1).transpose(1, 2)

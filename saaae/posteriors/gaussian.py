@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from saaae.noise import Noise
 from saaae.ranges import LOGVAR_MAX, LOGVAR_MIN
+from saaae.rng import RandomSource
 
 
 def soft_bound(x: Tensor, low: float = LOGVAR_MIN, high: float = LOGVAR_MAX) -> Tensor:
@@ -35,9 +35,9 @@ class DiagonalGaussian:
         """The mean."""
         return self.mean
 
-    def rsample(self, noise: Noise) -> Tensor:
+    def rsample(self, rng: RandomSource) -> Tensor:
         """mean + std * eps (Kingma and Welling 2014, section 2.4)."""
-        return self.mean + torch.exp(0.5 * self.logvar) * noise.normal(self.mean)
+        return self.mean + torch.exp(0.5 * self.logvar) * rng.normal(self.mean)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of `z` (B,) in nats."""
@@ -84,7 +84,7 @@ class Delta:
     def __init__(self, mean: Tensor) -> None:
         self.mode = mean
 
-    def rsample(self, noise: Noise) -> Tensor:
+    def rsample(self, rng: RandomSource) -> Tensor:
         """The code itself."""
         return self.mode
 
@@ -156,7 +156,7 @@ class DiagonalPosterior(nn.Module):
         super().__init__()
         self.heads = GaussianHeads(feature_shape, latent_shape)
 
-    def forward(self, features: Tensor, noise: Noise) -> DiagonalGaussian:
+    def forward(self, features: Tensor, rng: RandomSource) -> DiagonalGaussian:
         """Features (B, C, H, W) to the posterior of the batch."""
         return DiagonalGaussian(*self.heads(features))
 
@@ -176,6 +176,6 @@ class DeltaPosterior(nn.Module):
         same = tuple(feature_shape) == tuple(latent_shape)
         self.code = nn.Identity() if same else GaussianHeads.head(feature_shape, latent_shape)
 
-    def forward(self, features: Tensor, noise: Noise) -> Delta:
+    def forward(self, features: Tensor, rng: RandomSource) -> Delta:
         """Features (B, C, H, W) to the codes of the batch, float32 under any precision."""
         return Delta(self.code(features).float())

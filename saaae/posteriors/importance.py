@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from saaae.layers.attention import SelfAttention
-from saaae.noise import Noise
+from saaae.rng import RandomSource
 
 RELATIVE_GUARD = 1e-3  # a map whose range is below this share of its mean magnitude is treated as constant
 ABSOLUTE_GUARD = 1e-6
@@ -131,28 +131,28 @@ def is_flat(raw: Tensor) -> Tensor:
     return (raw.amax(-1) - raw.amin(-1) < guard).float()
 
 
-def _shuffle_positions(anchor: Tensor, cap: float, noise: Noise) -> Tensor:
-    return anchor.gather(1, noise.uniform(anchor).argsort(1))
+def _shuffle_positions(anchor: Tensor, cap: float, rng: RandomSource) -> Tensor:
+    return anchor.gather(1, rng.uniform(anchor).argsort(1))
 
 
-def _shuffle_batch(anchor: Tensor, cap: float, noise: Noise) -> Tensor:
+def _shuffle_batch(anchor: Tensor, cap: float, rng: RandomSource) -> Tensor:
     # The previous image's map: an image alone in its batch keeps its own.
     return anchor.roll(1, 0)
 
 
-def _invert(anchor: Tensor, cap: float, noise: Noise) -> Tensor:
+def _invert(anchor: Tensor, cap: float, rng: RandomSource) -> Tensor:
     return cap - anchor
 
 
-def _silence(anchor: Tensor, cap: float, noise: Noise) -> Tensor:
+def _silence(anchor: Tensor, cap: float, rng: RandomSource) -> Tensor:
     return 0.0 * anchor  # stays in the graph: the same work and the same parameters as the real map
 
 
-def _keep(anchor: Tensor, cap: float, noise: Noise) -> Tensor:
+def _keep(anchor: Tensor, cap: float, rng: RandomSource) -> Tensor:
     return anchor
 
 
-TRANSFORMS: dict[str, Callable[[Tensor, float, Noise], Tensor]] = {
+TRANSFORMS: dict[str, Callable[[Tensor, float, RandomSource], Tensor]] = {
     "attention": _keep,
     "random": _keep,
     "shuffled_positions": _shuffle_positions,

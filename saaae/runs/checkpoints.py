@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from saaae.config.validation import complete
+from saaae.config.validation import complete_stored_config
 from saaae.data.datamodule import ImageDataModule
 from saaae.errors import UserError
 from saaae.models.autoencoder import ImageAutoencoder
@@ -41,7 +41,7 @@ def config_in(path: Path) -> DictConfig:
     Raises:
         UserError: If the file is missing, damaged or foreign.
     """
-    return complete(OmegaConf.create(read_checkpoint(path)["config"]))
+    return complete_stored_config(OmegaConf.create(read_checkpoint(path)["config"]))
 
 
 def load_weights(model: ImageAutoencoder, path: Path) -> None:

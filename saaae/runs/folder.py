@@ -5,10 +5,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from saaae.atomic import check_entries, read_json, write_atomically
+from saaae.atomic import check_entries, read_json, write_text
 from saaae.config.resolvers import OUTPUTS
-from saaae.config.settings import LENGTH, settings_of
-from saaae.config.validation import complete
+from saaae.config.settings import LENGTH_KEYS, settings_of
+from saaae.config.validation import complete_stored_config
 from saaae.errors import UserError, nearest, reading
 
 
@@ -59,7 +59,7 @@ class RunFolder:
             cfg = OmegaConf.load(self.record)
             check_entries(cfg, [])
         assert isinstance(cfg, DictConfig)
-        return complete(cfg)
+        return complete_stored_config(cfg)
 
     def full_config(self) -> DictConfig:
         """Likewise, with every group that is needed to build the model and its data.
@@ -74,10 +74,10 @@ class RunFolder:
 
     def write_record(self, cfg: DictConfig, overrides: list[str], told: dict[str, Any]) -> None:
         """Stores the configuration as written and resolved, the overrides, and what they chose."""
-        write_atomically(self.record, OmegaConf.to_yaml(cfg))
-        write_atomically(self.record.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
-        write_atomically(self.record.with_name("told.yaml"), OmegaConf.to_yaml(OmegaConf.create(told)))
-        write_atomically(self.resolved, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(self.record, OmegaConf.to_yaml(cfg))
+        write_text(self.record.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        write_text(self.record.with_name("told.yaml"), OmegaConf.to_yaml(OmegaConf.create(told)))
+        write_text(self.resolved, OmegaConf.to_yaml(cfg, resolve=True))
 
     def overrides(self) -> list[str]:
         """What was typed for the run; empty if nobody knows."""
@@ -128,7 +128,7 @@ class RunFolder:
                 return f"{key} is {'gone' if now is None else 'new' if key not in stored['sources'] else 'another'}"
         return "the splits are others"
 
-    def refuse_other_config(self, cfg: DictConfig) -> None:
+    def check_same_config(self, cfg: DictConfig) -> None:
         """Keeps a folder from being continued with other settings.
 
         Raises:
@@ -138,5 +138,5 @@ class RunFolder:
         differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         if differing:
             lines = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} asked" for key in differing)
-            hint = f"extend it with resume={self.path}" if set(differing) <= set(LENGTH) else "choose another name"
+            hint = f"extend it with resume={self.path}" if set(differing) <= set(LENGTH_KEYS) else "choose another name"
             raise UserError(f"{self.path} holds a run with other settings ({lines}); {hint}")

@@ -8,13 +8,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.config.overrides import key_of
-from saaae.config.settings import LENGTH, tells_apart
+from saaae.config.settings import LENGTH_KEYS, affects_results
 from saaae.config.trust import check_trusted
-from saaae.config.validation import refuse_faults
+from saaae.config.validation import check_stored_config
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
 
-WITH_RESUME = (
+RESUME_KEYS = (
     "resume",
     "trust",
     "accelerator",
@@ -25,12 +25,12 @@ WITH_RESUME = (
     "data.resident",
     "data.cache_gb",
     "data.allow_duplicates",
-    *LENGTH,
+    *LENGTH_KEYS,
 )
 """What may be said together with `resume=`."""
 
 
-def settle(cfg: DictConfig) -> DictConfig:
+def resolve_config(cfg: DictConfig) -> DictConfig:
     """Replaces what the user left open by values: the kind of latent, an absolute data folder, a measured factor.
 
     Raises:
@@ -81,14 +81,14 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
     for key in keys:
         if key.startswith("hydra."):  # Lightning tells its further processes their folder so
             continue
-        if not any(key == free or key.startswith(f"{free}.") for free in WITH_RESUME):
+        if not any(key == free or key.startswith(f"{free}.") for free in RESUME_KEYS):
             raise UserError(
-                f"{key}: not with resume=, the run keeps its own; only {', '.join(WITH_RESUME[1:])} may be given"
+                f"{key}: not with resume=, the run keeps its own; only {', '.join(RESUME_KEYS[1:])} may be given"
             )
         if key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
     check_trusted(stored, folder.record, cfg.trust)
-    refuse_faults(stored)
+    check_stored_config(stored)
     return stored
 
 
@@ -103,7 +103,7 @@ def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[
     choices = HydraConfig.get().runtime.choices
     chosen = before or {key: choices[key] for key in ("model", "data", "beta")}
     for key in map(key_of, overrides):
-        if not tells_apart(key):
+        if not affects_results(key):
             continue
         value = choices[key] if key in choices else OmegaConf.select(cfg, key)
         chosen[key] = value if isinstance(value, int | float | str | bool) else str(value)

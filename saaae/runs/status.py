@@ -70,9 +70,9 @@ def locked(folder: RunFolder, shown: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"{shown}: {_named(owner)}; wait for it, stop it, or choose another name") from None
+        raise UserError(f"{shown}: {_owner_message(owner)}; wait for it, stop it, or choose another name") from None
     try:
-        _sweep(folder)
+        _remove_partial_files(folder)
         write_json(owner, _owner())
         yield
     finally:
@@ -96,7 +96,7 @@ def is_locked(folder: RunFolder) -> bool:
         return True
 
 
-def _named(owner: Path) -> str:
+def _owner_message(owner: Path) -> str:
     try:
         who = json.loads(owner.read_text())
     except (OSError, ValueError):
@@ -104,7 +104,7 @@ def _named(owner: Path) -> str:
     return "process {process} of {user} on {host} is at work there since {since}".format(**who)
 
 
-def _sweep(folder: RunFolder) -> None:
+def _remove_partial_files(folder: RunFolder) -> None:
     """Removes what killed processes left half written."""
     for partial in folder.path.rglob(".*.part"):
         with suppress(FileNotFoundError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from saaae.sweeps.summary import Run
+    from saaae.sweeps.summary import RunSummary
 
 TARGET = ("data.target", "data.looks", "data.correlation")
 """Settings that decide against what images are tested, and that the manifest of the splits leaves out."""
@@ -56,17 +56,17 @@ def tested_on(cfg: DictConfig, record: dict[str, Any], splits: dict[str, Any]) -
     return Tested(task, settings | {"images": images})
 
 
-def comparable(runs: Sequence["Run"]) -> list[list["Run"]]:
+def comparable(runs: Sequence["RunSummary"]) -> list[list["RunSummary"]]:
     """Groups of runs whose numbers compare, in the order of their first runs.
 
     Test images may depend on the seed, so runs of different seeds compare if their data settings are the same. If two
     runs with the same settings and seed had different test images, only runs on identical images compare. Different
     settings (of the training images, say) compare if they share test images under some seed and differ under none.
     """
-    families: dict[str, list[Run]] = {}
+    families: dict[str, list[RunSummary]] = {}
     for run in runs:
         families.setdefault(json.dumps(run.data, sort_keys=True), []).append(run)
-    groups: list[list[Run]] = []
+    groups: list[list[RunSummary]] = []
     for family in families.values():
         for part in [family] if _agree(family) else _by_task(family):
             known = (group for group in groups if _images(group) & _images(part) and _agree(group + part))
@@ -77,20 +77,20 @@ def comparable(runs: Sequence["Run"]) -> list[list["Run"]]:
     return groups
 
 
-def _images(runs: Sequence["Run"]) -> set[tuple[int | None, str]]:
+def _images(runs: Sequence["RunSummary"]) -> set[tuple[int | None, str]]:
     return {(run.seed, run.task) for run in runs}
 
 
-def _agree(runs: Sequence["Run"]) -> bool:
+def _agree(runs: Sequence["RunSummary"]) -> bool:
     """Whether runs of the same seed were tested on the same images."""
     return len(_images(runs)) == len({run.seed for run in runs})
 
 
-def _by_task(runs: Sequence["Run"]) -> list[list["Run"]]:
+def _by_task(runs: Sequence["RunSummary"]) -> list[list["RunSummary"]]:
     return [[run for run in runs if run.task == task] for task in dict.fromkeys(run.task for run in runs)]
 
 
-def headings(groups: Sequence[Sequence["Run"]]) -> list[str]:
+def headings(groups: Sequence[Sequence["RunSummary"]]) -> list[str]:
     """A different text for each group: its data set, the settings that only it has, and the number of test images."""
     first = [group[0] for group in groups]
     names = [_name(run) for run in first]
@@ -108,7 +108,7 @@ def headings(groups: Sequence[Sequence["Run"]]) -> list[str]:
     ]
 
 
-def _name(run: "Run") -> str:
+def _name(run: "RunSummary") -> str:
     """The data set as its option is written."""
     kind = str(run.data.get("_target_", "")).rpartition(".")[2]
     return f"data={re.sub('data$', '', kind.lower())}" if kind else "test data"

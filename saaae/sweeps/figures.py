@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from saaae.atomic import replacing
 from saaae.runs.folder import RunFolder
-from saaae.sweeps.summary import Run, Variant
+from saaae.sweeps.summary import RunSummary, Variant
 from saaae.visualization.mosaic import Row, mosaic, save_picture
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def reconstruction_rows(variants: Sequence[Variant]) -> list[tuple[str, NDArray[
     return rows
 
 
-def _stored(run: Run) -> Stored | None:
+def _stored(run: RunSummary) -> Stored | None:
     path = RunFolder(run.folder).examples
     if not path.is_file():
         return None

@@ -8,12 +8,12 @@ from statistics import fmean
 from textwrap import shorten
 from typing import Any, NamedTuple
 
-from saaae.atomic import write_atomically
+from saaae.atomic import write_text
 from saaae.errors import UserError
 from saaae.sweeps.figures import save_curves, save_reconstructions
 from saaae.sweeps.page import Section, rendered
 from saaae.sweeps.runs import common_settings, repeated_seeds, runs_of, variants_of
-from saaae.sweeps.summary import Run, Variant
+from saaae.sweeps.summary import RunSummary, Variant
 from saaae.sweeps.tables import (
     columns_of,
     csv_of,
@@ -76,7 +76,7 @@ def write_leaderboard(sweep: Path, baseline: int | None = None) -> list[Path]:
         names = ", ".join(f"{variant.number} {variant.label}" for variant in variants)
         raise UserError(f"baseline={baseline}: expected the number of a variant: {names}")
     path = sweep / "leaderboard.csv"
-    write_atomically(path, csv_of(runs))
+    write_text(path, csv_of(runs))
     rankings = []
     for place, each in enumerate(_rankings(variants, variants[number - 1]), 1):
         stem = "leaderboard" if place == 1 else f"leaderboard-{place}"
@@ -87,7 +87,7 @@ def write_leaderboard(sweep: Path, baseline: int | None = None) -> list[Path]:
     sections = list(_sections(runs, variants, rankings))
     pages = [path.with_suffix(".md"), path.with_suffix(".html")]
     for page in pages:
-        write_atomically(page, rendered(page.suffix, title, sections))
+        write_text(page, rendered(page.suffix, title, sections))
     pictures = [picture for each in rankings for picture in (each.curves, each.images) if picture]
     return [path, *pages, *pictures]
 
@@ -103,7 +103,7 @@ def _rankings(variants: list[Variant], baseline: Variant) -> list[Ranking]:
     ]
 
 
-def _runs(variants: list[Variant]) -> list[Run]:
+def _runs(variants: list[Variant]) -> list[RunSummary]:
     return [run for variant in variants for run in variant.runs]
 
 
@@ -129,12 +129,12 @@ def _short(label: str) -> str:
     return shorten(label, LABEL_WIDTH, placeholder=" ...")
 
 
-def _counts(runs: list[Run]) -> str:
+def _counts(runs: list[RunSummary]) -> str:
     states = [state_of(run) for run in runs]
     return ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
 
 
-def _sections(runs: list[Run], variants: list[Variant], rankings: list[Ranking]) -> Iterator[Section]:
+def _sections(runs: list[RunSummary], variants: list[Variant], rankings: list[Ranking]) -> Iterator[Section]:
     """The page from top to bottom."""
     yield Section("", [f"{len(runs)} runs ({_counts(runs)}), {datetime.now():%Y-%m-%d %H:%M}."])
     if found := warnings_of(variants):
@@ -159,7 +159,7 @@ def _sections(runs: list[Run], variants: list[Variant], rankings: list[Ranking])
     yield Section("Common to all runs", _common(runs, _runs(variants)))
 
 
-def ranking(runs: list[Run]) -> tuple[str, str]:
+def ranking(runs: list[RunSummary]) -> tuple[str, str]:
     """The metric that ranks finished runs with the same test data, and a line with the reason."""
     obstacles = {
         "not every run has one": any(run.value("elbo") is None for run in runs),
@@ -215,7 +215,7 @@ def _listed(values: Iterable[Any]) -> str:
     return ", ".join(sorted(map(str, values)))
 
 
-def _environment(runs: list[Run]) -> dict[str, list[str]]:
+def _environment(runs: list[RunSummary]) -> dict[str, list[str]]:
     """The different values that the runs record of what they ran on and by; commits shortened."""
     found: dict[str, set[str]] = {name: set() for name in ENVIRONMENT}
     for run in runs:
@@ -226,7 +226,7 @@ def _environment(runs: list[Run]) -> dict[str, list[str]]:
     return {name: sorted(values) for name, values in found.items()}
 
 
-def _common(runs: list[Run], finished: list[Run]) -> list[str]:
+def _common(runs: list[RunSummary], finished: list[RunSummary]) -> list[str]:
     """What was typed for all runs, and what of their environment is the same."""
     same = [f"{name} {values[0]}" for name, values in _environment(finished).items() if len(values) == 1]
     return [line for line in (" ".join(common_settings(runs)), ", ".join(same)) if line]

@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from saaae.config.overrides import key_of
 from saaae.config.resolvers import job_folder
-from saaae.config.settings import tells_apart
+from saaae.config.settings import affects_results
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
 from saaae.runs.status import read_status
 from saaae.sweeps.comparison import comparable, headings, tested_on
-from saaae.sweeps.summary import Run, Variant
+from saaae.sweeps.summary import RunSummary, Variant
 
 
 def is_sweep(path: Path) -> bool:
@@ -26,7 +26,7 @@ def is_sweep(path: Path) -> bool:
     return not RunFolder(path).record.is_file() and any(path.glob("*/.hydra/config.yaml"))
 
 
-def runs_of(sweep: Path) -> list[Run]:
+def runs_of(sweep: Path) -> list[RunSummary]:
     """The runs of a folder in the order of the sweep's command, others by the time of their last word.
 
     Raises:
@@ -44,14 +44,14 @@ def runs_of(sweep: Path) -> list[Run]:
     return _copies_marked(_labelled(runs))
 
 
-def variants_of(runs: list[Run]) -> list[Variant]:
+def variants_of(runs: list[RunSummary]) -> list[Variant]:
     """The finished runs by test data and variant, numbered in their order."""
     finished = [run for run in runs if run.test and not run.copy_of]
     groups = comparable(finished)
     if len(groups) > 1:  # what all runs of one group share need not be in its labels
         groups = [_labelled(group) for group in groups]
     place = {run.folder: (text, run) for text, group in zip(headings(groups), groups, strict=True) for run in group}
-    variants: dict[tuple[str, str], list[Run]] = {}
+    variants: dict[tuple[str, str], list[RunSummary]] = {}
     for text, run in (place[run.folder] for run in finished):
         variants.setdefault((text, run.variant), []).append(run)
     found = []
@@ -62,7 +62,7 @@ def variants_of(runs: list[Run]) -> list[Variant]:
     return found
 
 
-def common_settings(runs: list[Run]) -> list[str]:
+def common_settings(runs: list[RunSummary]) -> list[str]:
     """Overrides that all runs share."""
     known = [set(run.typed.values()) for run in runs if run.typed is not None]
     return sorted(set.intersection(*known)) if known else []
@@ -93,7 +93,7 @@ def _digest(path: Path) -> str:
     return path.name.rpartition("-")[2]
 
 
-def _read(folder: RunFolder, planned: list[str] | None) -> Run:
+def _read(folder: RunFolder, planned: list[str] | None) -> RunSummary:
     """Reads a run; the overrides of a run that never began are those of the plan."""
     results = _json(folder.metrics)
     damaged = folder.metrics.is_file() and not results
@@ -103,7 +103,7 @@ def _read(folder: RunFolder, planned: list[str] | None) -> Run:
     told = folder.overrides() or planned or []
     record = results.get("run", {})
     tested = tested_on(cfg, record, _json(folder.splits))
-    return Run(
+    return RunSummary(
         folder=folder.path,
         typed=_typed(told) if told or folder.record.is_file() else None,
         seed=record.get("seed", OmegaConf.select(cfg, "seed")),
@@ -131,11 +131,11 @@ def _typed(overrides: list[str]) -> dict[str, str]:
     return {
         key: text
         for key, text in by_key.items()
-        if key != "seed" and (tells_apart(key) or key.partition(".")[0] == "accelerator")
+        if key != "seed" and (affects_results(key) or key.partition(".")[0] == "accelerator")
     }
 
 
-def _labelled(runs: list[Run]) -> list[Run]:
+def _labelled(runs: list[RunSummary]) -> list[RunSummary]:
     """Names the variant of each run by the overrides that not all of them share."""
     known = [run.typed for run in runs if run.typed is not None]
     keys = dict.fromkeys(key for typed in known for key in typed)
@@ -147,7 +147,7 @@ def _labelled(runs: list[Run]) -> list[Run]:
     return [run if run.typed is None else run._replace(variant=label(run.typed)) for run in runs]
 
 
-def _copies_marked(runs: list[Run]) -> list[Run]:
+def _copies_marked(runs: list[RunSummary]) -> list[RunSummary]:
     """Marks finished runs that repeat an earlier one: the same settings, seed, code and devices, and equal numbers."""
     originals: dict[str, str] = {}
     marked = []

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-class Run(NamedTuple):
+class RunSummary(NamedTuple):
     """What is known of a run.
 
     Attributes:
@@ -59,19 +59,19 @@ class Variant(NamedTuple):
 
     number: int
     label: str
-    runs: list[Run]
+    runs: list[RunSummary]
     tested_on: str = ""
-    copies: tuple[Run, ...] = ()
+    copies: tuple[RunSummary, ...] = ()
 
     @property
     def seeds(self) -> set[int | None]:
         """The seeds of its runs."""
         return {run.seed for run in self.runs}
 
-    def best(self, metric: str) -> Run:
+    def best(self, metric: str) -> RunSummary:
         """The run with the highest value of a metric."""
 
-        def score(run: Run) -> float:
+        def score(run: RunSummary) -> float:
             value = run.value(metric)
             return -math.inf if value is None else value
 

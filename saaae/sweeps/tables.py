@@ -10,7 +10,7 @@ from urllib.parse import quote
 from saaae.metrics.catalog import measure_of
 from saaae.metrics.intervals import mean_interval
 from saaae.sweeps.page import Cell, Section
-from saaae.sweeps.summary import Run, Variant
+from saaae.sweeps.summary import RunSummary, Variant
 
 METRICS = ("ssim", "psnr", "ssim_clean", "psnr_clean", "nll", "kl_effective", "elbo", "bits_per_dim", "active_units",
            "uncharged_nats", "tile_auroc", "tile_ap", "images_per_second")  # fmt: skip
@@ -18,7 +18,7 @@ METRICS = ("ssim", "psnr", "ssim_clean", "psnr_clean", "nll", "kl_effective", "e
 NONE = "n/a"
 
 
-def csv_of(runs: list[Run]) -> str:
+def csv_of(runs: list[RunSummary]) -> str:
     """A row a run, unrounded; empty where a number is missing."""
     metrics = [*dict.fromkeys(name for run in runs for name in run.test), "images_per_second"]
     text = io.StringIO(newline="")
@@ -30,12 +30,12 @@ def csv_of(runs: list[Run]) -> str:
     return text.getvalue()
 
 
-def state_of(run: Run) -> str:
+def state_of(run: RunSummary) -> str:
     """State in status.json."""
     return run.status.get("state", "unknown")
 
 
-def columns_of(runs: list[Run]) -> dict[str, int]:
+def columns_of(runs: list[RunSummary]) -> dict[str, int]:
     """The metrics that there are, with their digits after the point: four that count, and at least one after it.
 
     Nats that no loss charged have a column only where there are any.
@@ -101,7 +101,7 @@ def _interval(differences: list[float], digits: int, pairs: int) -> Cell:
     return Cell(f"{mean:+.{digits}f}{width}{_fewer(len(differences), pairs)}", strong=abs(mean) > half_width > 0)
 
 
-def table_of_unfinished(runs: list[Run]) -> Section:
+def table_of_unfinished(runs: list[RunSummary]) -> Section:
     """State of each run and the reason of a failure."""
     header = ["run", "state", "since", "why"]
     rows = [[_link(run), state_of(run), run.status.get("since", ""), run.status.get("why", "")] for run in runs]
@@ -119,7 +119,7 @@ def table_of_runs(order: list[Variant], columns: dict[str, int]) -> Section:
     return Section("Runs", [], ["run", "variant", "seed", *_heads(columns), "picture", "log"], rows)
 
 
-def _link(run: Run, text: str = "", file: str = "") -> Cell:
+def _link(run: RunSummary, text: str = "", file: str = "") -> Cell:
     """A cell that leads to a run folder or to a file in it, if it is there."""
     there = (run.folder / file).exists()
     return Cell(text or run.folder.name, f"./{quote(run.folder.name)}/{file}") if there else Cell("")

@@ -21,7 +21,7 @@ from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import load_weights
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import settle
+from saaae.runs.run import resolve_config
 from saaae.training.devices import prepare_networks
 from saaae.training.memory import within_memory
 from saaae.types import Batch
@@ -45,17 +45,18 @@ def build(cfg: DictConfig, test_all: bool = False) -> tuple[ImageAutoencoder, Im
         UserError: If a part refuses its settings or the data cannot be read.
     """
     with within_memory(cfg, "model"):
-        model = _made(cfg.model)
+        model = instantiated(cfg.model)
     with within_memory(cfg, "data"):
-        data = _made(cfg.data)
+        data = instantiated(cfg.data)
         if test_all and isinstance(data, FolderData):
             data.test_all = True
         data.prepare_data()
         data.setup()
-    return _completed(model, cfg), data
+    return _prepared(model, cfg), data
 
 
-def _made(node: DictConfig) -> Any:
+def instantiated(node: DictConfig) -> Any:
+    """What a configuration node builds; a user error inside is raised as itself."""
     try:
         return instantiate(node, _convert_="all")
     except InstantiationException as error:
@@ -63,7 +64,7 @@ def _made(node: DictConfig) -> Any:
         raise (cause if isinstance(cause, UserError) or (cause and out_of_memory(cause)) else error) from None
 
 
-def _completed(model: ImageAutoencoder, cfg: DictConfig) -> ImageAutoencoder:
+def _prepared(model: ImageAutoencoder, cfg: DictConfig) -> ImageAutoencoder:
     """A fresh model with its networks in the configured precision and memory format."""
     prepare_networks(model, cfg.accelerator)
     return model
@@ -89,7 +90,7 @@ def lightning_module(
         model,
         log_every_n_steps=cfg.trainer.log_every_n_steps,
         importance_samples=cfg.importance_samples,
-        domain_scores=radar_scores if data.field == "radar" else None,
+        domain_scores=radar_scores if data.domain == "radar" else None,
         latents=latents,
         run_config=plain(cfg),
         run_record=record,
@@ -102,6 +103,6 @@ def load_run(path: Path, checkpoint: str, trust: Sequence[str]) -> tuple[ImageAu
     folder = RunFolder(path)
     cfg = folder.full_config()
     check_trusted(cfg, folder.record, trust)
-    model, data = build(settle(cfg))
+    model, data = build(resolve_config(cfg))
     load_weights(model, folder.last if checkpoint == "last" else folder.best)
     return model.eval(), data

@@ -23,11 +23,11 @@ def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) 
     Raises:
         UserError: If the model or the data do not have it, or not what a study is about.
     """
-    monitor = cfg.checkpoint.monitor or ("val/elbo" if model.has_bound else "val/ssim")
+    monitor = cfg.checkpoint.monitor or ("val/elbo" if model.is_variational else "val/ssim")
     asked = {"checkpoint.monitor": [monitor], "objective": objectives(cfg) if cfg.objective or in_study() else []}
     example = data.batch("val", torch.zeros(1, dtype=torch.long))
     for key, name in ((key, name) for key, names in asked.items() for name in names):
-        if name in OF_BOUND and not model.has_bound:
+        if name in OF_BOUND and not model.is_variational:
             raise UserError(f"{key}={name}: this model has no KL and no ELBO; expected val/ssim")
         if name.endswith("_clean") and (example.clean is None or example.clean is example.target):
             raise UserError(f"{key}={name}: these data have no clean reference beside the target")

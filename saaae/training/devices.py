@@ -20,7 +20,7 @@ NETWORK_PRECISIONS = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 """Precisions of the networks' weights, which Lightning would also impose on posterior, likelihood and metrics."""
 
 
-def refuse_absent_devices(accelerator: DictConfig) -> None:
+def check_devices(accelerator: DictConfig) -> None:
     """Compares the devices that are asked for with those of this machine.
 
     Raises:
@@ -59,7 +59,7 @@ def prepare_networks(model: ImageAutoencoder, accelerator: DictConfig) -> None:
         UserError: If the model cannot be sharded, and is to be.
     """
     if accelerator.strategy == "fsdp":
-        _refuse_single_numbers(model)
+        _check_shardable(model)
     if accelerator.memory_format == "channels_last":
         model.to(memory_format=torch.channels_last)
     for network in model.networks:
@@ -71,7 +71,7 @@ def prepare_networks(model: ImageAutoencoder, accelerator: DictConfig) -> None:
             network.compile()  # in place: the names of its weights stay
 
 
-def _refuse_single_numbers(model: ImageAutoencoder) -> None:
+def _check_shardable(model: ImageAutoencoder) -> None:
     """FSDP2 cannot shard them.
 
     Raises:

@@ -21,12 +21,12 @@ def rank() -> int:
     return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
 
 
-def started_together() -> bool:
+def started_by_launcher() -> bool:
     """Whether torchrun or SLURM has started several processes with this command, not Lightning as it needs them."""
     return "RANK" in os.environ or ("SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1)
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """Ends this process soon after the one that started it: a killed run must not leave others waiting for it."""
     parent = os.getppid()
 
@@ -39,7 +39,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def one_job_of_a_sweep() -> Iterator[None]:
+def sweep_job_processes() -> Iterator[None]:
     """Lightning starts further processes by repeating the command line: inside a sweep, that of this one job.
 
     In a process of a launcher the command line is the launcher's own, and so is the main module.
@@ -58,7 +58,7 @@ def one_job_of_a_sweep() -> Iterator[None]:
     finally:
         sys.argv, main.__spec__ = argv, module
         _set_run_folder(directory)
-        _forget_processes()
+        _clear_process_group()
 
 
 def script() -> Path:
@@ -74,7 +74,7 @@ def _set_run_folder(directory: str) -> None:
         cfg.hydra.run.dir = directory
 
 
-def _forget_processes() -> None:
+def _clear_process_group() -> None:
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":  # Lightning's: would kill the next job for how this one ended
             thread._finished = True  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from saaae.callbacks.metrics_csv import rows_before
 from saaae.callbacks.progress import EpochLines, ProgressBar
 from saaae.callbacks.pruning import Pruning
 from saaae.callbacks.resume import RandomState
-from saaae.callbacks.step_metrics import TrainingLog
+from saaae.callbacks.step_metrics import StepMetrics
 from saaae.callbacks.throughput import Throughput
 from saaae.config.settings import plain
 from saaae.data.datamodule import ImageDataModule
@@ -33,14 +33,14 @@ from saaae.runs.folder import RunFolder
 from saaae.runs.provenance import run_record
 from saaae.runs.status import write_status
 from saaae.signals import Interruption
-from saaae.training.build import _completed, _made, build, lightning_module
+from saaae.training.build import _prepared, build, instantiated, lightning_module
 from saaae.training.checks import check_limits, monitor_of
 from saaae.training.devices import make_trainer
 from saaae.training.distributed import rank
 from saaae.training.loggers import configured_loggers, start_loggers
-from saaae.training.messages import _announce, _log_to, _point_to
+from saaae.training.messages import _log_to, _print_next_steps, _print_start
 from saaae.training.objective import is_trial, objectives, values_of, verdict
-from saaae.training.process import set_up
+from saaae.training.process import configure_process
 from saaae.training.unsupported import refuse_unsupported
 
 log = logging.getLogger("saaae")
@@ -75,7 +75,7 @@ def fit(
         RunFailedError: If numbers are not finite, nothing was trained, memory runs out, or the disk takes no more.
         Interrupted: If a signal ends it.
     """
-    set_up(cfg)
+    configure_process(cfg)
     model, data = build(cfg)
     monitor, mode = monitor_of(cfg, model, data)
     check_limits(cfg, data)
@@ -91,8 +91,8 @@ def fit(
     own_callbacks, throughput = _callbacks(cfg), Throughput()
     began = folder.record.is_file()
     if rank() == 0:
-        _claim(folder, cfg, overrides, told, data, shown, start)
-        _announce(model, data, shown, start, began, cfg.accelerator.strategy == "fsdp")
+        _start_record(folder, cfg, overrides, told, data, shown, start)
+        _print_start(model, data, shown, start, began, cfg.accelerator.strategy == "fsdp")
         loggers = start_loggers(cfg, folder, loggers, start.step)
     best = BestCheckpoint(folder.best, monitor, mode, start.validation)
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
@@ -108,7 +108,7 @@ def fit(
 
     tester = trainer
     if cfg.accelerator.strategy == "fsdp":
-        module, tester = _whole(cfg, folder, module, data)
+        module, tester = _unsharded(cfg, folder, module, data)
     test = run_test(tester, module, data, folder.best)
     if trainer.is_global_zero:
         results = report(
@@ -118,15 +118,15 @@ def fit(
         chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
         log.info(table(f"\ntest of best.ckpt ({chosen})", results))
         log.info("\n%.0f images per second in training", throughput.images_per_second)
-        _point_to(shown, folder)
+        _print_next_steps(shown, folder)
     return values_of(cfg, best.validation)
 
 
-def _whole(
+def _unsharded(
     cfg: DictConfig, folder: RunFolder, sharded: AutoencoderModule, data: ImageDataModule
 ) -> tuple[AutoencoderModule, L.Trainer]:
     """A model for each process, and what tests it: not everything is asked of a trained model in all processes."""
-    module = lightning_module(_completed(_made(cfg.model), cfg), data, cfg, sharded.run_record)
+    module = lightning_module(_prepared(instantiated(cfg.model), cfg), data, cfg, sharded.run_record)
     limit = cfg.trainer.limit_test_batches
     return module, make_trainer(
         cfg, folder, whole=True, logger=False, limit_test_batches=limit, enable_progress_bar=False
@@ -136,7 +136,7 @@ def _whole(
 def _guards(cfg: DictConfig) -> list[Callback]:
     """The callbacks that every run has."""
     interval = cfg.trainer.log_every_n_steps
-    return [FiniteGuard(cfg.on_nonfinite, interval), TrainingLog(interval)]
+    return [FiniteGuard(cfg.on_nonfinite, interval), StepMetrics(interval)]
 
 
 def _trainer(
@@ -162,7 +162,7 @@ def _trainer(
     )
 
 
-def _claim(
+def _start_record(
     folder: RunFolder,
     cfg: DictConfig,
     overrides: list[str],

@@ -13,7 +13,7 @@ from saaae.runs.folder import RunFolder
 log = logging.getLogger("saaae")
 
 
-def _point_to(shown: Path, folder: RunFolder) -> None:
+def _print_next_steps(shown: Path, folder: RunFolder) -> None:
     """Says where to look, and what to do next."""
     log.info("pictures     %s", shown / folder.picture("reconstructions").name)
     log.info("             %s", shown / folder.pictures.name)
@@ -21,7 +21,7 @@ def _point_to(shown: Path, folder: RunFolder) -> None:
     log.info("test again   python evaluate.py run=%s", quoted(shown))
 
 
-def _announce(
+def _print_start(
     model: ImageAutoencoder, data: ImageDataModule, shown: Path, start: Start, began: bool, sharded: bool
 ) -> None:
     counts = ", ".join(f"{data.num_images(split)} {split}" for split in SPLITS)
@@ -40,8 +40,8 @@ def _announce(
     for line in manifest.get("warnings", []):
         log.warning("warning: %s", line)
     log.info("model        %s, %.2f M parameters, code %s", type(model).__name__, parameters, code)
-    if model.caveat:
-        log.info("caveat       %s", model.caveat)
+    if model.loss_warning:
+        log.info("caveat       %s", model.loss_warning)
     if sharded:
         log.info("pictures     none during training: a model in parts cannot be looked at in one process")
 

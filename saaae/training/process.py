@@ -9,13 +9,13 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-from saaae.errors import disk_fault
-from saaae.training.devices import refuse_absent_devices
+from saaae.errors import disk_error
+from saaae.training.devices import check_devices
 
 log = logging.getLogger("saaae")
 
 
-def set_up(cfg: DictConfig) -> None:
+def configure_process(cfg: DictConfig) -> None:
     """Process-wide settings: quiet libraries, seed, threads, float32 products; refuses an absent device."""
     logging.raiseExceptions = False  # a reader that goes away (`| head`) must not disturb the run
     logging.getLogger("lightning").setLevel(logging.WARNING)
@@ -35,7 +35,7 @@ def set_up(cfg: DictConfig) -> None:
         warnings.filterwarnings("ignore", message)
     threading.excepthook = _quiet_about_full_disks
     accelerator = cfg.accelerator
-    refuse_absent_devices(accelerator)
+    check_devices(accelerator)
     if cfg.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's own condition
     if cfg.threads:
@@ -46,5 +46,5 @@ def set_up(cfg: DictConfig) -> None:
 
 def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:
     """TensorBoard's writing thread would print a stack trace; the run itself ends by the same error, in one line."""
-    if args.exc_value is None or not disk_fault(args.exc_value):
+    if args.exc_value is None or not disk_error(args.exc_value):
         threading.__excepthook__(args)

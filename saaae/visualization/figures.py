@@ -14,7 +14,7 @@ from saaae.data.datamodule import ImageDataModule, spread
 from saaae.models.autoencoder import ImageAutoencoder, evaluating
 from saaae.types import Split
 from saaae.visualization.mosaic import Picture, Row, mosaic
-from saaae.visualization.panels import TITLES, final_panels, watched_rows
+from saaae.visualization.panels import TITLES, epoch_rows, final_panels
 
 STRIP_COLUMNS, STRIP_IMAGES = 12, 4
 """Epochs and images in the strip over epochs, at most."""
@@ -27,11 +27,11 @@ def show(trainer: L.Trainer, tag: str, picture: Picture, step: int) -> None:
             logger.experiment.add_image(tag, picture, step, dataformats="HWC")
 
 
-def watched(model: ImageAutoencoder, data: ImageDataModule, split: Split, count: int, title: str) -> Picture:
+def epoch_picture(model: ImageAutoencoder, data: ImageDataModule, split: Split, count: int, title: str) -> Picture:
     """The picture of `count` fixed images of a split; leaves the model in the mode that it was in."""
     with evaluating(model):
-        rows = watched_rows(model, data, data.batch(split, spread(data, split, count), model.device))
-    return mosaic(rows, f"{title}\n{model.caveat}" if model.caveat else title)
+        rows = epoch_rows(model, data, data.batch(split, spread(data, split, count), model.device))
+    return mosaic(rows, f"{title}\n{model.caveat}" if model.loss_warning else title)
 
 
 def gate_bars(gates: Mapping[str, Tensor], title: str) -> Picture:
@@ -70,7 +70,7 @@ def final_pictures(
         shown: The run, for the titles.
         count: Number of images.
     """
-    yield "reconstructions", watched(model, data, "test", count, f"{shown}: {TITLES['reconstructions']}")
+    yield "reconstructions", epoch_picture(model, data, "test", count, f"{shown}: {TITLES['reconstructions']}")
     with evaluating(model):
         batch = data.batch("test", spread(data, "test", count), model.device)
         for name, rows in final_panels(model, data, batch, kl):

@@ -11,7 +11,7 @@ from saaae.data.datamodule import ImageDataModule, spread
 from saaae.metrics.anomaly import SIGMA, smooth, squared_residual
 from saaae.metrics.speckle import AMPLITUDE_FLOOR
 from saaae.models.autoencoder import ImageAutoencoder
-from saaae.noise import IndexedNoise
+from saaae.rng import IndexedRandom
 from saaae.types import Batch, Posterior
 from saaae.visualization.mosaic import Row
 
@@ -49,7 +49,7 @@ def ratio_row(batch: Batch, x_hat: Tensor) -> Row:
     return Row(f"ratio image, 0 to {RATIO_SHOWN:g}", ratio / RATIO_SHOWN)
 
 
-def watched_rows(model: ImageAutoencoder, data: ImageDataModule, batch: Batch) -> list[Row]:
+def epoch_rows(model: ImageAutoencoder, data: ImageDataModule, batch: Batch) -> list[Row]:
     """What is worth a look every epoch: reconstructions, maps, images from the prior, the ratio image of radar images.
 
     Args:
@@ -60,14 +60,14 @@ def watched_rows(model: ImageAutoencoder, data: ImageDataModule, batch: Batch) -
     posterior = model.encode(batch)
     x_hat = model.decode(posterior.mode, batch)
     rows = list(reconstruction_rows(model, batch, posterior, x_hat))
-    if data.field == "radar":
+    if data.domain == "radar":
         rows.append(ratio_row(batch, x_hat))
     if posterior.stochastic and model.generates:
-        rows.append(Row("from the prior", model.sample(len(x_hat), batch.noise)))
+        rows.append(Row("from the prior", model.sample(len(x_hat), batch.rng)))
     return rows
 
 
-def fed_rows(data: ImageDataModule, count: int) -> list[Row]:
+def input_rows(data: ImageDataModule, count: int) -> list[Row]:
     """What a model is fed: training images, and test images with their masks if there are any.
 
     Training images come with evaluation noise here, so that looking changes nothing.
@@ -118,7 +118,7 @@ def fabric_rows(model: ImageAutoencoder, batch: Batch) -> list[Row]:
 
 def prior_rows(model: ImageAutoencoder, device: torch.device, side: int = 8) -> list[Row]:
     """Images of codes from the prior, of the classes in turn where there are any."""
-    images = model.sample(side * side, IndexedNoise(0, torch.arange(side * side, device=device)))
+    images = model.sample(side * side, IndexedRandom(0, torch.arange(side * side, device=device)))
     return [Row("" if number else "from N(0, I)", row) for number, row in enumerate(images.split(side))]
 
 
@@ -160,7 +160,7 @@ def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int 
 def class_rows(model: ImageAutoencoder, device: torch.device, styles: int = 10) -> list[Row]:
     """A row a class, at most ten, and the same code down each column."""
     assert model.num_classes
-    z = IndexedNoise(0, torch.arange(styles)).normal(torch.empty(styles, *model.latent_shape)).to(device)
+    z = IndexedRandom(0, torch.arange(styles)).normal(torch.empty(styles, *model.latent_shape)).to(device)
     classes = range(min(10, model.num_classes))
     return [Row(f"class {k}", model.generate(z, torch.full((styles,), k, device=device))) for k in classes]
 
@@ -186,7 +186,7 @@ def final_panels(
         kl: Mean KL of each latent value (D,) in nats; None where it is no sum over them.
     """
     device = batch.input.device
-    if data.field == "fabric" and (test := defective(data, 8, device)) is not None:
+    if data.domain == "fabric" and (test := defective(data, 8, device)) is not None:
         yield "defects", fabric_rows(model, test)
     if not model.generates:
         return

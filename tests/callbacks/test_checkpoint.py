@@ -3,7 +3,7 @@ import torch
 
 from saaae.callbacks.checkpoint import LastCheckpoint
 from saaae.models.lightning import AutoencoderModule
-from saaae.runs.run import settle
+from saaae.runs.run import resolve_config
 from saaae.signals import Interruption
 from saaae.training.build import build
 from tests.conftest import TINY
@@ -20,7 +20,7 @@ class StopAfter(L.Callback):
 
 
 def test_an_epoch_that_ends_early_is_saved_where_it_is(compose_config, tmp_path):
-    model, data = build(settle(compose_config(*TINY)))
+    model, data = build(resolve_config(compose_config(*TINY)))
     path = tmp_path / "last.ckpt"
     last = LastCheckpoint(path, tmp_path / "previous.ckpt", None, None, Interruption())
     L.Trainer(

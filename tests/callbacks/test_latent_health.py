@@ -8,7 +8,7 @@ import torch
 
 from saaae.callbacks.latent_health import LatentHealth
 from saaae.models.lightning import AutoencoderModule
-from saaae.runs.run import settle
+from saaae.runs.run import resolve_config
 from saaae.training.build import build
 from tests.conftest import TINY
 
@@ -25,7 +25,7 @@ def warnings_of(compose_config, monkeypatch):
         log.addHandler(handler)
         try:
             torch.manual_seed(0)
-            model, data = build(settle(compose_config(*TINY, "model=vae", "model.latent_dim=4", *overrides)))
+            model, data = build(resolve_config(compose_config(*TINY, "model=vae", "model.latent_dim=4", *overrides)))
             plant(model)
             L.Trainer(
                 accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from saaae.callbacks.pictures import ReconstructionPictures
-from saaae.noise import TrainingNoise
+from saaae.rng import GlobalRandom
 from saaae.types import Batch
 from saaae.visualization.figures import STRIP_COLUMNS, EpochStrip, gate_bars
 from saaae.visualization.mosaic import CELL, Row, mosaic, save_picture
@@ -109,7 +109,7 @@ def test_the_outline_lies_around_the_defect_and_not_on_it():
 
 
 def batch_of(x):
-    return Batch(x, x, torch.arange(len(x)), TrainingNoise())
+    return Batch(x, x, torch.arange(len(x)), GlobalRandom())
 
 
 def test_gates_are_drawn_a_panel_a_layer():

@@ -9,7 +9,7 @@ import pytest
 
 from saaae.cli.dry_run import check_command_line
 from saaae.cli.evaluate import EVALUATE
-from saaae.cli.launchers import ENGINES
+from saaae.cli.launchers import LAUNCHERS_AND_SWEEPERS
 from saaae.cli.train import TRAIN
 from saaae.config.resolvers import register_resolvers
 from tests.conftest import CONF, ROOT
@@ -226,8 +226,8 @@ def test_mistakes_in_sweeps(mistakes, line, answer):
 
 
 def test_an_engine_that_is_not_installed_is_named_with_its_extra(mistakes, monkeypatch):
-    monkeypatch.setitem(ENGINES["hydra/launcher"], "gpus", ("hydra_plugins.nowhere", "gpus"))
-    monkeypatch.setitem(ENGINES["hydra/sweeper"], "optuna", ("nowhere.at_all", "optuna"))
+    monkeypatch.setitem(LAUNCHERS_AND_SWEEPERS["hydra/launcher"], "gpus", ("hydra_plugins.nowhere", "gpus"))
+    monkeypatch.setitem(LAUNCHERS_AND_SWEEPERS["hydra/sweeper"], "optuna", ("nowhere.at_all", "optuna"))
     for choice, extra in (("hydra/launcher=gpus", "gpus"), ("hydra/sweeper=optuna", "optuna")):
         (found,) = mistakes(choice, multirun=True)
         assert found == f"{choice}: not installed; pip install -e '.[{extra}]', or uv run --extra {extra}"
@@ -235,6 +235,6 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(mistakes, monke
 
 def test_every_engine_has_an_extra_and_every_file_of_ours_is_listed():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for group, options in ENGINES.items():
+    for group, options in LAUNCHERS_AND_SWEEPERS.items():
         assert {extra for _, extra in options.values()} - {""} <= set(extras)
         assert {path.stem for path in (CONF / group).glob("*.yaml")} <= set(options)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from saaae.cli import evaluate
 from saaae.config.resolvers import register_resolvers
-from saaae.errors import UserError, disk_fault
+from saaae.errors import UserError, disk_error
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import settle
+from saaae.runs.run import resolve_config
 from saaae.signals import Interruption
 from saaae.training import fit
 from tests.conftest import CONF, TINY
@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
     """A run on a folder of 20 files (4 test tiles), of which one batch of 2 images was tested."""
     path = tmp_path_factory.mktemp("evaluate")
     root = images_in(path / "own", 20)
-    cfg = settle(
+    cfg = resolve_config(
         composed(
             "train", *OWN_DATA, f"data.root={root}", f"cache_dir={path / 'cache'}", "model=vae", "callbacks=none",
             "logger=none", "data.batch_size=2", "trainer.limit_test_batches=1", "model.latent_dim=4",
@@ -188,7 +188,7 @@ def test_a_full_disk_is_named_with_its_path_after_the_numbers_are_printed(evalua
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert disk_fault(caught.value) == f"{run_folder.path}/evaluation/own-best/metrics.json: File too large"
+    assert disk_error(caught.value) == f"{run_folder.path}/evaluation/own-best/metrics.json: File too large"
     assert "ssim" in capsys.readouterr().out
 
 
@@ -196,10 +196,10 @@ def test_a_full_disk_is_named_with_its_path_after_the_numbers_are_printed(evalua
 def test_the_name_of_an_option_in_place_of_a_part_is_one_line(option):
     from saaae.cli.dry_run import groups_of
     from saaae.config.schema import Train
-    from saaae.config.validation import faults
+    from saaae.config.validation import config_errors
 
     key, _, value = option.rpartition(".")[2].partition("=")
-    assert faults(composed("train", option), Train, groups_of(CONF)) == [
+    assert config_errors(composed("train", option), Train, groups_of(CONF)) == [
         f"{option}: an option is chosen by its group; expected {key}={value}"
     ]
 

@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 
-from saaae.cli import main as doors
-from saaae.cli.command import Door
-from saaae.cli.jobs import DONE, FAILED, MISTAKE, RUNNING, Launch, Outcome, exit_status
+from saaae.cli import main as cli_main
+from saaae.cli.command import Command
+from saaae.cli.jobs import DONE, FAILED, RUNNING, USAGE_ERROR, Launch, Outcome, exit_status
 from saaae.cli.multirun import Task
 from saaae.cli.train import TRAIN
 from saaae.errors import Pruned, RunFailedError, UserError
@@ -23,19 +23,19 @@ def test_a_multirun_ends_as_its_worst_job(statuses, expected):
 def test_a_job_that_was_heard_of_last_counts_and_others_launches_are_others(tmp_path):
     launch, other = Launch(tmp_path, "a", None), Launch(tmp_path, "b", None)
     for number in (10, 2):
-        launch.tell(Outcome(number, "x"))
-    launch.tell(Outcome(2, "x", FAILED, "why"))
-    other.tell(Outcome(1, "x", DONE))
+        launch.record(Outcome(number, "x"))
+    launch.record(Outcome(2, "x", FAILED, "why"))
+    other.record(Outcome(1, "x", DONE))
     assert launch.outcomes() == [Outcome(2, "x", FAILED, "why"), Outcome(10, "x", RUNNING)]
     assert [outcome.state for outcome in launch.outcomes()] == ["failed", "lost"]
-    launch.forget()
+    launch.cleanup()
     assert launch.outcomes() == []
     assert other.outcomes() == [Outcome(1, "x", DONE)]
 
 
 def test_a_task_travels_to_other_processes():
     task = Task(TRAIN)
-    assert pickle.loads(pickle.dumps(task)).door == TRAIN
+    assert pickle.loads(pickle.dumps(task)).command == TRAIN
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_task_travels_to_other_processes():
     [
         (None, DONE, ""),
         (Pruned("after epoch 2"), DONE, "after epoch 2"),
-        (UserError("x: no such key"), MISTAKE, "x: no such key"),
+        (UserError("x: no such key"), USAGE_ERROR, "x: no such key"),
         (RunFailedError("the loss is not finite"), FAILED, "the loss is not finite"),
         (ZeroDivisionError("a fault"), FAILED, "a fault"),
     ],
@@ -58,8 +58,8 @@ def test_a_job_answers_whatever_happens_in_it(tmp_path, monkeypatch, capsys, err
         class runtime:  # noqa: N801
             output_dir = str(tmp_path / "gone")
 
-    monkeypatch.setattr(doors.HydraConfig, "get", lambda: Config)
-    value, *rest = Task(Door("train", object, lambda cfg, words: None, work))._answer(None)
+    monkeypatch.setattr(cli_main.HydraConfig, "get", lambda: Config)
+    value, *rest = Task(Command("train", object, lambda cfg, words: None, work))._answer(None)
     assert rest == [status, why]
     assert value == (None if error else 3.0)
     assert ("Traceback" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)

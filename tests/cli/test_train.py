@@ -6,7 +6,7 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from saaae.cli.train import _refuse_shorter
+from saaae.cli.train import _check_longer
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
 from tests.conftest import TINY
@@ -89,7 +89,7 @@ def stored(**limits):
 def test_a_limit_that_leaves_nothing_to_train_is_refused(before, now, train, reason):
     results = {"train": dict(zip(("epochs", "steps"), train, strict=True))}
     with pytest.raises(UserError, match=f"trainer.{reason}.*; expected more"):
-        _refuse_shorter(stored(**now), stored(**before), results)
+        _check_longer(stored(**now), stored(**before), results)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_limit_that_leaves_nothing_to_train_is_refused(before, now, train, rea
 )
 def test_a_finished_run_can_be_extended(before, now, train):
     results = {"train": dict(zip(("epochs", "steps"), train, strict=True))}
-    _refuse_shorter(stored(**now), stored(**before), results)
+    _check_longer(stored(**now), stored(**before), results)
 
 
 def test_a_starting_run_has_no_checkpoint_yet(compose_config, tmp_path):

@@ -16,7 +16,7 @@ from saaae.data.corruption import (
     Speckle,
 )
 from saaae.errors import UserError
-from saaae.noise import IndexedNoise, TrainingNoise
+from saaae.rng import GlobalRandom, IndexedRandom
 from tests.conftest import CONF, TINY
 
 NAMES = sorted(path.stem for path in (CONF / "corruption").glob("*.yaml"))
@@ -24,8 +24,8 @@ INDICES = torch.arange(8)
 GRAY = torch.full((8, 1, 32, 32), 0.5)
 
 
-def noise(indices=INDICES):
-    return IndexedNoise(0, indices)
+def rng(indices=INDICES):
+    return IndexedRandom(0, indices)
 
 
 def make(name):
@@ -40,7 +40,7 @@ def images():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_corruption_keeps_shape_and_range_and_leaves_its_input_alone(images, name):
     before = images.clone()
-    x = make(name)(images, noise())
+    x = make(name)(images, rng())
     assert x.shape == images.shape
     assert x.dtype == torch.float32
     assert 0 <= x.min() <= x.max() <= 1
@@ -50,37 +50,37 @@ def test_every_corruption_keeps_shape_and_range_and_leaves_its_input_alone(image
 
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluation_corruption_of_an_image_does_not_depend_on_its_batch(images, name):
-    whole = make(name)(images, noise())
+    whole = make(name)(images, rng())
     some = torch.tensor([5, 2])
-    torch.testing.assert_close(make(name)(images[some], noise(some)), whole[some], rtol=0, atol=1e-6)
+    torch.testing.assert_close(make(name)(images[some], rng(some)), whole[some], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"none", "blur", "gaussian_blur", "jpeg"}))
 def test_training_corruption_follows_the_run_and_differs_between_draws(images, name):
     torch.manual_seed(0)
-    first, second = (make(name)(images, TrainingNoise()) for _ in range(2))
+    first, second = (make(name)(images, GlobalRandom()) for _ in range(2))
     torch.manual_seed(0)
-    assert torch.equal(make(name)(images, TrainingNoise()), first)
+    assert torch.equal(make(name)(images, GlobalRandom()), first)
     assert not torch.equal(first, second)
 
 
 def test_down_up_is_the_mean_of_blocks_brought_back(images):
     small = images.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
     expected = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(DownUp(factor=2)(images, noise()), expected)
+    torch.testing.assert_close(DownUp(factor=2)(images, rng()), expected)
 
 
 def test_a_gaussian_blur_keeps_the_mean_of_a_point_and_has_its_width():
     x = torch.zeros(1, 1, 31, 31)
     x[0, 0, 15, 15] = 1
-    y = GaussianBlur(sigma=2.0)(x, noise(INDICES[:1]))[0, 0].double()
+    y = GaussianBlur(sigma=2.0)(x, rng(INDICES[:1]))[0, 0].double()
     offsets = torch.arange(31) - 15.0
     assert abs(y.sum() - 1) < 1e-5
     assert abs((y.sum(0) * offsets**2).sum() - 4) < 0.1
 
 
 def test_gaussian_noise_has_its_standard_deviation():
-    x = GaussianNoise(std=0.1)(GRAY, noise())
+    x = GaussianNoise(std=0.1)(GRAY, rng())
     assert abs((x - 0.5).std() - 0.1) < 0.003
     assert abs(x.mean() - 0.5) < 0.005
 
@@ -88,20 +88,20 @@ def test_gaussian_noise_has_its_standard_deviation():
 @pytest.mark.parametrize("peak", [2.0, 30.0, 200.0])
 def test_photon_noise_has_the_mean_and_variance_of_a_poisson_law(peak):
     dark = torch.full((8, 1, 64, 64), 0.25)
-    counts = PoissonNoise(peak=peak).corrupt(dark, noise()).double() * peak
+    counts = PoissonNoise(peak=peak).corrupt(dark, rng()).double() * peak
     assert torch.allclose(counts, counts.round(), atol=1e-4)
     assert abs(counts.mean() / (0.25 * peak) - 1) < 0.02
     assert abs(counts.var() / (0.25 * peak) - 1) < 0.05
 
 
 def test_salt_and_pepper_takes_its_share_of_pixels():
-    x = SaltAndPepper(amount=0.2)(GRAY, noise())
+    x = SaltAndPepper(amount=0.2)(GRAY, rng())
     assert abs((x == 0).float().mean() - 0.1) < 0.01
     assert abs((x == 1).float().mean() - 0.1) < 0.01
 
 
 def test_an_occlusion_is_one_square_of_its_size_anywhere():
-    x = Occlusion(size=0.25)(GRAY, noise())
+    x = Occlusion(size=0.25)(GRAY, rng())
     assert ((x == 0).sum((1, 2, 3)) == 64).all()
     rows = [tuple(image[0].amin(1).eq(0).nonzero().flatten().tolist()) for image in x]
     assert len(set(rows)) > 3
@@ -110,7 +110,7 @@ def test_an_occlusion_is_one_square_of_its_size_anywhere():
 def test_a_composition_applies_each_part_to_its_share_of_images():
     both = Composition(parts={"a": GaussianNoise(std=0.1), "b": Occlusion(size=0.2)}, probability=0.5)
     many = torch.full((400, 1, 16, 16), 0.5)
-    x = both(many, noise(torch.arange(400)))
+    x = both(many, rng(torch.arange(400)))
     occluded = (x == 0).flatten(1).sum(1) > 5
     noisy = x.flatten(1).std(1) > 0
     tolerance = 4 * math.sqrt(0.25 / 400)
@@ -124,10 +124,10 @@ def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
 
 
 def test_the_target_stays_clean(compose_config):
-    from saaae.runs.run import settle
+    from saaae.runs.run import resolve_config
     from saaae.training.build import build
 
-    _, data = build(settle(compose_config(*TINY, "corruption=gaussian", "data.target=clean")))
+    _, data = build(resolve_config(compose_config(*TINY, "corruption=gaussian", "data.target=clean")))
     batch = data.batch("val", torch.arange(4))
     assert batch.target is batch.clean
     assert not torch.equal(batch.input, batch.target)

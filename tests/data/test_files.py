@@ -139,8 +139,8 @@ def test_a_broken_file_is_named(tmp_path, name, content):
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.bmp", "a.npy"])
 def test_a_truncated_file_is_named(tmp_path, name):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    content = save(tmp_path / name, noise).read_bytes()
+    rng = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    content = save(tmp_path / name, rng).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=rf"{name}: not a readable image"):
         read_array(tmp_path / name)

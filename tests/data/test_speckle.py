@@ -8,11 +8,11 @@ from saaae.data.scenes import FAMILIES, generate_scenes
 from saaae.data.speckle import SpeckleData
 from saaae.data.speckle_model import correlated_speckle, gamma_speckle, speckle_amplitude
 from saaae.errors import UserError
-from saaae.noise import IndexedNoise, TrainingNoise
+from saaae.rng import GlobalRandom, IndexedRandom
 from tests.conftest import SERVING
 
 ONES = torch.ones(64, 1, 64, 64)
-SOURCES = {"training": TrainingNoise(), "evaluation": IndexedNoise(0, torch.arange(64))}
+SOURCES = {"training": GlobalRandom(), "evaluation": IndexedRandom(0, torch.arange(64))}
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
@@ -37,12 +37,12 @@ def test_speckle_follows_the_gamma_law(looks, source, correlation):
 
 def test_speckle_multiplies_intensity_not_amplitude():
     torch.manual_seed(0)
-    noisy = speckle_amplitude(0.5 * ONES, 4, 0.0, TrainingNoise())
+    noisy = speckle_amplitude(0.5 * ONES, 4, 0.0, GlobalRandom())
     assert abs((noisy**2).mean() - 0.25) < 0.003
 
 
 def test_speckle_is_white():
-    s = gamma_speckle(ONES, 1, IndexedNoise(0, torch.arange(64))) - 1
+    s = gamma_speckle(ONES, 1, IndexedRandom(0, torch.arange(64))) - 1
     for shifted in (s.roll(1, 2), s.roll(1, 3), s.roll(1, 0)):
         assert abs((s * shifted).mean()) < 0.01
 
@@ -50,7 +50,7 @@ def test_speckle_is_white():
 @pytest.mark.parametrize("correlation", [0.2, 0.33, 0.6])
 @pytest.mark.parametrize("looks", [1, 4, 2.5])
 def test_neighbours_of_correlated_speckle_correlate_as_asked(looks, correlation):
-    s = correlated_speckle(torch.ones(64, 1, 48, 64), looks, correlation, IndexedNoise(0, torch.arange(64))).double()
+    s = correlated_speckle(torch.ones(64, 1, 48, 64), looks, correlation, IndexedRandom(0, torch.arange(64))).double()
     s = (s - s.mean()) / s.std()
     for dim in (2, 3):
         assert abs((s * s.roll(1, dim)).mean() - correlation) < 0.02
@@ -59,8 +59,8 @@ def test_neighbours_of_correlated_speckle_correlate_as_asked(looks, correlation)
 
 @pytest.mark.parametrize("correlation", [0.6, 0.95, 0.99])
 def test_a_long_correlation_on_a_small_field_keeps_the_mean(correlation):
-    noise = IndexedNoise(0, torch.arange(20_000))
-    s = correlated_speckle(torch.ones(20_000, 1, 16, 16), 1, correlation, noise)
+    rng = IndexedRandom(0, torch.arange(20_000))
+    s = correlated_speckle(torch.ones(20_000, 1, 16, 16), 1, correlation, rng)
     assert abs(s.double().mean() - 1) < 0.03
 
 

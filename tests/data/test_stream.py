@@ -554,9 +554,9 @@ def test_training_sees_every_image_once_an_epoch(stream, tmp_path):
 
 def test_the_configuration_of_the_writer_stands_in_its_file(compose_config):
     from saaae.cli.shards import Shards
-    from saaae.config.validation import faults
+    from saaae.config.validation import config_errors
     from tests.test_config import GROUPS
 
     assert (CONF / "shards.yaml").is_file()
     cfg = compose_config("to=x", f"data.root={os.getcwd()}", name="shards")
-    assert faults(cfg, Shards, GROUPS) == []
+    assert config_errors(cfg, Shards, GROUPS) == []

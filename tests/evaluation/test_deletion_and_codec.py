@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from saaae.evaluation.codec import coded
+from saaae.evaluation.codec import rate_distortion
 from saaae.evaluation.deletion import HIDDEN, deletion_test
 from saaae.evaluation.table import findings
 from tests.models.test_models import make  # noqa: F401
@@ -52,7 +52,7 @@ def test_the_rate_is_that_of_the_file_and_finer_steps_cost_more_and_lose_less(ma
     with torch.no_grad():  # codes of an untrained model hardly differ: spread them
         for parameter in module.posterior.parameters():
             parameter.mul_(20)
-    coarse, fine = coded(module, data, [2.0, 0.01], tmp_path)
+    coarse, fine = rate_distortion(module, data, [2.0, 0.01], tmp_path)
     for found in (coarse, fine):
         size = (tmp_path / f"codes-{found['step']:g}.bin").stat().st_size
         assert found["bytes"] == size
@@ -71,8 +71,8 @@ def test_labels_are_paid_for_with_the_codes_of_a_conditional_model(make, tmp_pat
     model.num_classes, told = None, model.num_classes
     generate = model.generate
     model.generate = lambda z, label=None: generate(z, torch.zeros(len(z), dtype=torch.long))
-    (without,) = coded(model, data, [0.5], tmp_path)
+    (without,) = rate_distortion(model, data, [0.5], tmp_path)
     model.num_classes, model.generate = told, generate
-    (paid,) = coded(model, data, [0.5], tmp_path)
+    (paid,) = rate_distortion(model, data, [0.5], tmp_path)
     bits = data.num_images("test") * np.log2(10)
     assert 8 * (paid["bytes"] - without["bytes"]) >= bits - 32  # whole words of 32 bits

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from saaae.data.cached_files import Places
+from saaae.data.cached_files import TileLocations
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.images import UNKNOWN_MASK, Images, Masks
 from saaae.data.tiles import cut_tiles
@@ -55,7 +55,7 @@ class Tiles(ImageDataModule):
             fabric=codes[:, 0],
             defect=codes[:, 1],
         )
-        self.where = Places(number, torch.cat([starts for _, starts in cut]) + torch.tensor([0, 37]))
+        self.where = TileLocations(number, torch.cat([starts for _, starts in cut]) + torch.tensor([0, 37]))
 
     def places(self, split):
         assert split == "test"

@@ -7,10 +7,10 @@ from torch.distributions import MultivariateNormal
 
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.models.optimization import Optimization
-from saaae.noise import IndexedNoise, TrainingNoise
 from saaae.objectives.beta import ConstantBeta
 from saaae.objectives.likelihood import Gaussian
 from saaae.posteriors.gaussian import DiagonalGaussian
+from saaae.rng import GlobalRandom, IndexedRandom
 from saaae.types import Batch
 
 SIGMA, SIDE, LATENT = 0.5, 3, 2
@@ -31,7 +31,7 @@ class NearPosterior(nn.Module):
 
     stochastic = True
 
-    def forward(self, features, noise):
+    def forward(self, features, rng):
         precision = torch.eye(LATENT) + WEIGHT.T @ WEIGHT / SIGMA**2
         covariance = torch.linalg.inv(precision)
         mean = features.flatten(1) @ WEIGHT @ covariance / SIGMA**2
@@ -64,8 +64,8 @@ def images():
     return (z @ WEIGHT.T + SIGMA * torch.randn(6, SIDE * SIDE, generator=g)).view(6, 1, SIDE, SIDE)
 
 
-def batch_of(x, noise=None):
-    return Batch(x, x, torch.arange(len(x)), noise or TrainingNoise())
+def batch_of(x, rng=None):
+    return Batch(x, x, torch.arange(len(x)), rng or GlobalRandom())
 
 
 @torch.no_grad()
@@ -85,13 +85,13 @@ def test_more_samples_tighten_the_bound_and_one_is_the_elbo(linear, images):
     assert one < five < fifty
     batch = batch_of(many)
     posterior = linear.encode(batch)
-    nll = linear.likelihood.nll(linear.raw(posterior.rsample(batch.noise), batch), batch.target)
+    nll = linear.likelihood.nll(linear.decoder_output(posterior.rsample(batch.rng), batch), batch.target)
     assert one == pytest.approx(float(-(nll + posterior.kl).mean()), abs=0.1)
 
 
 @torch.no_grad()
 def test_the_bound_of_an_image_does_not_depend_on_its_batch(linear, images):
-    whole = linear.importance_weighted_bound(batch_of(images, IndexedNoise(0, torch.arange(6))), 7)
+    whole = linear.importance_weighted_bound(batch_of(images, IndexedRandom(0, torch.arange(6))), 7)
     some = torch.tensor([4, 1])
-    part = batch_of(images[some], IndexedNoise(0, some))
+    part = batch_of(images[some], IndexedRandom(0, some))
     torch.testing.assert_close(linear.importance_weighted_bound(part, 7), whole[some], rtol=1e-4, atol=1e-4)

@@ -7,8 +7,8 @@ import torch
 from saaae.errors import UserError
 from saaae.layers.attention import AttentionLayer
 from saaae.models.lightning import AutoencoderModule
-from saaae.noise import TrainingNoise
-from saaae.runs.run import settle
+from saaae.rng import GlobalRandom
+from saaae.runs.run import resolve_config
 from saaae.training.build import build, radar_scores
 from saaae.visualization.figures import final_pictures
 from tests.conftest import CONF, TINY
@@ -42,7 +42,7 @@ def make(compose_config, tmp_path):
                 write_archives(tmp_path / "mnist")
             tiny = [o for o in TINY if not o.startswith("data")]
             tiny += ["data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5", "data.batch_size=4"]
-        cfg = settle(compose_config(*tiny, *SMALL.get(model, []), *overrides))
+        cfg = resolve_config(compose_config(*tiny, *SMALL.get(model, []), *overrides))
         torch.manual_seed(cfg.seed)
         return build(cfg)
 
@@ -57,7 +57,7 @@ def trainer(**arguments):
 
 
 def wrapped(module, data):
-    return AutoencoderModule(module, domain_scores=radar_scores if data.field == "radar" else None)
+    return AutoencoderModule(module, domain_scores=radar_scores if data.domain == "radar" else None)
 
 
 def trains(module, data, precision="32-true"):
@@ -67,10 +67,10 @@ def trains(module, data, precision="32-true"):
     run.fit(wrapped(module, data), data)
     assert all(torch.isfinite(p).all() for p in module.parameters())
     assert [n for n, p in module.named_parameters() if torch.equal(p, before[n])] == []
-    assert torch.isfinite(run.callback_metrics["val/elbo" if module.has_bound else "val/ssim"])
-    if module.has_bound and module.generates:
+    assert torch.isfinite(run.callback_metrics["val/elbo" if module.is_variational else "val/ssim"])
+    if module.is_variational and module.generates:
         size = module.num_dimensions
-        assert module.sample(2, TrainingNoise()).numel() == 2 * size
+        assert module.sample(2, GlobalRandom()).numel() == 2 * size
     return run
 
 
@@ -93,7 +93,7 @@ def test_networks_compute_in_their_own_precision_and_everything_else_in_float32(
     run = trainer(max_steps=-1, max_epochs=1)
     run.fit(wrapped(module, data), data)
     assert all(torch.isfinite(p).all() for p in module.parameters())
-    assert torch.isfinite(run.callback_metrics["val/elbo" if module.has_bound else "val/ssim"])
+    assert torch.isfinite(run.callback_metrics["val/elbo" if module.is_variational else "val/ssim"])
 
 
 PICTURES = {
@@ -126,8 +126,8 @@ def test_the_importance_of_a_vector_and_of_a_map_is_shown_with_the_noise_that_it
         posterior = module.eval().encode(batch)
         maps = module.maps(batch, posterior)
         assert maps["importance"].shape == maps["injected noise (std)"].shape == shape
-        noise = posterior.variance.sqrt().view(4, -1, *shape[2:]).mean(1, keepdim=True)
-        torch.testing.assert_close(maps["injected noise (std)"], noise)
+        rng = posterior.variance.sqrt().view(4, -1, *shape[2:]).mean(1, keepdim=True)
+        torch.testing.assert_close(maps["injected noise (std)"], rng)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -153,7 +153,7 @@ def test_what_encoder_and_decoder_share_is_computed_once_and_changes_nothing(mak
     module, data = make("model=despeckler", "data.target=clean")
     module.decoder.last[0].weight.data.normal_()
     batch = data.batch("val", torch.arange(3))
-    seen = module.observe(batch)
+    seen = module.prepare(batch)
     calls = []
     module.encoder.register_forward_hook(lambda *_: calls.append(1))
     apart = module.decode(module.encode(batch).mode, batch)
@@ -208,7 +208,7 @@ def test_the_attention_autoencoder_needs_halvings_that_its_decoder_can_undo(make
 
 
 def test_data_without_classes_are_refused_by_a_conditional_model(compose_config):
-    cfg = settle(compose_config(*TINY, "model=cvae_onehot"))
+    cfg = resolve_config(compose_config(*TINY, "model=cvae_onehot"))
     with pytest.raises(UserError, match="these data have no classes; expected data=mnist"):
         build(cfg)
 
@@ -226,27 +226,27 @@ def test_the_class_reaches_encoder_and_decoder(make, model):
 
 
 def test_images_of_a_chosen_class_are_generated(make):
-    from saaae.evaluation.exports import refuse_exports
+    from saaae.evaluation.exports import check_exports
 
     def asked(label, code_steps=()):
         return {"generate": 4, "class": label, "code_steps": list(code_steps)}
 
     module, _ = make("model=cvae_onehot")
     module.eval()
-    noise = [TrainingNoise() for _ in range(3)]
+    rng = [GlobalRandom() for _ in range(3)]
     torch.manual_seed(0)
-    seven = module.sample(4, noise[0], 7)
+    seven = module.sample(4, rng[0], 7)
     torch.manual_seed(0)
-    z = noise[1].normal(torch.empty(4, 2))
+    z = rng[1].normal(torch.empty(4, 2))
     torch.testing.assert_close(seven, module.generate(z, torch.full((4,), 7)))
-    refuse_exports(module, asked(9, [0.5]))
+    check_exports(module, asked(9, [0.5]))
     with pytest.raises(UserError, match="class=10: expected 0 to 9"):
-        refuse_exports(module, asked(10))
+        check_exports(module, asked(10))
     for words in (["model=despeckler"], ["model=vae", "posterior=delta"]):
         with pytest.raises(UserError, match="generate: a .* has no prior to generate from"):
-            refuse_exports(make(*words)[0], asked(None))
+            check_exports(make(*words)[0], asked(None))
     with pytest.raises(UserError, match="code_steps: the decoder of a Despeckler sees more than the code"):
-        refuse_exports(make("model=despeckler")[0], asked(None, [1.0]) | {"generate": None})
+        check_exports(make("model=despeckler")[0], asked(None, [1.0]) | {"generate": None})
 
 
 def test_thousands_of_classes_are_embedded():
@@ -294,7 +294,7 @@ def test_the_skip_path_sees_the_corrupted_image(make):
 def test_networks_have_the_published_shapes(compose_config, model, data, widths):
     from hydra.utils import instantiate
 
-    module = instantiate(settle(compose_config(f"model={model}", *data)).model, _convert_="all")
+    module = instantiate(resolve_config(compose_config(f"model={model}", *data)).model, _convert_="all")
     strided = (m for m in module.encoder.modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (2, 2))
     assert [m.out_channels for m in strided] == widths
     if model == "cbam_ae":
@@ -358,7 +358,7 @@ def test_the_elbo_is_minus_nll_minus_the_effective_kl(make):
 def test_a_deterministic_autoencoder_reports_no_elbo(make):
     module, data = make("posterior.map=full")
     test = trainer().test(wrapped(module, data), data, verbose=False)[0]
-    assert not module.has_bound
+    assert not module.is_variational
     assert "test/elbo" not in test
     assert test["test/kl"] == 0
 

@@ -5,7 +5,7 @@ from saaae.data.speckle_model import speckle_amplitude
 from saaae.errors import UserError
 from saaae.layers.placement import Attention
 from saaae.networks.unet import LogUNetDecoder, LogUNetEncoder, log_planes
-from saaae.noise import IndexedNoise
+from saaae.rng import IndexedRandom
 
 NONE = Attention(placement="none", layer=None)
 
@@ -21,7 +21,7 @@ def pair(size=32, channels=1, widths=(8, 12, 16), blocks=(1, 1, 2)):
 def test_a_fresh_network_is_a_boxcar_filter_without_bias(looks):
     encoder, decoder = pair(64)
     level = torch.full((64, 1, 64, 64), 0.3)
-    noisy = speckle_amplitude(level, looks, 0.0, IndexedNoise(0, torch.arange(64)))
+    noisy = speckle_amplitude(level, looks, 0.0, IndexedRandom(0, torch.arange(64)))
     seen = encoder(noisy)
     log_intensity = decoder(seen[-1], seen).detach()
     mean = torch.nn.functional.avg_pool2d(noisy**2, 5, 1, 2, count_include_pad=False)

@@ -7,10 +7,10 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from saaae.errors import UserError
-from saaae.noise import IndexedNoise, TrainingNoise
 from saaae.posteriors.anchored import AnchoredPosterior
 from saaae.posteriors.gaussian import Delta, DiagonalPosterior
 from saaae.posteriors.importance import NORMALIZATIONS, is_flat, per_batch, per_image, per_image_quantile
+from saaae.rng import GlobalRandom, IndexedRandom
 
 FEATURES, VECTOR, MAP = (8, 4, 4), (6,), (3, 4, 4)
 CONTROLS = ["shuffled_positions", "shuffled_batch", "random", "inverted", "unused", "uniform"]
@@ -29,34 +29,34 @@ def features(batch=5):
     return torch.randn(batch, *FEATURES, generator=torch.Generator().manual_seed(1))
 
 
-def noise(batch=5):
-    return IndexedNoise(0, torch.arange(batch))
+def rng(batch=5):
+    return IndexedRandom(0, torch.arange(batch))
 
 
 @pytest.mark.parametrize("latent", [VECTOR, MAP])
 @pytest.mark.parametrize("score", ["projection", "log_column_sum", "norm"])
 @pytest.mark.parametrize("kl", ["effective", "nominal", "budget"])
 def test_the_effective_kl_is_that_of_the_distribution_sampled_from(latent, score, kl):
-    q = make(latent, score=score, kl=kl)(features(), noise())
+    q = make(latent, score=score, kl=kl)(features(), rng())
     p = Independent(Normal(q.mean, torch.exp(0.5 * q.logvar)), len(latent))
     prior = Independent(Normal(torch.zeros_like(q.mean), 1.0), len(latent))
     torch.testing.assert_close(q.kl_effective, kl_divergence(p, prior), rtol=1e-5, atol=1e-4)
-    eps = noise().normal(q.mean)
-    torch.testing.assert_close(q.rsample(noise()), q.mean + p.base_dist.stddev * eps)
+    eps = rng().normal(q.mean)
+    torch.testing.assert_close(q.rsample(rng()), q.mean + p.base_dist.stddev * eps)
 
 
 def test_the_injected_noise_is_the_std_times_one_minus_the_anchor():
     posterior = make()
-    q = posterior(features(), noise())
+    q = posterior(features(), rng())
     mean, logvar = posterior.heads(features())
-    injected = q.rsample(noise()) - mean
-    expected = torch.exp(0.5 * logvar) * (1 - q.anchor) * noise().normal(mean)
+    injected = q.rsample(rng()) - mean
+    expected = torch.exp(0.5 * logvar) * (1 - q.anchor) * rng().normal(mean)
     torch.testing.assert_close(injected, expected, rtol=1e-4, atol=1e-5)
     assert q.anchor.shape == (5, 1, 4, 4)
 
 
 def test_nominal_charges_the_kl_before_the_anchor_and_says_how_much_passes_uncharged():
-    q = make(kl="nominal")(features(), noise())
+    q = make(kl="nominal")(features(), rng())
     mean, logvar = make().heads(features())
     nominal = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1)
     torch.testing.assert_close(q.kl, nominal)
@@ -69,7 +69,7 @@ def test_nominal_charges_the_kl_before_the_anchor_and_says_how_much_passes_uncha
 
 
 def test_budget_redistributes_noise_at_a_constant_sum_of_log_factors():
-    q = make(kl="budget")(features(), noise())
+    q = make(kl="budget")(features(), rng())
     torch.testing.assert_close(q.log_factor.flatten(1).sum(1), torch.zeros(5), atol=1e-4, rtol=0)
     assert q.log_factor.std() > 0.1
     torch.testing.assert_close(q.diagnostics()["uncharged_nats"], torch.zeros(5))
@@ -81,29 +81,29 @@ def test_map_none_is_the_plain_vae_bit_for_bit(latent):
     torch.manual_seed(0)
     plain = DiagonalPosterior(feature_shape=FEATURES, latent_shape=latent)
     assert anchored.state_dict().keys() == plain.state_dict().keys()
-    q, p = anchored(features(), noise()), plain(features(), noise())
-    assert torch.equal(q.rsample(noise()), p.rsample(noise()))
+    q, p = anchored(features(), rng()), plain(features(), rng())
+    assert torch.equal(q.rsample(rng()), p.rsample(rng()))
     assert torch.equal(q.kl, p.kl)
 
 
 def test_map_full_is_a_deterministic_code():
     posterior = make(map="full")
-    q = posterior(features(), noise())
+    q = posterior(features(), rng())
     assert isinstance(q, Delta)
     assert not posterior.stochastic
-    assert torch.equal(q.rsample(noise()), q.mode)
+    assert torch.equal(q.rsample(rng()), q.mode)
 
 
 def test_uniform_scales_all_noise_by_its_factor():
-    q = make(map="uniform", factor=0.25)(features(), noise())
+    q = make(map="uniform", factor=0.25)(features(), rng())
     torch.testing.assert_close(q.log_factor, torch.full_like(q.mean, math.log(0.25)))
     torch.testing.assert_close(q.diagnostics()["noise_power"], torch.full((5,), 0.0625))
 
 
 def test_unused_computes_the_map_and_lets_all_noise_through():
     posterior = make(map="unused")
-    q, p = posterior(features(), noise()), make(map="none")(features(), noise())
-    assert torch.equal(q.rsample(noise()), p.rsample(noise()))
+    q, p = posterior(features(), rng()), make(map="none")(features(), rng())
+    assert torch.equal(q.rsample(rng()), p.rsample(rng()))
     assert sum(x.numel() for x in posterior.parameters()) == sum(x.numel() for x in make().parameters())
     q.kl.sum().backward()
     assert all(parameter.grad is not None for parameter in posterior.importance.attention.parameters())
@@ -112,26 +112,26 @@ def test_unused_computes_the_map_and_lets_all_noise_through():
 @pytest.mark.parametrize("latent", [VECTOR, MAP])
 def test_shuffled_positions_permutes_each_map_anew(latent):
     real, shuffled = (
-        make(latent, map=m)(features(), noise()).anchor.flatten(1) for m in ("attention", "shuffled_positions")
+        make(latent, map=m)(features(), rng()).anchor.flatten(1) for m in ("attention", "shuffled_positions")
     )
     torch.testing.assert_close(real.sort(1).values, shuffled.sort(1).values)
     assert not torch.equal(real, shuffled)
 
 
 def test_shuffled_batch_takes_the_map_of_another_image():
-    real, shuffled = (make(map=m)(features(), noise()).anchor for m in ("attention", "shuffled_batch"))
+    real, shuffled = (make(map=m)(features(), rng()).anchor for m in ("attention", "shuffled_batch"))
     assert torch.equal(shuffled, real.roll(1, 0))
 
 
 def test_random_is_one_fixed_map_for_all_images():
     posterior = make(map="random")
-    q = posterior(features(), noise())
+    q = posterior(features(), rng())
     assert torch.equal(q.anchor, q.anchor[:1].expand_as(q.anchor))
     assert "random_scores" in posterior.state_dict()
 
 
 def test_inverted_suppresses_noise_where_the_map_is_low():
-    real, inverted = (make(map=m)(features(), noise()).anchor for m in ("attention", "inverted"))
+    real, inverted = (make(map=m)(features(), rng()).anchor for m in ("attention", "inverted"))
     torch.testing.assert_close(inverted, 0.95 - real)
 
 
@@ -139,8 +139,8 @@ def test_inverted_suppresses_noise_where_the_map_is_low():
 @pytest.mark.parametrize("latent", [VECTOR, MAP])
 def test_every_control_gives_a_finite_loss_and_gradient(control, latent):
     posterior = make(latent, map=control, factor=0.3)
-    q = posterior(features(), noise())
-    (q.kl + q.rsample(noise()).flatten(1).sum(1)).sum().backward()
+    q = posterior(features(), rng())
+    (q.kl + q.rsample(rng()).flatten(1).sum(1)).sum().backward()
     assert torch.isfinite(q.kl).all()
     assert all(torch.isfinite(p.grad).all() for p in posterior.parameters() if p.grad is not None)
 
@@ -165,7 +165,7 @@ def test_rounding_noise_on_a_constant_map_is_not_magnified():
 
 
 def test_one_latent_dimension_is_a_constant_map():
-    q = make((1,))(features(1), noise(1))
+    q = make((1,))(features(1), rng(1))
     assert torch.equal(q.anchor, torch.zeros(1, 1))
     assert torch.isfinite(q.kl).all()
     assert q.flat.tolist() == [1.0]
@@ -174,10 +174,10 @@ def test_one_latent_dimension_is_a_constant_map():
 @pytest.mark.parametrize("normalization", ["per_image", "per_image_quantile", "zscore_sigmoid"])
 def test_the_code_of_an_image_does_not_depend_on_its_neighbours(normalization):
     posterior, x = make(normalization=normalization), features()
-    whole = posterior(x, noise()).log_factor
+    whole = posterior(x, rng()).log_factor
     order = torch.tensor([3, 1, 4, 0, 2])
-    torch.testing.assert_close(posterior(x[order], noise()).log_factor, whole[order], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(posterior(x[2:3], noise(1)).log_factor, whole[2:3], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(posterior(x[order], rng()).log_factor, whole[order], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(posterior(x[2:3], rng(1)).log_factor, whole[2:3], atol=1e-4, rtol=1e-4)
 
 
 def test_the_original_batch_normalisation_couples_neighbours():
@@ -193,14 +193,14 @@ def test_the_anchor_never_exceeds_its_cap(normalization, score):
     a = NORMALIZATIONS[normalization](raw)
     assert a.min() >= 0
     assert a.max() <= 1
-    q = make(normalization=normalization, score=score)(1000 * features(), noise())
+    q = make(normalization=normalization, score=score)(1000 * features(), rng())
     assert q.anchor.max() <= 0.95
     assert q.log_factor.min() >= math.log(0.05) - 1e-5
     assert torch.isfinite(q.kl_effective).all()
 
 
 def test_min_max_always_leaves_one_position_at_full_noise():
-    q = make()(features(), noise())
+    q = make()(features(), rng())
     assert torch.equal(q.anchor.flatten(1).amin(1), torch.zeros(5))
 
 
@@ -215,10 +215,10 @@ def test_one_outlier_flattens_min_max_but_not_the_quantile_range():
 def test_the_map_is_computed_in_float32_under_autocast(dtype):
     posterior = make(score="log_column_sum")
     with torch.autocast("cpu", dtype):
-        q = posterior(features(), noise())
+        q = posterior(features(), rng())
     assert q.anchor.dtype == q.log_factor.dtype == torch.float32
     assert len(q.anchor.unique()) > 5 * 8
-    torch.testing.assert_close(q.anchor, posterior(features(), noise()).anchor)
+    torch.testing.assert_close(q.anchor, posterior(features(), rng()).anchor)
 
 
 def test_the_gradient_reaches_more_than_the_extreme_entries():
@@ -229,16 +229,16 @@ def test_the_gradient_reaches_more_than_the_extreme_entries():
 
 def test_stop_gradient_trains_no_map():
     posterior = make(stop_gradient=True)
-    posterior(features(), noise()).kl.sum().backward()
+    posterior(features(), rng()).kl.sum().backward()
     assert all(p.grad is None for p in posterior.importance.parameters())
     posterior = make()
-    posterior(features(), noise()).kl.sum().backward()
+    posterior(features(), rng()).kl.sum().backward()
     assert all(p.grad is not None for p in posterior.importance.parameters())
 
 
 def test_the_map_has_the_shape_of_the_code():
     for latent in (VECTOR, MAP):
-        q = make(latent)(features(), TrainingNoise())
+        q = make(latent)(features(), GlobalRandom())
         assert q.log_factor.shape == q.mean.shape == (5, *latent)
 
 

@@ -3,7 +3,6 @@ import torch
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, kl_divergence
 
 from saaae.errors import UserError
-from saaae.noise import IndexedNoise, TrainingNoise
 from saaae.posteriors.covariance import (
     CholeskyGaussian,
     FullCovariancePosterior,
@@ -11,6 +10,7 @@ from saaae.posteriors.covariance import (
     LowRankPosterior,
 )
 from saaae.posteriors.gaussian import DeltaPosterior, DiagonalGaussian, DiagonalPosterior
+from saaae.rng import GlobalRandom, IndexedRandom
 
 
 def draw(*shape, seed=0):
@@ -46,7 +46,7 @@ def test_kl_and_density_are_those_of_torch_distributions(make):
 def test_samples_have_the_moments_that_the_kl_charges(make):
     q = make(batch=1)
     torch.manual_seed(0)
-    samples = torch.cat([repeat(q, 50_000).rsample(TrainingNoise()) for _ in range(4)]).double()
+    samples = torch.cat([repeat(q, 50_000).rsample(GlobalRandom()) for _ in range(4)]).double()
     covariance = reference(q).covariance_matrix[0]
     scale = covariance.diagonal().sqrt()
     torch.testing.assert_close(samples.mean(0), q.mean[0], rtol=0, atol=float(0.02 * scale.max()))
@@ -70,7 +70,7 @@ def test_without_a_low_rank_part_the_posterior_is_diagonal():
 def test_a_low_rank_posterior_of_a_map_covers_all_its_values():
     mean, logvar = draw(3, 2, 4, 4).float(), draw(3, 2, 4, 4, seed=1).float()
     q = LowRankGaussian(mean, logvar, draw(3, 32, 3, seed=4).float())
-    assert q.rsample(TrainingNoise()).shape == mean.shape
+    assert q.rsample(GlobalRandom()).shape == mean.shape
     expected = LowRankMultivariateNormal(mean.flatten(1), q.factor, torch.exp(logvar.flatten(1)))
     torch.testing.assert_close(q.log_prob(mean + 0.1), expected.log_prob(mean.flatten(1) + 0.1))
 
@@ -81,7 +81,7 @@ def test_a_low_rank_posterior_never_makes_a_square_matrix():
     factor = torch.randn(2, 2000, 3, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: largest.append(t.numel()) or t, lambda t: t):
         q = LowRankGaussian(mean, torch.zeros(2, 2000), factor)
-        (q.kl + q.log_prob(q.rsample(TrainingNoise()))).sum().backward()
+        (q.kl + q.log_prob(q.rsample(GlobalRandom()))).sum().backward()
     assert max(largest) <= 2 * 2000 * 3
 
 
@@ -97,8 +97,8 @@ POSTERIORS = {
 def test_kl_samples_and_gradients_are_finite_for_extreme_features(name, scale):
     posterior = POSTERIORS[name]((5,))
     features = (scale * torch.randn(4, 8, 4, 4, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    q = posterior(features, TrainingNoise())
-    z = q.rsample(TrainingNoise())
+    q = posterior(features, GlobalRandom())
+    z = q.rsample(GlobalRandom())
     assert torch.isfinite(q.kl).all()
     (q.kl.sum() + (z**2).sum() + q.log_prob(z).sum()).backward()
     assert torch.isfinite(features.grad).all()
@@ -109,23 +109,23 @@ def test_kl_samples_and_gradients_are_finite_for_extreme_features(name, scale):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_statistics_are_float32_in_half_precision(name, dtype):
     posterior = POSTERIORS[name]((5,)).to(dtype)
-    q = posterior(torch.randn(2, 8, 4, 4).to(dtype) * 100, TrainingNoise())
-    assert q.kl.dtype == q.mode.dtype == q.rsample(TrainingNoise()).dtype == torch.float32
+    q = posterior(torch.randn(2, 8, 4, 4).to(dtype) * 100, GlobalRandom())
+    assert q.kl.dtype == q.mode.dtype == q.rsample(GlobalRandom()).dtype == torch.float32
     assert torch.isfinite(q.kl).all()
 
 
 @pytest.mark.parametrize("name", ["full", "low_rank"])
 def test_autocast_does_not_touch_the_statistics(name):
     posterior, features = POSTERIORS[name]((5,)), torch.randn(4, 8, 4, 4)
-    exact = posterior(features, TrainingNoise())
+    exact = posterior(features, GlobalRandom())
     args = (exact.mean, exact.factor) if name == "full" else (exact.mean, exact.logvar, exact.factor)
-    z = exact.rsample(IndexedNoise(0, torch.arange(4)))
+    z = exact.rsample(IndexedRandom(0, torch.arange(4)))
     with torch.autocast("cpu", torch.bfloat16):
         same = type(exact)(*args)
         for a, b in (
             (same.kl, exact.kl),
             (same.log_prob(z), exact.log_prob(z)),
-            (same.rsample(IndexedNoise(0, torch.arange(4))), z),
+            (same.rsample(IndexedRandom(0, torch.arange(4))), z),
         ):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
@@ -133,9 +133,9 @@ def test_autocast_does_not_touch_the_statistics(name):
 def test_evaluation_samples_do_not_depend_on_the_batch():
     for name in ("full", "low_rank"):
         posterior, features = POSTERIORS[name]((5,)), torch.randn(4, 8, 4, 4)
-        whole = posterior(features, TrainingNoise()).rsample(IndexedNoise(0, torch.arange(4)))
+        whole = posterior(features, GlobalRandom()).rsample(IndexedRandom(0, torch.arange(4)))
         some = torch.tensor([3, 1])
-        part = posterior(features[some], TrainingNoise()).rsample(IndexedNoise(0, some))
+        part = posterior(features[some], GlobalRandom()).rsample(IndexedRandom(0, some))
         torch.testing.assert_close(part, whole[some], rtol=1e-4, atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_the_full_covariance_of_32_dimensions_has_its_528_parameters():
 
 
 def test_a_fresh_full_covariance_is_diagonal():
-    q = POSTERIORS["full"]((5,))(torch.randn(2, 8, 4, 4), TrainingNoise())
+    q = POSTERIORS["full"]((5,))(torch.randn(2, 8, 4, 4), GlobalRandom())
     assert torch.equal(q.factor, torch.diag_embed(q.factor.diagonal(dim1=1, dim2=2)))
 
 
@@ -160,7 +160,7 @@ def test_what_is_not_defined_is_refused():
 def test_a_delta_posterior_keeps_the_features_or_maps_them():
     features = torch.randn(2, 8, 4, 4)
     same = DeltaPosterior(feature_shape=(8, 4, 4), latent_shape=(8, 4, 4))
-    assert torch.equal(same(features, TrainingNoise()).mode, features)
+    assert torch.equal(same(features, GlobalRandom()).mode, features)
     assert not list(same.parameters())
     vector = DeltaPosterior(feature_shape=(8, 4, 4), latent_shape=(3,))
-    assert vector(features, TrainingNoise()).mode.shape == (2, 3)
+    assert vector(features, GlobalRandom()).mode.shape == (2, 3)

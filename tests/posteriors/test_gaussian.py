@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from saaae.noise import TrainingNoise
 from saaae.posteriors.gaussian import Delta, DiagonalGaussian, DiagonalPosterior, soft_bound
 from saaae.ranges import LOGVAR_MAX, LOGVAR_MIN
+from saaae.rng import GlobalRandom
 
 
 def reference(mean, logvar):
@@ -24,7 +24,7 @@ def test_kl_and_density_are_those_of_torch_distributions(shape):
 def test_samples_have_the_mean_and_variance_that_the_kl_charges():
     torch.manual_seed(0)
     mean, logvar = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, -3.0]])
-    z = DiagonalGaussian(mean.expand(100_000, 2), logvar.expand(100_000, 2)).rsample(TrainingNoise())
+    z = DiagonalGaussian(mean.expand(100_000, 2), logvar.expand(100_000, 2)).rsample(GlobalRandom())
     torch.testing.assert_close(z.mean(0), mean[0], atol=0.02, rtol=0)
     torch.testing.assert_close(z.var(0), logvar[0].exp(), rtol=0.03, atol=0)
 
@@ -47,14 +47,14 @@ def test_the_bound_is_the_identity_in_the_middle():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_heads_give_float32_statistics_in_half_precision(dtype):
     posterior = DiagonalPosterior(feature_shape=(4, 2, 2), latent_shape=(3,)).to(dtype)
-    q = posterior(torch.randn(2, 4, 2, 2, dtype=dtype) * 100, TrainingNoise())
+    q = posterior(torch.randn(2, 4, 2, 2, dtype=dtype) * 100, GlobalRandom())
     assert q.mean.dtype == q.logvar.dtype == torch.float32
     assert torch.isfinite(q.kl).all()
 
 
 def test_a_delta_charges_nothing_and_promises_no_bound():
     q = Delta(torch.randn(4, 3))
-    assert torch.equal(q.rsample(TrainingNoise()), q.mode)
+    assert torch.equal(q.rsample(GlobalRandom()), q.mode)
     assert torch.equal(q.kl, torch.zeros(4))
     assert torch.isinf(q.kl_effective).all()
     assert not q.stochastic

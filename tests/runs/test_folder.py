@@ -62,11 +62,11 @@ def test_other_settings_under_the_same_name_are_listed(tmp_path):
     folder = RunFolder(tmp_path)
     base = {"seed": 0, "name": "a", "trainer": {"max_epochs": 3}, "model": {}, "data": {}}
     folder.write_record(OmegaConf.create(base), [], {})
-    folder.refuse_other_config(OmegaConf.create(base | {"name": "b"}))
+    folder.check_same_config(OmegaConf.create(base | {"name": "b"}))
     with pytest.raises(UserError, match=r"seed: 0 there, 1 asked.*choose another name"):
-        folder.refuse_other_config(OmegaConf.create(base | {"seed": 1}))
+        folder.check_same_config(OmegaConf.create(base | {"seed": 1}))
     with pytest.raises(UserError, match="extend it with resume="):
-        folder.refuse_other_config(OmegaConf.create(base | {"trainer": {"max_epochs": 5}}))
+        folder.check_same_config(OmegaConf.create(base | {"trainer": {"max_epochs": 5}}))
 
 
 @pytest.mark.parametrize(

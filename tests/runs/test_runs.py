@@ -14,7 +14,7 @@ from saaae.errors import RunFailedError, UserError
 from saaae.evaluation import test as results
 from saaae.runs import checkpoints
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import settle
+from saaae.runs.run import resolve_config
 from saaae.signals import Interruption
 from saaae.training import devices, fit
 from tests.conftest import CONF, TINY
@@ -37,7 +37,7 @@ def launch(compose_config, tmp_path):
     """Trains in tmp_path/<name>; a second launch of the same name continues."""
 
     def launched(name, *overrides):
-        cfg = settle(compose_config(*TINY, *overrides))
+        cfg = resolve_config(compose_config(*TINY, *overrides))
         folder = RunFolder(tmp_path / name)
         fit.fit(cfg, folder, folder.path, list(overrides), {"seed": 0}, Interruption())
         return folder
@@ -171,7 +171,7 @@ def test_a_conditional_model_is_resumed_from_inside_an_epoch(compose_config, tmp
     data = ["data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5", "data.batch_size=4"]
 
     def launch(name, *overrides):
-        cfg = settle(compose_config(*tiny, *data, *SMALL["cvae_onehot"], *overrides))
+        cfg = resolve_config(compose_config(*tiny, *data, *SMALL["cvae_onehot"], *overrides))
         folder = RunFolder(tmp_path / name)
         fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
         return folder
@@ -201,7 +201,7 @@ def evaluated(compose_config):
         path = evaluate.checkpoint_path(cfg)
         stored = RunFolder(cfg.run).config() if cfg.run else checkpoints.config_in(path)
         full = evaluate.configuration(cfg, stored, list(overrides))
-        fit.set_up(full)
+        fit.configure_process(full)
         model, data = fit.build(full)
         trainer, module = (
             devices.make_trainer(full, RunFolder(path.parent), logger=False),
@@ -236,7 +236,7 @@ def test_data_that_do_not_fit_the_model_are_refused(launch, compose_config):
 
 def test_checkpoints_that_are_none_or_foreign_are_named(launch, tmp_path):
     folder = launch("a", "model=vae")
-    model, _ = fit.build(settle(folder.config()))
+    model, _ = fit.build(resolve_config(folder.config()))
     text = tmp_path / "text.ckpt"
     text.write_text("not a checkpoint")
     with pytest.raises(UserError, match=r"text.ckpt: not a readable checkpoint"):
@@ -266,7 +266,7 @@ def test_an_absent_gpu_is_named(compose_config):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(UserError, match="accelerator.accelerator=gpu: torch sees no GPU here"):
-        fit.set_up(compose_config("accelerator=gpu"))
+        fit.configure_process(compose_config("accelerator=gpu"))
 
 
 def test_a_nominal_run_that_games_the_map_is_named(launch):
@@ -375,7 +375,7 @@ def test_a_run_from_before_a_setting_existed_is_tested_and_continued(launch, com
     del stored.accelerator.compile, stored.checkpoint.every_n_minutes
     OmegaConf.save(stored, folder.record)
     assert evaluated(f"run={folder.path}") == json.loads(folder.metrics.read_text())["test"]
-    folder.refuse_other_config(settle(compose_config(*TINY, "model=vae", "logger=none")))
+    folder.check_same_config(resolve_config(compose_config(*TINY, "model=vae", "logger=none")))
 
 
 def test_a_run_of_another_version_is_named(launch, compose_config):
@@ -405,7 +405,7 @@ def on_a_folder(tmp_path):
 
 def folder_run(compose_config, tmp_path, overrides, *more):
     tiny = [o for o in TINY if not o.startswith("data")]
-    cfg = settle(compose_config(*tiny, *overrides, *more))
+    cfg = resolve_config(compose_config(*tiny, *overrides, *more))
     folder = RunFolder(tmp_path / "run")
     fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
     return folder
@@ -432,7 +432,7 @@ def test_a_skipped_file_is_counted_and_named(compose_config, tmp_path, on_a_fold
 
 def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
     from saaae.types import Batch
-    from saaae.visualization.panels import fed_rows
+    from saaae.visualization.panels import input_rows
 
     class Source:
         def num_images(self, split):
@@ -443,7 +443,7 @@ def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
             mask = None if split == "train" else (indices % 3 == 0).to(torch.uint8)[:, None, None, None].expand_as(x)
             return Batch(x, x + 1, indices, None, clean=x + 2, mask=mask)
 
-    rows = {row.label: row.images for row in fed_rows(Source(), 2)}
+    rows = {row.label: row.images for row in input_rows(Source(), 2)}
     assert list(rows) == ["input", "target", "clean reference", "test input", "test mask"]
     assert rows["test mask"].min() == 1
     assert len(rows["input"]) == len(rows["test mask"]) == 2
@@ -452,7 +452,7 @@ def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
 def test_a_conditional_model_shows_its_classes_its_latent_plane_and_their_vectors(compose_config, tmp_path):
     write_archives(tmp_path / "mnist")
     tiny = [o for o in TINY if not o.startswith("data")]
-    cfg = settle(
+    cfg = resolve_config(
         compose_config(*tiny, "model=cvae_embedding", "data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5")
     )
     folder = RunFolder(tmp_path / "run")
@@ -468,8 +468,8 @@ def poison(monkeypatch, steps, what="target"):
 
     real, seen = SpeckleData.present, []
 
-    def present(self, raw, noise):
-        batch = real(self, raw, noise)
+    def present(self, raw, rng):
+        batch = real(self, raw, rng)
         if self.trainer is not None and self.trainer.training:
             seen.append(len(seen))
             if seen[-1] in steps:
@@ -607,7 +607,9 @@ def test_fabric_is_judged_by_its_defects(compose_config, tmp_path):
     root = write_fabric(tmp_path / "aitex")
     words = ["model=aitex_vae", *SMALL["aitex_vae"], "data=aitex", f"data.root={root}", "data.image_size=32"]
     tiny = [o for o in TINY if not o.startswith(("data", "model"))]
-    cfg = settle(compose_config(*tiny, *words, "data.batch_size=8", f"cache_dir={tmp_path / 'cache'}", "logger=none"))
+    cfg = resolve_config(
+        compose_config(*tiny, *words, "data.batch_size=8", f"cache_dir={tmp_path / 'cache'}", "logger=none")
+    )
     folder = RunFolder(tmp_path / "run")
     fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
     stored = json.loads(folder.metrics.read_text())

@@ -412,7 +412,7 @@ def test_mistakes_are_answered_in_one_line(sweep, tmp_path):
 
 def test_making_a_leaderboard_imports_no_torch():
     heavy = "[m for m in ('torch', 'lightning', 'matplotlib.pyplot') if m in sys.modules]"
-    code = f"import sys, saaae.runs.leaderboard; print({heavy})"
+    code = f"import sys, saaae.sweeps.leaderboard; print({heavy})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
 

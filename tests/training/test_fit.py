@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from saaae.errors import RunFailedError, UserError, out_of_memory
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import settle
+from saaae.runs.run import resolve_config
 from saaae.signals import Interruption
 from saaae.training import fit
 from saaae.training.memory import within_memory
@@ -19,7 +19,7 @@ def launch(compose_config, tmp_path):
     """Trains in tmp_path/run; a second call continues."""
 
     def launched(*overrides):
-        cfg = settle(compose_config(*TINY, *QUICK, *overrides))
+        cfg = resolve_config(compose_config(*TINY, *QUICK, *overrides))
         folder = RunFolder(tmp_path / "run")
         fit.fit(cfg, folder, folder.path, list(overrides), {"seed": 0}, Interruption())
         return folder
@@ -65,7 +65,7 @@ def test_a_damaged_curve_is_reported_before_anything_changes(launch):
      ("data.num_train=1000000000000000", "data")],
 )  # fmt: skip
 def test_what_needs_more_memory_than_there_is_names_the_largest_setting(compose_config, setting, part):
-    cfg = settle(compose_config(*TINY, *QUICK, setting))
+    cfg = resolve_config(compose_config(*TINY, *QUICK, setting))
     shown = setting.replace("[8,", r"\[8, ").replace("]", r"\]")
     with pytest.raises(UserError, match=rf"^{part}: out of memory \(.*\); its largest setting is {shown}$"):
         fit.build(cfg)

@@ -10,7 +10,7 @@ _MIX_1 = -4658895280553007687
 _MIX_2 = -7723592293110705685
 
 
-class Noise(Protocol):
+class RandomSource(Protocol):
     """A source of random tensors for one batch."""
 
     def normal(self, like: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class Noise(Protocol):
         ...
 
 
-class TrainingNoise:
+class GlobalRandom:
     """Draws from the global generator of the tensor's device, which a checkpoint saves and restores."""
 
     def normal(self, like: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class TrainingNoise:
         return 1.0 - torch.rand_like(like, dtype=torch.float32)
 
 
-class IndexedNoise:
+class IndexedRandom:
     """Draws that depend on (seed, image index, number of the draw) only.
 
     Batch size, order, device and number of processes therefore change no evaluation metric. A counter-based generator:
