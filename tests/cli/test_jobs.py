@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from saaae.cli import main as cli_main
+from saaae.cli import multirun
 from saaae.cli.command import Command
 from saaae.cli.jobs import DONE, FAILED, RUNNING, USAGE_ERROR, Launch, Outcome, exit_status
 from saaae.cli.multirun import Task
@@ -58,7 +58,7 @@ def test_a_job_answers_whatever_happens_in_it(tmp_path, monkeypatch, capsys, err
         class runtime:  # noqa: N801
             output_dir = str(tmp_path / "gone")
 
-    monkeypatch.setattr(cli_main.HydraConfig, "get", lambda: Config)
+    monkeypatch.setattr(multirun.HydraConfig, "get", lambda: Config)
     value, *rest = Task(Command("train", object, lambda cfg, words: None, work))._answer(None)
     assert rest == [status, why]
     assert value == (None if error else 3.0)

@@ -341,7 +341,7 @@ def test_images_of_other_kinds_are_counted_and_hidden_files_are_not_images(make,
 
 
 def test_decoding_many_files_is_announced(make, folder, monkeypatch, capsys):
-    from saaae.data import folder as module
+    from saaae.data import cached_files as module
 
     make(folder)
     assert capsys.readouterr().out == ""
