@@ -57,7 +57,7 @@ def main(overrides):
     from saaae.callbacks.throughput import Throughput
     from saaae.config.resolvers import register_resolvers
     from saaae.runs.folder import RunFolder
-    from saaae.runs.run import resolve_config
+    from saaae.runs.run import Run, resolve_config
     from saaae.signals import Interruption
     from saaae.training import fit
 
@@ -70,7 +70,7 @@ def main(overrides):
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = resolve_config(compose("train", overrides))
     with tempfile.TemporaryDirectory() as folder, Interruption() as interruption:
-        fit.fit(cfg, RunFolder(folder), Path(folder), overrides, {"seed": 0}, interruption)
+        fit.fit(Run(cfg, RunFolder(folder), overrides, {"seed": 0}), interruption)
     training = speeds[0].seconds
     print(f"\n{' '.join(overrides)}: {training:.1f} s of training steps\n")
     print("| part | s | share |\n|---|---|---|")

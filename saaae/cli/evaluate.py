@@ -17,6 +17,7 @@ from saaae.config.trust import check_trusted
 from saaae.config.validation import check_stored_config, combinations
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
+from saaae.runs.run import Run
 from saaae.sweeps.runs import is_sweep
 from saaae.training.distributed import rank
 from saaae.training.malloc import keep_freed_blocks
@@ -149,45 +150,60 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     path, overrides = checkpoint_path(cfg), list(HydraConfig.get().overrides.task)
     keep_freed_blocks()
+    from saaae.runs.checkpoints import config_in
+
+    folder = RunFolder(cfg.run or (path.parent.parent if path.parent.name == "checkpoints" else path.parent))
+    stored = folder.full_config() if cfg.run else config_in(path)
+    return evaluate(Run(configuration(cfg, stored, overrides), folder, overrides), path, cfg, stored)
+
+
+def evaluate(run: Run, path: Path, request: DictConfig, stored: DictConfig) -> dict[str, Any]:
+    """Tests a checkpoint and writes the results and the requested files.
+
+    Args:
+        run: The evaluation: the run's configuration with the changes of evaluate.py, its folder, the overrides.
+        path: The checkpoint.
+        request: The configuration of evaluate.py.
+        stored: The configuration that the run was trained with.
+
+    Returns:
+        The content of metrics.json.
+    """
     from saaae.data.files import digest_of
     from saaae.evaluation.table import table
     from saaae.evaluation.test import extra_evaluations, is_whole, run_test, tested_images
     from saaae.metrics.catalog import definitions
-    from saaae.runs.checkpoints import config_in
     from saaae.runs.provenance import run_record
     from saaae.training.build import lightning_module
     from saaae.training.devices import make_trainer
     from saaae.training.process import configure_process
 
-    folder = RunFolder(cfg.run or (path.parent.parent if path.parent.name == "checkpoints" else path.parent))
-    stored = folder.full_config() if cfg.run else config_in(path)
-    full = configuration(cfg, stored, overrides)
-    configure_process(full)
-    model, data = model_and_data(cfg, full, stored, folder)
-    module = lightning_module(model, data, full, latents=cfg.samples)
-    limit = full.trainer.limit_test_batches
+    cfg, limit = run.cfg, run.cfg.trainer.limit_test_batches
+    configure_process(cfg)
+    model, data = model_and_data(request, cfg, stored, run.folder)
+    module = lightning_module(model, data, cfg, latents=request.samples)
     trainer = make_trainer(
-        full, folder, whole=True, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        cfg, run.folder, whole=True, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_test_batches=limit,
     )  # fmt: skip
     tested = tested_images(data, limit, trainer.world_size)
     if rank() == 0:
         more = "" if is_whole(limit) else f" (limit of {limit} batches; limit_batches=null tests all)"
         print(f"testing      {tested} of {data.num_images('test')} test images{more}", flush=True)
-    results = {"test": run_test(trainer, module, data, path), "run": run_record(full, data)}
+    results = {"test": run_test(trainer, module, data, path), "run": run_record(cfg, data)}
     if rank() > 0:
         return results
     results["run"] |= {"checkpoint": str(path), "checkpoint_digest": digest_of(path), "limit_test_batches": limit}
-    results["run"] |= {"tested_images": tested, "reconstructions": f"z = {cfg.samples}"}
+    results["run"] |= {"tested_images": tested, "reconstructions": f"z = {request.samples}"}
     data_name = HydraConfig.get().runtime.choices.get("data") or "own"
-    found = RunFolder(target_folder(folder, path, data_name, cfg, overrides))
+    target = RunFolder(target_folder(run.folder, path, data_name, request, run.overrides))
     results |= extra_evaluations(module, data, results["test"], is_whole(limit))
     # Before anything is written: a full disk must not cost the numbers.
-    print(table(f"test of {path}" + (f" on data={data_name}" if cfg.get("data") else ""), results))
-    results |= {"definitions": definitions(results["test"]), **earlier_codes(found, results)}
-    write_json(found.metrics, results)
-    export_files(module, data, found, full, cfg, f"{path}: {data_name}", results)
-    print(f"written to   {found.path}")
+    print(table(f"test of {path}" + (f" on data={data_name}" if request.get("data") else ""), results))
+    results |= {"definitions": definitions(results["test"]), **earlier_codes(target, results)}
+    write_json(target.metrics, results)
+    export_files(module, data, target, cfg, request, f"{path}: {data_name}", results)
+    print(f"written to   {target.path}")
     return results
 
 

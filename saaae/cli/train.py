@@ -14,7 +14,7 @@ from saaae.config.settings import LENGTH_KEYS
 from saaae.config.validation import combinations
 from saaae.errors import Pruned, RunFailedError, UserError
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import resolve_config, resumed, told
+from saaae.runs.run import Run, resolve_config, resumed, run_of_job
 from saaae.runs.status import locked, read_status, recorded
 from saaae.signals import Interrupted, Interruption
 from saaae.training.distributed import exit_with_parent, rank, started_by_launcher, sweep_job_processes
@@ -45,53 +45,58 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
 
 
 def run(cfg: DictConfig) -> float | list[float] | None:
-    """Trains, continues, or leaves a finished run alone.
+    """Trains a run, continues it, or leaves it alone if it has finished.
 
     Returns:
         The objectives of a study, of best.ckpt on the validation images; None if there was no validation.
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
-    shown = Path(folder.path.relative_to(Path.cwd())) if folder.path.is_relative_to(Path.cwd()) else folder.path
     if rank() > 0:
-        return _run_beside(cfg, folder, shown)
-    with locked(folder, shown), Interruption() as interruption, recorded(folder, shown):
-        return _run(cfg, folder, shown, interruption)
+        return _run_further_process(cfg, folder)
+    with locked(folder), Interruption() as interruption, recorded(folder):
+        return _run(cfg, folder, interruption)
 
 
-def _run_beside(cfg: DictConfig, folder: RunFolder, shown: Path) -> float | list[float] | None:
-    """A further process of a run: where it ends as the first one does, it leaves the word and the exit status to it."""
+def _run_further_process(cfg: DictConfig, folder: RunFolder) -> float | list[float] | None:
+    """Runs a process of rank 1 or above; messages and exit status of expected failures are left to rank 0."""
     exit_with_parent()
     try:
         with Interruption() as interruption:
-            return _run(cfg, folder, shown, interruption)
+            return _run(cfg, folder, interruption)
     except (Interrupted, UserError, RunFailedError):
         sys.exit(0)  # Lightning kills the first process when another one ends with anything else
 
 
-def _run(cfg: DictConfig, folder: RunFolder, shown: Path, interruption: Interruption) -> float | list[float] | None:
-    overrides, resuming = list(HydraConfig.get().overrides.task), bool(cfg.resume)
-    cfg = resolve_config(resumed(folder, cfg, overrides) if resuming else cfg)
-    settings = told(cfg, overrides, folder.told() if resuming else {})
-    if resuming:
-        overrides = [*folder.overrides(), *(typed for typed in overrides if not typed.startswith("resume="))]
-    if folder.record.is_file():
-        if not resuming:
-            folder.check_same_config(cfg)
-        stored = folder.config()
-        other_length = any(OmegaConf.select(cfg, key) != OmegaConf.select(stored, key) for key in LENGTH_KEYS)
-        if (results := _results(folder)) and not (resuming and other_length):
-            print(f"{shown}: finished already, nothing to do")
-            return values_of(cfg, results.get("validation", {}))
-        if results:
-            _check_longer(cfg, stored, results)
-    if is_trial() and (status := read_status(folder)).get("state") == "pruned":  # a study tries some things twice
+def _run(cfg: DictConfig, folder: RunFolder, interruption: Interruption) -> float | list[float] | None:
+    run = run_of_job(cfg, folder)
+    if folder.record.is_file() and (results := _finished(run, resuming=bool(cfg.resume))):
+        print(f"{folder.label}: finished already, nothing to do")
+        return values_of(run.cfg, results.get("validation", {}))
+    if is_trial() and (status := read_status(folder)).get("state") == "pruned":  # a study tries some values twice
         raise Pruned(status["why"])
-    if cfg.keep_freed_memory:
+    if run.cfg.keep_freed_memory:
         keep_freed_blocks()
     from saaae.training.fit import fit
 
     with sweep_job_processes():
-        return fit(cfg, folder, shown, overrides, settings, interruption)
+        return fit(run, interruption)
+
+
+def _finished(run: Run, resuming: bool) -> dict[str, Any]:
+    """Content of metrics.json if the run in the folder has finished and is not to be extended; else empty.
+
+    Raises:
+        UserError: If the folder holds a run with other settings, or the extension is none.
+    """
+    if not resuming:
+        run.folder.check_same_config(run.cfg)
+    stored = run.folder.config()
+    other_length = any(OmegaConf.select(run.cfg, key) != OmegaConf.select(stored, key) for key in LENGTH_KEYS)
+    results = _results(run.folder)
+    if results and resuming and other_length:
+        _check_longer(run.cfg, stored, results)
+        return {}
+    return results
 
 
 def _results(folder: RunFolder) -> dict[str, Any]:
@@ -120,12 +125,12 @@ def _check_longer(cfg: DictConfig, stored: DictConfig, results: dict[str, Any]) 
     epochs, steps = train.get("epochs", 0), train.get("steps", 0)
     cut_short = steps == limits.max_steps or limits.max_time is not None  # perhaps inside its last epoch
     complete_epochs = epochs - 1 if cut_short else epochs
-    for key, complete_stored_config, trained in (
+    for key, enough, trained in (
         ("max_steps", steps, f"{steps} steps"),
         ("max_epochs", complete_epochs, f"{epochs} epochs"),
     ):
         limit = cfg.trainer[key]
-        if limit is not None and 0 <= limit <= complete_stored_config:
+        if limit is not None and 0 <= limit <= enough:
             raise UserError(f"trainer.{key}={limit}: the run has {trained} already; expected more")
     limit, before = cfg.trainer.max_time, limits.max_time
     if limit is None or before is None:

@@ -24,6 +24,7 @@ from saaae.models.autoencoder import ImageAutoencoder, evaluating
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import load_weights
 from saaae.runs.folder import RunFolder
+from saaae.runs.run import Run
 from saaae.visualization.figures import final_pictures, show
 from saaae.visualization.mosaic import save_picture
 
@@ -153,18 +154,24 @@ def extra_evaluations(
 
 
 def report(
+    run: Run,
     trainer: L.Trainer,
     module: AutoencoderModule,
     data: ImageDataModule,
-    folder: RunFolder,
-    shown: Path,
     test: dict[str, float],
     validation: dict[str, float],
-    told: dict[str, Any],
     throughput: Throughput,
-    count: int,
 ) -> dict[str, Any]:
-    """Writes what a run has come to; metrics.json last, which marks it as finished.
+    """Writes the results of a run; metrics.json last, which marks it as finished.
+
+    Args:
+        run: The run.
+        trainer: Its Trainer.
+        module: Its tested model.
+        data: Its data.
+        test: Test metrics of best.ckpt, by bare name.
+        validation: Validation metrics of best.ckpt, by logged name.
+        throughput: Measured speed of the training.
 
     Returns:
         The content of metrics.json.
@@ -172,14 +179,14 @@ def report(
     Raises:
         RunFailedError: If the test is not finite.
     """
-    broken = [name for name, value in test.items() if not math.isfinite(value)]
-    if broken:
-        raise RunFailedError(f"{shown}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
+    folder, count = run.folder, run.cfg.pictures.count
+    if broken := [name for name, value in test.items() if not math.isfinite(value)]:
+        raise RunFailedError(f"{folder.label}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
     results = extra_evaluations(module, data, test, is_whole(trainer.limit_test_batches))
     test = results["test"]
     final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
-    log_hyperparameters(trainer.loggers, told, final, trainer.global_step)
-    draw(module, data, folder, str(shown), count, trainer)
+    log_hyperparameters(trainer.loggers, run.tags, final, trainer.global_step)
+    draw(module, data, folder, str(folder.label), count, trainer)
     with warn_on_failure("examples"):
         save_examples(module.model, data, count, folder.examples)
         project(module.model, trainer)

@@ -11,6 +11,9 @@ from saaae.config.settings import LENGTH_KEYS, settings_of
 from saaae.config.validation import complete_stored_config
 from saaae.errors import UserError, nearest, reading
 
+TAGS = "told.yaml"
+"""File of a run's tags; the name is that of version 0.1."""
+
 
 class RunFolder:
     """A run folder and the names of what it holds.
@@ -34,6 +37,12 @@ class RunFolder:
         self.pictures = self.path / "pictures"
         self.curves = self.path / "metrics.csv"
         self.examples = self.path / "reconstructions.npz"
+
+    @property
+    def label(self) -> Path:
+        """The folder as messages show it: relative to the working directory if it is below it."""
+        here = Path.cwd()
+        return self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
 
     def picture(self, name: str) -> Path:
         """Where a picture of the trained model is."""
@@ -72,20 +81,20 @@ class RunFolder:
             check_entries(cfg, ("model", "data", "trainer"))
         return cfg
 
-    def write_record(self, cfg: DictConfig, overrides: list[str], told: dict[str, Any]) -> None:
+    def write_record(self, cfg: DictConfig, overrides: list[str], tags: dict[str, Any]) -> None:
         """Stores the configuration as written and resolved, the overrides, and what they chose."""
         write_text(self.record, OmegaConf.to_yaml(cfg))
         write_text(self.record.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
-        write_text(self.record.with_name("told.yaml"), OmegaConf.to_yaml(OmegaConf.create(told)))
+        write_text(self.record.with_name(TAGS), OmegaConf.to_yaml(OmegaConf.create(tags)))
         write_text(self.resolved, OmegaConf.to_yaml(cfg, resolve=True))
 
     def overrides(self) -> list[str]:
         """What was typed for the run; empty if nobody knows."""
         return self._stored("overrides.yaml", [])
 
-    def told(self) -> dict[str, Any]:
+    def tags(self) -> dict[str, Any]:
         """The groups and settings that were chosen for the run; empty if nobody knows."""
-        return self._stored("told.yaml", {})
+        return self._stored(TAGS, {})
 
     def _stored(self, name: str, missing: Any) -> Any:
         """Content of a YAML file beside the record, of the type of `missing`, which stands for an absent file."""

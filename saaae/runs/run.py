@@ -1,6 +1,7 @@
 """A run: its resolved configuration, folder and overrides."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,43 @@ RESUME_KEYS = (
     "data.allow_duplicates",
     *LENGTH_KEYS,
 )
-"""What may be said together with `resume=`."""
+"""What may be given together with `resume=`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run computes, where it is stored, and the command that started it.
+
+    Attributes:
+        cfg: Resolved configuration.
+        folder: The run folder.
+        overrides: Command-line overrides, also those that the run began with.
+        tags: Settings that tell the run from others in a table of hyperparameters, as plain values.
+    """
+
+    cfg: DictConfig
+    folder: RunFolder
+    overrides: list[str] = field(default_factory=list)
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
+def run_of_job(cfg: DictConfig, folder: RunFolder) -> Run:
+    """The run of a Hydra job: a new one, or with `resume=` the one that its folder holds.
+
+    Raises:
+        UserError: If something is given that a resumed run cannot change.
+    """
+    overrides = list(HydraConfig.get().overrides.task)
+    if not cfg.resume:
+        cfg = resolve_config(cfg)
+        return Run(cfg, folder, overrides, tags_of(cfg, overrides, {}))
+    cfg = resolve_config(resumed(folder, cfg, overrides))
+    tags = tags_of(cfg, overrides, folder.tags())
+    return Run(cfg, folder, [*folder.overrides(), *(o for o in overrides if not o.startswith("resume="))], tags)
 
 
 def resolve_config(cfg: DictConfig) -> DictConfig:
-    """Replaces what the user left open by values: the kind of latent, an absolute data folder, a measured factor.
+    """Fills in what depends on other settings: the kind of latent, absolute folders, a measured noise factor.
 
     Raises:
         UserError: If `posterior.factor` names no finished SAAAE run.
@@ -71,7 +104,7 @@ def factor_of_run(path: str, match: str) -> float:
 
 
 def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """The folder's own configuration with what may be said together with `resume=`.
+    """The folder's own configuration with the overrides that `resume=` allows.
 
     Raises:
         UserError: If anything else is given, or the folder holds nothing to resume.
@@ -92,13 +125,13 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
     return stored
 
 
-def told(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:
-    """Model, data, beta and what else was typed and moves numbers, as plain values: what TensorBoard tells runs by.
+def tags_of(cfg: DictConfig, overrides: list[str], before: dict[str, Any]) -> dict[str, Any]:
+    """Model, data, beta, seed and the overrides that affect results, as plain values.
 
     Args:
-        cfg: The settled configuration.
-        overrides: What was typed.
-        before: What the run was told when it began; empty if it begins now.
+        cfg: Resolved configuration.
+        overrides: Command-line overrides.
+        before: Tags of the run when it began; empty for a new run.
     """
     choices = HydraConfig.get().runtime.choices
     chosen = before or {key: choices[key] for key in ("model", "data", "beta")}

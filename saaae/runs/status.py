@@ -55,7 +55,7 @@ def _user() -> str:
 
 
 @contextmanager
-def locked(folder: RunFolder, shown: Path) -> Iterator[None]:
+def locked(folder: RunFolder) -> Iterator[None]:
     """Keeps every other process out of a run folder; the system lets go of the lock of a process that dies.
 
     A folder that nothing came of is left without the lock's files.
@@ -70,7 +70,9 @@ def locked(folder: RunFolder, shown: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"{shown}: {_owner_message(owner)}; wait for it, stop it, or choose another name") from None
+        raise UserError(
+            f"{folder.label}: {_owner_message(owner)}; wait for it, stop it, or choose another name"
+        ) from None
     try:
         _remove_partial_files(folder)
         write_json(owner, _owner())
@@ -112,13 +114,15 @@ def _remove_partial_files(folder: RunFolder) -> None:
 
 
 @contextmanager
-def recorded(folder: RunFolder, shown: Path) -> Iterator[None]:
+def recorded(folder: RunFolder) -> Iterator[None]:
     """Writes into status.json how a run ended; a command that never became a run leaves no trace."""
     try:
         yield
     except Interrupted as stop:
         began = _is_ours(folder)
-        hint = f"continue with   python train.py resume={quoted(shown)}" if began else "repeat the command to begin"
+        hint = (
+            f"continue with   python train.py resume={quoted(folder.label)}" if began else "repeat the command to begin"
+        )
         hint = "queued again" if stop.signal in ("SIGUSR1", "SIGUSR2") else hint
         if began:
             _record(folder, "preempted", stop.signal)

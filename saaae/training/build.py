@@ -52,7 +52,7 @@ def build(cfg: DictConfig, test_all: bool = False) -> tuple[ImageAutoencoder, Im
             data.test_all = True
         data.prepare_data()
         data.setup()
-    return _prepared(model, cfg), data
+    return prepared(model, cfg), data
 
 
 def instantiated(node: DictConfig) -> Any:
@@ -64,7 +64,7 @@ def instantiated(node: DictConfig) -> Any:
         raise (cause if isinstance(cause, UserError) or (cause and out_of_memory(cause)) else error) from None
 
 
-def _prepared(model: ImageAutoencoder, cfg: DictConfig) -> ImageAutoencoder:
+def prepared(model: ImageAutoencoder, cfg: DictConfig) -> ImageAutoencoder:
     """A fresh model with its networks in the configured precision and memory format."""
     prepare_networks(model, cfg.accelerator)
     return model

@@ -1,4 +1,4 @@
-"""Builds model, data and trainer from a settled configuration; trains, tests, reports."""
+"""Trains a run, tests its best checkpoint and reports."""
 
 import logging
 import os
@@ -29,16 +29,16 @@ from saaae.evaluation.table import table
 from saaae.evaluation.test import report, run_test
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import Start, data_state, start_of
-from saaae.runs.folder import RunFolder
 from saaae.runs.provenance import run_record
+from saaae.runs.run import Run
 from saaae.runs.status import write_status
 from saaae.signals import Interruption
-from saaae.training.build import _prepared, build, instantiated, lightning_module
+from saaae.training.build import build, instantiated, lightning_module, prepared
 from saaae.training.checks import check_limits, monitor_of
 from saaae.training.devices import make_trainer
 from saaae.training.distributed import rank
 from saaae.training.loggers import configured_loggers, start_loggers
-from saaae.training.messages import _log_to, _print_next_steps, _print_start
+from saaae.training.messages import log_to, print_next_steps, print_start
 from saaae.training.objective import is_trial, objectives, values_of, verdict
 from saaae.training.process import configure_process
 from saaae.training.unsupported import refuse_unsupported
@@ -46,91 +46,78 @@ from saaae.training.unsupported import refuse_unsupported
 log = logging.getLogger("saaae")
 
 
-def fit(
-    cfg: DictConfig,
-    folder: RunFolder,
-    shown: Path,
-    overrides: list[str],
-    told: dict[str, Any],
-    interruption: Interruption,
-) -> float | list[float] | None:
-    """Trains (or continues) the run in `folder`, tests best.ckpt and writes the results.
+def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
+    """Trains a run or continues it, tests best.ckpt and writes the results.
 
-    Nothing in the folder changes before model and data are built.
+    Nothing in the run folder changes before model and data are built.
 
     Args:
-        cfg: Settled configuration.
-        folder: The run folder.
-        shown: The folder as the user would type it.
-        overrides: What was typed, also when the run began.
-        told: What tells this run from others, for the table of hyperparameters in TensorBoard.
-        interruption: Tells whether a signal wants the run to stop.
+        run: The run.
+        interruption: Whether a signal wants the run to stop.
 
     Returns:
         The objectives of a study, of best.ckpt; None if the run ended before its first validation.
 
     Raises:
-        Pruned: If a study gave up on it.
+        Pruned: If its study stopped it.
         UserError: If a part refuses its settings, or the data or a file of the run cannot be read.
         RunFailedError: If numbers are not finite, nothing was trained, memory runs out, or the disk takes no more.
         Interrupted: If a signal ends it.
     """
+    cfg, folder = run.cfg, run.folder
     configure_process(cfg)
     model, data = build(cfg)
     monitor, mode = monitor_of(cfg, model, data)
     check_limits(cfg, data)
     module = lightning_module(model, data, cfg, run_record(cfg, data))
     start = start_of(folder, model)
+    rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
     loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
-
-    if start.checkpoint:  # where the model is sharded Lightning does so too late
+    callbacks, throughput = _callbacks(cfg), Throughput()
+    if start.checkpoint:  # Lightning does this too late for a sharded model
         data.load_state_dict(data_state(start, folder, data))
         module.on_load_checkpoint(start.content)
 
-    rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
-    own_callbacks, throughput = _callbacks(cfg), Throughput()
-    began = folder.record.is_file()
     if rank() == 0:
-        _start_record(folder, cfg, overrides, told, data, shown, start)
-        _print_start(model, data, shown, start, began, cfg.accelerator.strategy == "fsdp")
+        began = folder.record.is_file()
+        _write_record(run, data, start)
+        print_start(run, model, data, start, began)
         loggers = start_loggers(cfg, folder, loggers, start.step)
     best = BestCheckpoint(folder.best, monitor, mode, start.validation)
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
-    callbacks = [*own_callbacks, throughput, *_guards(cfg), *pruning]
-    trainer = _trainer(cfg, folder, callbacks, best, loggers, interruption)
+    trainer = _trainer(run, [*callbacks, throughput, *_guards(cfg), *pruning], best, loggers, interruption)
     _train(trainer, module, data, start.checkpoint)
     if pruning and pruning[0].why:
         raise Pruned(pruning[0].why)
     if trainer.global_step == 0:
-        raise RunFailedError(f"{shown}: not a single optimizer step was trained; expected a longer trainer.max_time")
+        raise RunFailedError(f"{folder.label}: no optimizer step was made; expected a longer trainer.max_time")
     if best.score is None:  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
-    tester = trainer
-    if cfg.accelerator.strategy == "fsdp":
-        module, tester = _unsharded(cfg, folder, module, data)
+    tester, module = (trainer, module) if cfg.accelerator.strategy != "fsdp" else _unsharded(run, module, data)
     test = run_test(tester, module, data, folder.best)
     if trainer.is_global_zero:
-        results = report(
-            trainer, module, data, folder, shown, test, best.validation, told, throughput, cfg.pictures.count
-        )
-        none = "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
-        chosen = none if best.score is None else f"{monitor} {best.score:.4f}"
-        log.info(table(f"\ntest of best.ckpt ({chosen})", results))
+        results = report(run, trainer, module, data, test, best.validation, throughput)
+        log.info(table(f"\ntest of best.ckpt ({_choice(best, start)})", results))
         log.info("\n%.0f images per second in training", throughput.images_per_second)
-        _print_next_steps(shown, folder)
+        print_next_steps(folder)
     return values_of(cfg, best.validation)
 
 
-def _unsharded(
-    cfg: DictConfig, folder: RunFolder, sharded: AutoencoderModule, data: ImageDataModule
-) -> tuple[AutoencoderModule, L.Trainer]:
-    """A model for each process, and what tests it: not everything is asked of a trained model in all processes."""
-    module = lightning_module(_prepared(instantiated(cfg.model), cfg), data, cfg, sharded.run_record)
-    limit = cfg.trainer.limit_test_batches
-    return module, make_trainer(
-        cfg, folder, whole=True, logger=False, limit_test_batches=limit, enable_progress_bar=False
-    )
+def _choice(best: BestCheckpoint, start: Start) -> str:
+    """Why best.ckpt is the best, for the title of the table."""
+    if best.score is not None:
+        return f"{best.monitor} {best.score:.4f}"
+    return "the last weights: best.ckpt was damaged" if start.best_is_damaged else "before any validation"
+
+
+def _unsharded(run: Run, sharded: AutoencoderModule, data: ImageDataModule) -> tuple[L.Trainer, AutoencoderModule]:
+    """A Trainer and a model that each process has as a whole: some evaluations run in one process."""
+    model = prepared(instantiated(run.cfg.model), run.cfg)
+    module = lightning_module(model, data, run.cfg, sharded.run_record)
+    limit = run.cfg.trainer.limit_test_batches
+    options = {"logger": False, "limit_test_batches": limit, "enable_progress_bar": False}
+    return make_trainer(run.cfg, run.folder, whole=True, **options), module
 
 
 def _guards(cfg: DictConfig) -> list[Callback]:
@@ -140,15 +127,10 @@ def _guards(cfg: DictConfig) -> list[Callback]:
 
 
 def _trainer(
-    cfg: DictConfig,
-    folder: RunFolder,
-    callbacks: list[Callback],
-    best: BestCheckpoint,
-    loggers: list[Logger],
-    interruption: Interruption,
+    run: Run, callbacks: list[Callback], best: BestCheckpoint, loggers: list[Logger], interruption: Interruption
 ) -> L.Trainer:
     """The Trainer of a run; Lightning calls the two callbacks that write checkpoints after all others."""
-    checkpoint = cfg.checkpoint
+    cfg, folder, checkpoint = run.cfg, run.folder, run.cfg.checkpoint
     last = LastCheckpoint(
         folder.last, folder.previous, checkpoint.every_n_steps, checkpoint.every_n_minutes, interruption
     )
@@ -162,36 +144,29 @@ def _trainer(
     )
 
 
-def _start_record(
-    folder: RunFolder,
-    cfg: DictConfig,
-    overrides: list[str],
-    told: dict[str, Any],
-    data: ImageDataModule,
-    shown: Path,
-    start: Start,
-) -> None:
-    """Records what the run is and what its splits are made of; from here on its folder changes.
+def _write_record(run: Run, data: ImageDataModule, start: Start) -> None:
+    """Writes what the run is and what its splits consist of; the first change of its folder.
 
     Raises:
         UserError: If the data are not those that a continued run began with.
     """
-    splits = {"hash": data.split_hash(), "seed": cfg.seed, **data.manifest()}
+    folder = run.folder
+    splits = {"hash": data.split_hash(), "seed": run.cfg.seed, **data.manifest()}
     if start.step and (differing := folder.other_data(splits)):
         raise UserError(
-            f"{shown}: its data have changed since it began ({differing}); put them back, or choose another name"
+            f"{folder.label}: its data have changed since it began ({differing}); put them back, or choose another name"
         )
     write_status(folder, "running")
     folder.metrics.unlink(missing_ok=True)  # before the record: a kill between the two must not look like a finish
-    folder.write_record(cfg, overrides, told)
+    folder.write_record(run.cfg, run.overrides, run.tags)
     write_json(folder.splits, splits)
     if start.checkpoint == folder.previous and folder.last.is_file():  # never to replace the only intact one
         os.replace(folder.last, folder.checkpoints / "damaged.ckpt")
-    _log_to(folder.log)
+    log_to(folder.log)
 
 
 def _train(trainer: L.Trainer, module: AutoencoderModule, data: ImageDataModule, resume: Path | None) -> None:
-    """Fits; what users can mend is said in one line."""
+    """Trains; failures that users can fix become one line."""
     try:
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     except MisconfigurationException as error:
@@ -208,7 +183,7 @@ def _train(trainer: L.Trainer, module: AutoencoderModule, data: ImageDataModule,
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
-    """Those of the configuration, and progress; sharded models cannot be looked at in one process alone."""
+    """Those of the configuration, and progress; a sharded model has the latter only."""
     nodes = [] if cfg.accelerator.strategy == "fsdp" else list(cfg.callbacks.values())
     callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes]
     refuse_unsupported(zip(cfg.callbacks, callbacks, strict=False))

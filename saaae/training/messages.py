@@ -9,28 +9,37 @@ from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.runs.checkpoints import Start
 from saaae.runs.folder import RunFolder
+from saaae.runs.run import Run
 
 log = logging.getLogger("saaae")
 
 
-def _print_next_steps(shown: Path, folder: RunFolder) -> None:
-    """Says where to look, and what to do next."""
+def print_next_steps(folder: RunFolder) -> None:
+    """Where the pictures and curves are, and the command that tests the run again."""
+    shown = folder.label
     log.info("pictures     %s", shown / folder.picture("reconstructions").name)
     log.info("             %s", shown / folder.pictures.name)
     log.info("curves       tensorboard --logdir %s", shown)
     log.info("test again   python evaluate.py run=%s", quoted(shown))
 
 
-def _print_start(
-    model: ImageAutoencoder, data: ImageDataModule, shown: Path, start: Start, began: bool, sharded: bool
-) -> None:
+def print_start(run: Run, model: ImageAutoencoder, data: ImageDataModule, start: Start, began: bool) -> None:
+    """What a run is about to train.
+
+    Args:
+        run: The run.
+        model: Its model.
+        data: Its data.
+        start: Where it starts.
+        began: Whether its folder holds an earlier start.
+    """
     counts = ", ".join(f"{data.num_images(split)} {split}" for split in SPLITS)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    code = "x".join(map(str, model.latent_shape))
+    latent = "x".join(map(str, model.latent_shape))
     for line in start.damaged:
-        log.warning("warning: %s; passed over", line)
-    anew = " (no checkpoint to continue from: begins anew)" if began else ""
-    log.info("run          %s%s", shown, f" (continued from step {start.step})" if start.step else anew)
+        log.warning("warning: %s; ignored", line)
+    again = " (no checkpoint to continue from: starts over)" if began else ""
+    log.info("run          %s%s", run.folder.label, f" (continued from step {start.step})" if start.step else again)
     log.info("data         %s images of %d pixels", counts, data.image_size)
     manifest = data.manifest()
     for reason, count in manifest["left_out"].items():
@@ -39,15 +48,15 @@ def _print_start(
         log.info("skipped      %s (%s)", name, why)
     for line in manifest.get("warnings", []):
         log.warning("warning: %s", line)
-    log.info("model        %s, %.2f M parameters, code %s", type(model).__name__, parameters, code)
+    log.info("model        %s, %.2f M parameters, latent %s", type(model).__name__, parameters, latent)
     if model.loss_warning:
-        log.info("caveat       %s", model.loss_warning)
-    if sharded:
-        log.info("pictures     none during training: a model in parts cannot be looked at in one process")
+        log.info("note         %s", model.loss_warning)
+    if run.cfg.accelerator.strategy == "fsdp":
+        log.info("pictures     none during training: no process has the whole model")
 
 
-def _log_to(path: Path) -> None:
-    """Messages go to the terminal and to train.log; a later job of a sweep gets its own log."""
+def log_to(path: Path) -> None:
+    """Sends messages to the terminal and to a file; a later job of a sweep gets its own file."""
     for handler in log.handlers[:]:
         log.removeHandler(handler)
         handler.close()

@@ -17,7 +17,7 @@ from saaae.cli import evaluate
 from saaae.config.resolvers import register_resolvers
 from saaae.errors import UserError, disk_error
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import resolve_config
+from saaae.runs.run import Run, resolve_config
 from saaae.signals import Interruption
 from saaae.training import fit
 from tests.conftest import CONF, TINY
@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
         )
     )  # fmt: skip
     folder = RunFolder(path / "run")
-    fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
+    fit.fit(Run(cfg, folder, [], {"seed": 0}), Interruption())
     return folder
 
 

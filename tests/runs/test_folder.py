@@ -86,8 +86,8 @@ def test_a_damaged_configuration_is_named_with_the_reason(tmp_path, content, rea
 def test_damaged_records_and_results_are_named(tmp_path):
     folder = RunFolder(tmp_path)
     folder.write_record(OmegaConf.create({}), ["seed=1"], {"model": "vae"})
-    assert (folder.overrides(), folder.told()) == (["seed=1"], {"model": "vae"})
-    for name, read in (("overrides.yaml", folder.overrides), ("told.yaml", folder.told)):
+    assert (folder.overrides(), folder.tags()) == (["seed=1"], {"model": "vae"})
+    for name, read in (("overrides.yaml", folder.overrides), ("told.yaml", folder.tags)):
         for content in ("{{{", "5"):
             folder.record.with_name(name).write_text(content)
             with pytest.raises(UserError, match=rf"{name}: not readable \("):
@@ -104,7 +104,7 @@ def test_damaged_records_and_results_are_named(tmp_path):
 
 def test_a_run_that_is_starting_is_not_called_a_folder_without_a_run(tmp_path):
     folder = RunFolder(tmp_path / "x")
-    with locked(folder, folder.path), pytest.raises(UserError, match="no checkpoint yet, the run is starting"):
+    with locked(folder), pytest.raises(UserError, match="no checkpoint yet, the run is starting"):
         folder.config()
 
 

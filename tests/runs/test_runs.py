@@ -14,7 +14,7 @@ from saaae.errors import RunFailedError, UserError
 from saaae.evaluation import test as results
 from saaae.runs import checkpoints
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import resolve_config
+from saaae.runs.run import Run, resolve_config
 from saaae.signals import Interruption
 from saaae.training import devices, fit
 from tests.conftest import CONF, TINY
@@ -39,7 +39,7 @@ def launch(compose_config, tmp_path):
     def launched(name, *overrides):
         cfg = resolve_config(compose_config(*TINY, *overrides))
         folder = RunFolder(tmp_path / name)
-        fit.fit(cfg, folder, folder.path, list(overrides), {"seed": 0}, Interruption())
+        fit.fit(Run(cfg, folder, list(overrides), {"seed": 0}), Interruption())
         return folder
 
     return launched
@@ -173,7 +173,7 @@ def test_a_conditional_model_is_resumed_from_inside_an_epoch(compose_config, tmp
     def launch(name, *overrides):
         cfg = resolve_config(compose_config(*tiny, *data, *SMALL["cvae_onehot"], *overrides))
         folder = RunFolder(tmp_path / name)
-        fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
+        fit.fit(Run(cfg, folder, [], {"seed": 0}), Interruption())
         return folder
 
     resumes_exactly(launch, "model=cvae_embedding", "model.label_drop=0.3")
@@ -407,7 +407,7 @@ def folder_run(compose_config, tmp_path, overrides, *more):
     tiny = [o for o in TINY if not o.startswith("data")]
     cfg = resolve_config(compose_config(*tiny, *overrides, *more))
     folder = RunFolder(tmp_path / "run")
-    fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
+    fit.fit(Run(cfg, folder, [], {"seed": 0}), Interruption())
     return folder
 
 
@@ -456,7 +456,7 @@ def test_a_conditional_model_shows_its_classes_its_latent_plane_and_their_vector
         compose_config(*tiny, "model=cvae_embedding", "data=mnist", f"data.root={tmp_path / 'mnist'}", "data.num_val=5")
     )
     folder = RunFolder(tmp_path / "run")
-    fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
+    fit.fit(Run(cfg, folder, [], {"seed": 0}), Interruption())
     assert {"classes.png", "plane.png", "prior.png"} <= {path.name for path in folder.pictures.iterdir()}
     vectors = next(folder.path.glob("*/classes/tensors.tsv")).read_text().splitlines()
     assert [len(line.split("\t")) for line in vectors] == [cfg.model.label_encoder.size] * 10
@@ -575,7 +575,7 @@ def test_checkpoints_come_by_the_minute_too(launch, monkeypatch):
 def test_a_checkpoint_tells_what_its_run_is_made_of(launch):
     folder = launch("x")
     told = torch.load(folder.best, weights_only=True)["run"]
-    assert told == json.loads(folder.metrics.read_text())["run"]
+    assert told | {"tested_images": 6} == json.loads(folder.metrics.read_text())["run"]
     assert {"config_hash", "split_hash", "seed", "threads", "commit", "dirty", "versions", "device"} <= set(told)
 
 
@@ -611,7 +611,7 @@ def test_fabric_is_judged_by_its_defects(compose_config, tmp_path):
         compose_config(*tiny, *words, "data.batch_size=8", f"cache_dir={tmp_path / 'cache'}", "logger=none")
     )
     folder = RunFolder(tmp_path / "run")
-    fit.fit(cfg, folder, folder.path, [], {"seed": 0}, Interruption())
+    fit.fit(Run(cfg, folder, [], {"seed": 0}), Interruption())
     stored = json.loads(folder.metrics.read_text())
     assert stored["test"]["tile_auroc"] == stored["detection"]["tile"]["auroc"]
     assert 0 <= stored["test"]["pixel_ap"] <= 1
@@ -621,12 +621,14 @@ def test_fabric_is_judged_by_its_defects(compose_config, tmp_path):
 
 def test_a_picture_that_fails_costs_no_numbers(launch, monkeypatch):
     from saaae.callbacks import pictures
+    from saaae.visualization import figures
 
     def broken(*arguments):
         raise ValueError("no such colour")
 
-    for name in ("watched", "fed_rows"):
-        monkeypatch.setattr(pictures, name, broken)
+    monkeypatch.setattr(pictures, "input_rows", broken)
+    for module in (pictures, figures):
+        monkeypatch.setattr(module, "epoch_picture", broken)
     folder = launch("a", "model=vae", "logger=none")
     assert json.loads(folder.metrics.read_text())["test"]["ssim"]
     told = folder.log.read_text()

@@ -9,7 +9,7 @@ import torch
 
 from saaae.evaluation import test as results
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import resolve_config
+from saaae.runs.run import Run, resolve_config
 from saaae.signals import Interruption
 from saaae.training import devices, fit
 
@@ -40,7 +40,7 @@ def test_its_test_metrics_are_repeated(old_run):
 def test_it_is_continued_to_the_numbers_of_its_own_version(old_run):
     cfg = old_run.config()
     cfg.trainer.max_epochs = 4
-    fit.fit(resolve_config(cfg), old_run, old_run.path, [], {"seed": 0}, Interruption())
+    fit.fit(Run(resolve_config(cfg), old_run, [], {"seed": 0}), Interruption())
     content = json.loads(old_run.metrics.read_text())
     assert content["train"]["steps"] == 16
     assert {name: content["test"][name] for name in AFTER_FOUR_EPOCHS} == pytest.approx(AFTER_FOUR_EPOCHS, rel=1e-4)

@@ -97,7 +97,7 @@ def test_the_life_of_a_named_run(command, tmp_path):
     assert json.loads((tmp_path / "outputs/x/metrics.json").read_text())["train"]["steps"] == 6
     folder = RunFolder(tmp_path / "outputs/x")
     assert folder.overrides() == ["name=x", "model=vae", *TINY, "trainer.max_epochs=2"]
-    chosen = folder.told()
+    chosen = folder.tags()
     assert (chosen["model"], chosen["data"], chosen["trainer.max_epochs"]) == ("vae", "speckle", 2)
     assert not {"name", "resume", "accelerator"} & set(chosen)  # nothing that leaves the numbers alone
 

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from saaae.errors import RunFailedError, UserError, out_of_memory
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import resolve_config
+from saaae.runs.run import Run, resolve_config
 from saaae.signals import Interruption
 from saaae.training import fit
 from saaae.training.memory import within_memory
@@ -21,7 +21,7 @@ def launch(compose_config, tmp_path):
     def launched(*overrides):
         cfg = resolve_config(compose_config(*TINY, *QUICK, *overrides))
         folder = RunFolder(tmp_path / "run")
-        fit.fit(cfg, folder, folder.path, list(overrides), {"seed": 0}, Interruption())
+        fit.fit(Run(cfg, folder, list(overrides), {"seed": 0}), Interruption())
         return folder
 
     return launched
@@ -43,7 +43,7 @@ def test_callbacks_that_give_wrong_results_are_refused_before_anything_changes(l
 
 
 def test_a_run_without_a_single_step_is_an_error_without_results(launch, tmp_path):
-    with pytest.raises(RunFailedError, match="not a single optimizer step was trained; expected a longer trainer.max"):
+    with pytest.raises(RunFailedError, match="no optimizer step was made; expected a longer trainer.max"):
         launch("trainer.max_time=00:00:00:00")
     folder = RunFolder(tmp_path / "run")
     assert not folder.metrics.exists()
