@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
+from saaae.metrics.catalog import names
 from saaae.ranges import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 
 BatchLimit = PositiveInt | PositiveFraction | None
 
-Monitor = Literal["val/elbo", "val/ssim", "val/psnr", "val/mse", "val/ssim_clean", "val/psnr_clean"]
+Monitor: Any = Literal[tuple(f"val/{name}" for name in names("chooses"))]
 
-Objective = Literal[Monitor, "val/kl", "val/nll", "val/bits_per_dim"]
+Objective: Any = Literal[tuple(f"val/{name}" for name in names("objective"))]
 
 OrUnlimited = Literal[-1] | PositiveInt
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from saaae.metrics.catalog import DETAILS, MEASURES
+from saaae.metrics.catalog import MEASURES
 
 
 def table(title: str, results: dict[str, Any]) -> str:
@@ -17,8 +17,8 @@ def table(title: str, results: dict[str, Any]) -> str:
     is_bound = not metrics.get("uncharged_nats")
     hidden = {"kl_effective", "kl_nominal", "uncharged_nats"} if is_bound else set()
     hidden |= set() if "elbo" in metrics else {"kl"}  # a deterministic model charges nothing
-    hidden |= {name for name in MEASURES if name.startswith(DETAILS)}
-    shown = [(name, m) for name, m in MEASURES.items() if metrics.get(name) is not None and name not in hidden]
+    printed = ((name, measure) for name, measure in MEASURES.items() if measure.printed and name not in hidden)
+    shown = [(name, measure) for name, measure in printed if metrics.get(name) is not None]
     lines = [f"  {name:<20}{metrics[name]:>12.4f}  {m.unit:<16}{m.meaning}".rstrip() for name, m in shown]
     return "\n".join([title, *lines, *findings(results)])
 

@@ -19,7 +19,7 @@ from saaae.errors import RunFailedError, UserError, warn_on_failure
 from saaae.evaluation.deletion import deletion_test
 from saaae.evaluation.detection import detection, detection_scores
 from saaae.evaluation.exports import save_examples
-from saaae.metrics.catalog import definitions
+from saaae.metrics.catalog import definitions, names
 from saaae.models.autoencoder import ImageAutoencoder, evaluating
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import load_weights
@@ -29,9 +29,6 @@ from saaae.visualization.figures import final_pictures, show
 from saaae.visualization.mosaic import save_picture
 
 log = logging.getLogger("saaae")
-
-HPARAM_METRICS = ("ssim", "psnr", "elbo", "nll", "kl_effective", "ssim_clean", "psnr_clean", "tile_auroc", "tile_ap")
-"""Test metrics in TensorBoard's table of hyperparameters."""
 
 
 def run_test(
@@ -184,7 +181,7 @@ def report(
         raise RunFailedError(f"{folder.label}: test {', '.join(broken)} not finite; a lower optimizer.lr may help")
     results = extra_evaluations(module, data, test, is_whole(trainer.limit_test_batches))
     test = results["test"]
-    final = {f"hp/{name}": test[name] for name in HPARAM_METRICS if name in test}
+    final = {f"hp/{name}": test[name] for name in names("hparam") if name in test}
     log_hyperparameters(trainer.loggers, run.tags, final, trainer.global_step)
     draw(module, data, folder, str(folder.label), count, trainer)
     with warn_on_failure("examples"):

@@ -1,4 +1,4 @@
-"""Every metric: its unit, meaning and range."""
+"""Every metric of the project: unit, meaning, range, and where it is shown. Imports nothing heavy."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -7,73 +7,118 @@ NATS = "nats per image"
 
 
 class Measure(NamedTuple):
-    """What a logged number is.
+    """What a logged number is and where it appears.
 
     Attributes:
         unit: Its unit; empty for a pure number.
-        meaning: What a reader of the number must know.
+        meaning: One line for the reader of the number.
         low: Least possible value; None for none.
         high: Greatest possible value; None for none.
+        chooses: Whether its validation value may choose best.ckpt: no metric that beta moves.
+        objective: Whether its validation value may be the objective of a study.
+        minimize: Whether less is better, where it is an objective.
+        needs_kl: Whether only models with a KL have it.
+        printed: Whether the table at the end of a run shows it.
+        compared: Whether leaderboards have a column for it.
+        hparam: Whether TensorBoard's table of hyperparameters shows it.
+        percentiles: Whether a test also stores its median and 5th percentile over images.
     """
 
     unit: str = ""
     meaning: str = ""
     low: float | None = None
     high: float | None = None
+    chooses: bool = False
+    objective: bool = False
+    minimize: bool = False
+    needs_kl: bool = False
+    printed: bool = True
+    compared: bool = False
+    hparam: bool = False
+    percentiles: bool = False
+
+
+def _score(unit: str, meaning: str, low: float | None = None, high: float | None = None, **flags: Any) -> Measure:
+    """A metric that every comparison shows."""
+    return Measure(unit, meaning, low, high, compared=True, hparam=True, **flags)
+
+
+def _quality(unit: str, meaning: str, low: float, high: float) -> Measure:
+    """A score of reconstructed images, which may choose best.ckpt."""
+    return _score(unit, meaning, low, high, percentiles=True, chooses=True, objective=True)
+
+
+def _stored(unit: str, meaning: str, low: float | None = None, high: float | None = None, **flags: Any) -> Measure:
+    """A metric that only metrics.json shows."""
+    return Measure(unit, meaning, low, high, printed=False, **flags)
 
 
 MEASURES = {
-    "ssim": Measure("", "against the target", -1, 1),
-    "psnr": Measure("dB", "against the target, peak 1", 0, 100),
-    "mse": Measure("", "against the target", 0, 1),
+    "ssim": _quality("", "against the target", -1, 1),
+    "psnr": _quality("dB", "against the target, peak 1", 0, 100),
+    "mse": _stored("", "against the target", 0, 1, chooses=True, objective=True, minimize=True),
     "ms_ssim": Measure("", "against the target, five scales", 0, 1),
-    "ssim_clean": Measure("", "against the clean reference", -1, 1),
-    "psnr_clean": Measure("dB", "against the clean reference, peak 1", 0, 100),
-    "mse_clean": Measure("", "against the clean reference", 0, 1),
+    "ssim_clean": _quality("", "against the clean reference", -1, 1),
+    "psnr_clean": _quality("dB", "against the clean reference, peak 1", 0, 100),
+    "mse_clean": _stored("", "against the clean reference", 0, 1),
     "ms_ssim_clean": Measure("", "against the clean reference, five scales", 0, 1),
-    "nll": Measure(NATS, "z sampled"),
-    "nll_mode": Measure(NATS, "z = mean"),
-    "kl": Measure(NATS, "what the loss charges", 0),
-    "kl_effective": Measure(NATS, "of what z really has", 0),
-    "kl_nominal": Measure(NATS, "as if the importance map removed no noise", 0),
-    "uncharged_nats": Measure(NATS, "kl_effective - kl: above 0 the loss is not an ELBO"),
-    "elbo": Measure(NATS, "-(nll + kl_effective)"),
+    "nll": _score(NATS, "z sampled", objective=True, minimize=True),
+    "nll_mode": _stored(NATS, "z = mean"),
+    "kl": Measure(NATS, "the KL in the loss", 0, objective=True, minimize=True, needs_kl=True),
+    "kl_effective": _score(NATS, "KL of the distribution that z is sampled from", 0),
+    "kl_nominal": Measure(NATS, "KL as if the importance map removed no noise", 0),
+    "uncharged_nats": Measure(NATS, "kl_effective - kl: above 0 the loss is not an ELBO", compared=True),
+    "elbo": _score(NATS, "-(nll + kl_effective)", chooses=True, objective=True, needs_kl=True),
     "iw_elbo": Measure(NATS, "importance-weighted bound"),
-    "bits_per_dim": Measure("bits", "per pixel and channel; of 8-bit pixels where the likelihood is a density"),
-    "active_units": Measure("", "latent dimensions that depend on the image", 0),
-    "anchor_mean": Measure("", "importance", 0, 1),
-    "anchor_spread": Measure("", "standard deviation of the importance over the code", 0, 1),
-    "anchor_flat": Measure("", "share of images whose map is flat", 0, 1),
-    "noise_power": Measure("", "mean square factor on the injected noise", 0),
-    "noise_log_factor": Measure("nats", "mean log factor on the injected noise"),
-    "moi": Measure("", "mean intensity of the reconstruction over the input's", 0),
-    "ratio_mean": Measure("", "intensity of the input over the reconstruction's: 1 where only speckle went", 0),
-    "ratio_variance": Measure("", "likewise: 1 / looks", 0),
+    "bits_per_dim": Measure(
+        "bits", "per pixel and channel; of 8-bit pixels where the likelihood is a density",
+        objective=True, minimize=True, needs_kl=True, compared=True,
+    ),
+    "active_units": Measure("", "latent dimensions that depend on the image", 0, compared=True),
+    "anchor_mean": _stored("", "importance", 0, 1),
+    "anchor_spread": _stored("", "standard deviation of the importance over the latent", 0, 1),
+    "anchor_flat": _stored("", "share of images whose map is flat", 0, 1),
+    "noise_power": _stored("", "mean square factor on the injected noise", 0),
+    "noise_log_factor": _stored("nats", "mean log factor on the injected noise"),
+    "moi": _stored("", "mean intensity of the reconstruction over the input's", 0),
+    "ratio_mean": Measure("", "intensity of input over reconstruction: 1 if only speckle was removed", 0),
+    "ratio_variance": Measure("", "variance of that ratio: 1 / looks if only speckle was removed", 0),
     "enl": Measure("looks", "of the reconstruction on a homogeneous window, median of images", 0),
     "enl_observed": Measure("looks", "of the input on the same window, median of images", 0),
     "epi": Measure("", "edge preservation: correlation of Laplacians with the clean ones", -1, 1),
-    "epd_roa_horizontal": Measure("", "edge preservation by ratios of neighbours, against the input", 0),
-    "epd_roa_vertical": Measure("", "likewise", 0),
-    "tile_auroc": Measure("", "defective against sound tiles", 0, 1),
-    "tile_ap": Measure("", "average precision of tiles", 0, 1),
-    "image_auroc": Measure("", "defective against sound strips, by their highest tile", 0, 1),
-    "pixel_auroc": Measure("", "nearly meaningless where few pixels are defective: see pixel_ap", 0, 1),
+    "epd_roa_horizontal": _stored("", "edge preservation by ratios of neighbours, against the input", 0),
+    "epd_roa_vertical": _stored("", "edge preservation by ratios of vertical neighbours", 0),
+    "tile_auroc": _score("", "defective against normal tiles", 0, 1),
+    "tile_ap": _score("", "average precision of tiles", 0, 1),
+    "image_auroc": Measure("", "defective against normal strips, by their highest tile", 0, 1),
+    "pixel_auroc": Measure("", "not informative where few pixels are defective: see pixel_ap", 0, 1),
     "pixel_ap": Measure("", "average precision of pixels", 0, 1),
     "aupro_30": Measure("", "per-region overlap up to a false positive rate of 0.3", 0, 1),
-    "aupro_05": Measure("", "likewise up to 0.05", 0, 1),
-    "recall": Measure("", "of defective tiles, at a threshold from held-out sound tiles", 0, 1),
-    "false_alarm_rate": Measure("", "of sound test tiles, at that threshold", 0, 1),
-}
+    "aupro_05": Measure("", "per-region overlap up to a false positive rate of 0.05", 0, 1),
+    "recall": Measure("", "of defective tiles, at a threshold from validation tiles", 0, 1),
+    "false_alarm_rate": Measure("", "of normal test tiles, at that threshold", 0, 1),
+}  # fmt: skip
+"""All metrics by name, in the order in which tables show them. `psnr` is `val/psnr` or `test/psnr` in a log."""
+PERCENTILES = {"_median": "median of images", "_p05": "5th percentile of images: one in twenty is worse"}
+"""Suffixes of the test metrics that have percentiles."""
+HEAVY_TAILED = ("enl", "enl_observed")
+"""Reported as the median of the images that have one; a few flat images would dominate the mean."""
 
-DETAILS = ("anchor_", "noise_", "mse", "nll_mode", "epd_roa_", "moi")
-"""Beginnings of what is stored and not printed."""
 
-SUFFIXES = {"_median": "median of images", "_p05": "5th percentile of images: one in twenty is worse"}
+def names(flag: str) -> list[str]:
+    """Names of the metrics with a flag of `Measure` set."""
+    return [name for name, measure in MEASURES.items() if getattr(measure, flag)]
+
+
+def flagged(logged: str, flag: str) -> bool:
+    """Whether the measure of a logged name such as `val/mse` has a flag set."""
+    measure = MEASURES.get(logged.partition("/")[2])
+    return measure is not None and getattr(measure, flag)
 
 
 def measure_of(name: str) -> Measure | None:
-    """What a number is, by its bare name; None for one that no table explains."""
-    for suffix, meaning in SUFFIXES.items():
+    """A metric by its name, also with a percentile's suffix; None if it is not in the catalogue."""
+    for suffix, meaning in PERCENTILES.items():
         base = MEASURES.get(name.removesuffix(suffix))
         if name.endswith(suffix) and base:
             return base._replace(meaning=f"{base.meaning}; {meaning}")
@@ -81,6 +126,7 @@ def measure_of(name: str) -> Measure | None:
 
 
 def definitions(metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Unit, meaning and range of each number, to be stored beside it."""
-    found = {name: measure_of(name) for name in metrics}
-    return {name: measure._asdict() for name, measure in found.items() if measure}
+    """Unit, meaning and range of each metric, to be stored beside its value."""
+    known = {name: measure_of(name) for name in metrics}
+    fields = ("unit", "meaning", "low", "high")
+    return {name: {field: getattr(m, field) for field in fields} for name, m in known.items() if m}

@@ -8,6 +8,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from saaae.metrics.catalog import HEAVY_TAILED, names
+
 
 class PerImage(Metric):
     """Named numbers of each image: their means, medians and percentiles, exact over any batches and processes.
@@ -39,23 +41,17 @@ class PerImage(Metric):
         return dict(zip(self.names, numbers.unbind(1), strict=True))
 
 
-SPREAD = ("ssim", "psnr", "ssim_clean", "psnr_clean")
-"""What also gets a median and a 5th percentile: means hide the images that a model fails on."""
-HEAVY_TAILED = ("enl", "enl_observed")
-"""What gets the median of the images that have it instead of a mean, which a few flat images would decide."""
-
-
 def summary(numbers: Mapping[str, Tensor], spread: bool) -> dict[str, Tensor]:
     """Scalars that say what there is to say of all images.
 
     Args:
         numbers: Of each image (N,), by name.
-        spread: Whether to add `<name>_median` and `<name>_p05` of those in SPREAD.
+        spread: Whether to add `<name>_median` and `<name>_p05` of those that the catalogue marks.
     """
     found = {name: values.mean() for name, values in numbers.items() if name not in HEAVY_TAILED}
     tailed = {name: values.nanquantile(0.5) for name, values in numbers.items() if name in HEAVY_TAILED}
     found |= {name: value for name, value in tailed.items() if not value.isnan()}  # no image may have it
-    for name in (name for name in SPREAD if spread and name in numbers):
+    for name in (name for name in names("percentiles") if spread and name in numbers):
         found[f"{name}_median"], found[f"{name}_p05"] = torch.quantile(
             numbers[name], torch.tensor([0.5, 0.05], dtype=torch.float64)
         )

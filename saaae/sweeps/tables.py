@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from statistics import fmean, stdev
 from urllib.parse import quote
 
-from saaae.metrics.catalog import measure_of
+from saaae.metrics.catalog import measure_of, names
 from saaae.metrics.intervals import mean_interval
 from saaae.sweeps.page import Cell, Section
 from saaae.sweeps.summary import RunSummary, Variant
 
-METRICS = ("ssim", "psnr", "ssim_clean", "psnr_clean", "nll", "kl_effective", "elbo", "bits_per_dim", "active_units",
-           "uncharged_nats", "tile_auroc", "tile_ap", "images_per_second")  # fmt: skip
+METRICS = [*names("compared"), "images_per_second"]
 
 NONE = "n/a"
 

@@ -7,14 +7,12 @@ from omegaconf import DictConfig
 
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.errors import UserError
+from saaae.metrics.catalog import flagged
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.training.devices import num_processes
-from saaae.training.objective import MINIMIZED, in_study, objectives
+from saaae.training.objective import in_study, objectives
 
 log = logging.getLogger("saaae")
-
-OF_BOUND = ("val/elbo", "val/kl", "val/bits_per_dim")
-"""Metrics of models with a KL only."""
 
 
 def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) -> tuple[str, str]:
@@ -27,11 +25,11 @@ def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) 
     asked = {"checkpoint.monitor": [monitor], "objective": objectives(cfg) if cfg.objective or in_study() else []}
     example = data.batch("val", torch.zeros(1, dtype=torch.long))
     for key, name in ((key, name) for key, names in asked.items() for name in names):
-        if name in OF_BOUND and not model.is_variational:
+        if flagged(name, "needs_kl") and not model.is_variational:
             raise UserError(f"{key}={name}: this model has no KL and no ELBO; expected val/ssim")
         if name.endswith("_clean") and (example.clean is None or example.clean is example.target):
             raise UserError(f"{key}={name}: these data have no clean reference beside the target")
-    return monitor, "min" if monitor in MINIMIZED else "max"
+    return monitor, "min" if flagged(monitor, "minimize") else "max"
 
 
 def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:

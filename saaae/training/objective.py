@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from saaae.errors import UserError
+from saaae.metrics.catalog import flagged
 from saaae.training.distributed import rank
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ TRIAL = "SAAAE_TRIAL"
 SETTINGS = "settings"
 """Where a study says what all its trials were told."""
 
-MINIMIZED = {"val/mse", "val/kl", "val/nll", "val/bits_per_dim"}
-
 
 def objectives(cfg: DictConfig) -> list[str]:
     """The validation metrics that a study is about; null is what chooses best.ckpt, the ELBO where nothing else is."""
@@ -35,7 +34,7 @@ def objectives(cfg: DictConfig) -> list[str]:
 
 def directions(names: Sequence[str]) -> list[Literal["minimize", "maximize"]]:
     """Whether each metric is to grow."""
-    return ["minimize" if name in MINIMIZED else "maximize" for name in names]
+    return ["minimize" if flagged(name, "minimize") else "maximize" for name in names]
 
 
 def values_of(cfg: DictConfig, validation: Mapping[str, float]) -> float | list[float] | None:

@@ -96,7 +96,7 @@ MISTAKES = [
     ("accelerator=ddp accelerator.num_nodes=0", "accelerator.num_nodes=0: expected greater than or equal to 1"),
     ("accelerator=base", "accelerator=base: no such option; expected one of auto, cpu, ddp"),
     ("accelerator=dpp", "accelerator=dpp: no such option; expected one of auto, cpu, ddp"),
-    ("objective=val/sim", "objective=val/sim: expected 'val/elbo', 'val/ssim'"),
+    ("objective=val/sim", "objective=val/sim: expected 'val/ssim', 'val/psnr'"),
     ("hydra/launcher=slrum", "hydra/launcher=slrum: expected one of basic, parallel"),
     ("hydra/launcher=parallel", "hydra/launcher=parallel: is for several jobs, with --multirun (-m)"),
     ("hydra/sweeper=optuna", "hydra/sweeper=optuna: is for several jobs, with --multirun (-m)"),
