@@ -1,9 +1,14 @@
 """Train an image autoencoder: python train.py [group=option] [key=value] [-m]."""
 
+import sys
 from pathlib import Path
 
-from saaae.cli.main import main
-from saaae.cli.train import TRAIN
-
 if __name__ == "__main__":
-    main(TRAIN, Path(__file__).parent / "conf")
+    try:  # also around the imports, which take the first second
+        from saaae.cli.main import main
+        from saaae.cli.train import TRAIN
+
+        main(TRAIN, Path(__file__).parent / "conf")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

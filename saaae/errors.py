@@ -29,7 +29,8 @@ def user_error_in(error: BaseException | None) -> UserError | None:
     return error
 
 
-DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG,
+               errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)  # fmt: skip
 
 
 def disk_error(error: BaseException) -> str | None:

@@ -16,6 +16,7 @@ class Command(NamedTuple):
         check: Checks a composed configuration and its overrides beyond types, without torch; raises UserError.
         run: Does the work, given the composed configuration.
         checked_later: Groups that make sense only in another configuration, where `check` looks at them.
+        dry_build: Builds the models of a multirun's jobs without memory or data; gives one line for each error.
         compare: Compares the jobs of a multirun, given its folder; raises UserError where there is nothing to compare.
     """
 
@@ -25,3 +26,4 @@ class Command(NamedTuple):
     run: Callable[[DictConfig], Any]
     checked_later: frozenset[str] = frozenset()
     compare: Callable[[Path], None] | None = None
+    dry_build: Callable[[list[tuple[DictConfig, list[str]]]], list[str]] | None = None

@@ -3,22 +3,35 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from saaae.cli.command import Command
-from saaae.cli.dry_run import GRID_SWEEPERS, check_command_line
+from saaae.cli.dry_run import GRID_SWEEPERS, Search, check_command_line
 from saaae.cli.jobs import DONE, FAILED, USAGE_ERROR, Launch
 from saaae.cli.launchers import chosen
 from saaae.cli.multirun import Task, shared_overrides, summarize, sweep_folder_of
-from saaae.config.overrides import in_quotes
+from saaae.config.overrides import in_quotes, positionals_last
 from saaae.config.resolvers import register_resolvers, stamp
 from saaae.errors import disk_error, user_error_in
 
-INTERRUPTED = 130
-
+OPTIONS_WITH_VALUE = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--info",
+)
+"""Options of Hydra whose value may be the next word."""
 SILENT_LAUNCHERS = ("slurm", "submitit")
 """Launchers whose jobs print into files."""
 
@@ -26,49 +39,64 @@ register_resolvers()  # also in a process that a launcher starts: it imports thi
 
 
 def main(command: Command, config_dir: Path) -> None:
-    """Checks the command line, then lets Hydra run it; exits with 0, 1 (a run failed) or 2 (the user's mistake)."""
+    """Checks the command line, then lets Hydra run it.
+
+    Exits with 0 (done), 1 (a run failed), 2 (a usage error), 130 or 143 (interrupted).
+    """
     _add_plugins()
     full = "HYDRA_FULL_ERROR" in os.environ
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of this program deserves its whole stack trace
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # an error of this program deserves its whole stack trace
+    sys.argv[1:] = positionals_last(sys.argv[1:], OPTIONS_WITH_VALUE)
     args = get_args_parser().parse_args()
     config_dir = config_dir.resolve()
     task = Task(command)
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
-        if args.multirun and not command.compare:
-            print("error: --multirun (-m): is for train.py; expected one command for each", file=sys.stderr)
-            sys.exit(USAGE_ERROR)
-        jobs, found = check_command_line(command, config_dir, args.overrides, args.multirun)
-        if found:
-            print("\n".join(f"error: {line}" for line in found), file=sys.stderr)
-            sys.exit(USAGE_ERROR)
-        if args.multirun and not args.cfg:
-            overrides = OverridesParser.create().parse_overrides(args.overrides)
-            sweep = sweep_folder_of(command, config_dir, overrides)
-            task.launch = Launch(sweep, stamp(), chosen("hydra/launcher", overrides))
-            if (task.launch.launcher or "").startswith(SILENT_LAUNCHERS):
-                print(f"submitted    what the jobs print is in {sweep / '.submitit'}", flush=True)
-            task.num_jobs = len(jobs) if chosen("hydra/sweeper", overrides) in GRID_SWEEPERS else None
-            sys.argv += [shared_overrides(overrides), f"hydra.sweep.dir={in_quotes(str(task.launch.sweep))}"]
+        _check(task, config_dir, args)
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=command.config_name)(task)()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
     except OSError as error:  # Hydra makes the run folder before there is a job
-        if not (fault := disk_error(error)):
+        if not (reason := disk_error(error)) and not isinstance(error, FileExistsError):
             raise
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {reason or error.filename + ': exists and is not a folder'}", file=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:
-        mistake, launcher = user_error_in(error), task.launch and task.launch.launcher
-        if not mistake and (full or not launcher):
+        usage_error, launcher = user_error_in(error), task.launch and task.launch.launcher
+        if not usage_error and (full or not launcher):
             raise
-        said = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {mistake or f'hydra/launcher={launcher}: {said}'}", file=sys.stderr)
-        sys.exit(USAGE_ERROR if mistake else FAILED)
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {usage_error or f'hydra/launcher={launcher}: {text}'}", file=sys.stderr)
+        sys.exit(USAGE_ERROR if usage_error else FAILED)
     finally:
         status = summarize(task, args.overrides) if task.launch else DONE
     sys.exit(status)
+
+
+def _check(task: Task, config_dir: Path, args: Any) -> None:
+    """Checks all jobs of the command line and prepares a multirun; exits with 2 at the first usage error."""
+    command, own = task.command, Search(config_dir, args.config_dir)
+    if args.config_name or args.config_path:
+        _refuse("--config-name, --config-path: not supported; --config-dir=<folder> adds your own options")
+    if args.multirun and not command.compare:
+        _refuse("--multirun (-m): is for train.py; expected one command for each")
+    jobs, errors = check_command_line(command, own, args.overrides, args.multirun)
+    if errors:
+        _refuse(*errors)
+    if args.multirun and not args.cfg:
+        if command.dry_build and (errors := command.dry_build(jobs.configs)):
+            _refuse(*errors)
+        overrides = OverridesParser.create().parse_overrides(args.overrides)
+        sweep = sweep_folder_of(command, own, overrides)
+        task.launch = Launch(sweep, stamp(), chosen("hydra/launcher", overrides))
+        task.groups = own.groups()
+        if (task.launch.launcher or "").startswith(SILENT_LAUNCHERS):
+            print(f"submitted    what the jobs print is in {sweep / '.submitit'}", flush=True)
+        task.num_jobs = jobs.number if chosen("hydra/sweeper", overrides) in GRID_SWEEPERS else None
+        sys.argv += [shared_overrides(overrides), f"hydra.sweep.dir={in_quotes(str(task.launch.sweep))}"]
+
+
+def _refuse(*lines: str) -> NoReturn:
+    print("\n".join(f"error: {line}" for line in lines), file=sys.stderr)
+    sys.exit(USAGE_ERROR)
 
 
 def _add_plugins() -> None:

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from saaae.cli.command import Command
+from saaae.cli.dry_run import Search, check_job
 from saaae.cli.jobs import DONE, FAILED, USAGE_ERROR, Launch, Outcome, exit_status
 from saaae.config.resolvers import OUTPUTS
 from saaae.errors import Pruned, RunFailedError, UserError, disk_error, user_error_in
@@ -40,8 +41,8 @@ def compare(sweep: Path, baseline: int | None = None) -> None:
 
 
 class Task:
-    """A job as a launcher runs it, here or in another process: a mistake is one line, and in a multirun a failing job
-    does not stop the others.
+    """A job as a launcher runs it, here or in another process: a usage error is one line, and in a multirun a failing
+    job does not stop the others.
 
     Args:
         command: The entry point.
@@ -49,12 +50,14 @@ class Task:
     Attributes:
         launch: The multirun that the job is of; None for a single run.
         num_jobs: How many jobs it has; None where a sweeper decides.
+        groups: Options of every config group, for the check of a multirun's job.
     """
 
     def __init__(self, command: Command) -> None:
         self.command = command
         self.launch: Launch | None = None
         self.num_jobs: int | None = None
+        self.groups: dict[str, list[str]] = {}
 
     def __call__(self, cfg: DictConfig) -> Any:
         """Does the work.
@@ -84,7 +87,12 @@ class Task:
     def _answer(self, cfg: DictConfig) -> tuple[Any, int, str]:
         """The return value of the command, the exit status, and why it is what it is."""
         try:
+            if self.launch is not None:  # a large grid or a sweeper's trial is not checked before
+                check_job(self.command, cfg, list(HydraConfig.get().overrides.task), self.groups)
             return self.command.run(cfg), DONE, ""
+        except (Interrupted, KeyboardInterrupt):
+            remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+            raise
         except Pruned as stop:
             return None, DONE, str(stop)
         except Exception as error:
@@ -104,11 +112,12 @@ def remove_if_empty(folder: Path) -> None:
             folder.parent.rmdir()
 
 
-def sweep_folder_of(command: Command, config_dir: Path, overrides: list[Override]) -> Path:
+def sweep_folder_of(command: Command, search: Search, overrides: list[Override]) -> Path:
     """Folder of a multirun, found once: in the process of a job the time of the launch is not known any more."""
     words = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
-        return Path(str(compose(command.config_name, words, return_hydra_config=True).hydra.sweep.dir))
+    with initialize_config_dir(str(search.own), version_base="1.3"):
+        cfg = compose(command.config_name, search.overrides(words), return_hydra_config=True)
+    return Path(str(cfg.hydra.sweep.dir))
 
 
 def summarize(task: Task, arguments: list[str]) -> int:

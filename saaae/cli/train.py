@@ -1,5 +1,6 @@
 """train.py: decides whether a run starts, continues or is finished, then trains it."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from saaae.training.distributed import exit_with_parent, rank, started_by_launch
 from saaae.training.malloc import keep_freed_blocks
 from saaae.training.objective import is_trial, values_of
 
+LONGEST_NAME = 200
+"""Bytes of a folder's name: file systems allow 255, and files in it are named after it."""
+
 
 def check(cfg: DictConfig, overrides: list[str]) -> None:
     """Everything about a job that can be refused before torch is imported.
@@ -30,8 +34,8 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     """
     if cfg.resume == "":
         raise UserError("resume=: expected a run folder")
-    if cfg.name is not None and (not Path(cfg.name).parts or ".." in Path(cfg.name).parts):
-        raise UserError(f"name={cfg.name}: expected the name of a folder below outputs")
+    if cfg.name is not None:
+        _check_name(Path(cfg.name))
     if started_by_launcher() and not cfg.name and not cfg.resume:
         raise UserError("name=null: expected a name: the processes of torchrun or srun must agree on the run folder")
     if cfg.resume:
@@ -42,6 +46,13 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         )
     for line in combinations(resolve_config(cfg)):
         raise UserError(line)
+
+
+def _check_name(name: Path) -> None:
+    if not name.parts or ".." in name.parts or name.is_absolute():
+        raise UserError(f"name={name}: expected the name of a folder below outputs")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in name.parts):
+        raise UserError(f"name={str(name)[:20]}...: too long; expected at most {LONGEST_NAME} bytes")
 
 
 def run(cfg: DictConfig) -> float | list[float] | None:
@@ -146,4 +157,19 @@ def _seconds(time: str) -> int:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-TRAIN = Command("train", Train, check, run, compare=compare)
+def dry_build(jobs: list[tuple[DictConfig, list[str]]]) -> list[str]:
+    """Builds each different model of a multirun on torch's meta device: shapes that do not fit fail before job 1.
+
+    Args:
+        jobs: Composed configurations with their overrides.
+
+    Returns:
+        One line for each error.
+    """
+    from saaae.training.build import model_errors
+
+    models = {OmegaConf.to_yaml(cfg.model, resolve=True): cfg for cfg in (resolve_config(cfg) for cfg, _ in jobs)}
+    return model_errors(models.values())
+
+
+TRAIN = Command("train", Train, check, run, compare=compare, dry_build=dry_build)

@@ -1,5 +1,8 @@
 """Command-line overrides: their keys, and quoting of values."""
 
+import re
+import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -9,11 +12,33 @@ def key_of(override: str) -> str:
 
 
 def quoted(path: Path) -> str:
-    """A path as a value on the command line: Hydra reads `=` and `,` as its own unless quoted."""
-    return f'"{in_quotes(str(path))}"' if set("=,") & set(str(path)) else str(path)
+    """A path as a value that can be pasted into a POSIX shell and that Hydra reads as it is.
+
+    `python evaluate.py run=` in front of it is a command for any name of a folder.
+    """
+    text = str(path)
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", text):
+        return text
+    value = in_quotes(text)
+    return shlex.quote(value) if set('$`"\\!') & set(value) else f'"{value}"'
 
 
 def in_quotes(text: str) -> str:
-    """A text as Hydra's grammar takes it, whatever signs it holds."""
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
+    """A text in quotes of Hydra's grammar."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", text)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{chr(92) * trailing}'"
+
+
+def positionals_last(arguments: list[str], with_value: Collection[str]) -> list[str]:
+    """Command-line words with all overrides behind the options: argparse does not take them on both sides of one.
+
+    Args:
+        arguments: The words.
+        with_value: Options whose value is the next word.
+    """
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        (options if word.startswith("-") or before in with_value else overrides).append(word)
+    return options + overrides

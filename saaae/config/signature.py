@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import math
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -144,10 +145,25 @@ def mismatch(annotation: Any, value: Any) -> str | None:
     try:
         TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        return " or ".join(dict.fromkeys(_expected(detail) for detail in error.errors()))
+        if isinstance(value, float) and not math.isfinite(value):
+            return "a finite number"
+        details = error.errors()
+        kinds = {_kind_of(detail) for detail in details} - {""}
+        texts = (
+            f"{_kind_of(detail)}{_expected(detail)}" if len(kinds) > 1 else _expected(detail) for detail in details
+        )
+        return " or ".join(dict.fromkeys(texts))
     except TypeError:
         return "a plain value"
     return None
+
+
+def _kind_of(detail: Mapping[str, Any]) -> str:
+    """Which kind of number a bound is for, where a setting takes both; empty for all other errors."""
+    if not str(detail["type"]).startswith(("greater_than", "less_than")):
+        return ""
+    branch = " ".join(map(str, detail["loc"]))
+    return "an integer " if "int" in branch else "a fraction " if "float" in branch else ""
 
 
 _WORDS = {
@@ -165,6 +181,8 @@ _WORDS = {
 def _expected(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "predicate_failed":
         return "an existing folder (data_dir= or SAAAE_DATA_DIR says where the data is)"
+    if detail["type"] == "json_invalid":
+        return "text in UTF-8"
     message = str(detail["msg"]).replace("Input should be ", "")
     text = _WORDS.get(detail["type"], message[0].lower() + message[1:])
     in_list = any(isinstance(part, int) for part in detail["loc"])

@@ -218,7 +218,7 @@ def _check_arguments(node: DictConfig, expected: Signature, path: str, partial: 
                 known = [f"{path}.{name}" for name in expected.parameters]
                 owner = OWNERS.get(f"{path}.{key}")
                 hint = nearest(f"{path}.{key}", known)
-                found.append(f"{path}.{key}: " + (f"belongs to {owner}" if owner else f"no such key{hint}"))
+                found.append(f"{path}.{key}: " + (f"expected {owner} instead" if owner else f"no such key{hint}"))
             continue
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
@@ -232,7 +232,7 @@ def _check_arguments(node: DictConfig, expected: Signature, path: str, partial: 
 
 
 def _check_leaf(parent: DictConfig, key: str, annotation: Any, path: str) -> list[str]:
-    source = _source_of(parent, key) or path
+    source = (_source_of(parent, key) if "." in path else None) or path  # root settings are nobody's copies
     try:
         value = parent[key]
     except MissingMandatoryValue:
@@ -284,7 +284,7 @@ def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) ->
     if (match := re.search(r"Could not override '([^']+)'", text)) or (match := re.search(r"Key '([^']+)'", text)):
         key = match.group(1)
         if key in OWNERS:
-            return f"{key}: belongs to {OWNERS[key]}"
+            return f"{key}: expected {OWNERS[key]} instead"
         return f"{key}: no such key{nearest(key, [*known, *groups])}"
     if match := re.search(r"Interpolation key '(\w+)", text):
         group = match.group(1)

@@ -200,9 +200,9 @@ class CachedFiles(ImageDataModule):
         reasons = "".join(f"; {count} {reason}" for reason, count in notes["left_out"].items())
         if notes["side"] < self.image_size:
             fitting = notes["side"] // 4 * 4
+            expected = f"expected at most {fitting}" if fitting >= 8 else "expected images of at least 8 x 8 pixels"
             raise UserError(
-                f"data.image_size={self.image_size}: no image has so many rows and columns{reasons}; expected at most "
-                f"{fitting}"
+                f"data.image_size={self.image_size}: no image has so many rows and columns{reasons}; {expected}"
             )
         raise UserError(f"data.root={self.root}: nothing is left for the {split} split{reasons}; expected more images")
 

@@ -1,10 +1,11 @@
 """Builds model and data of a configuration."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -95,6 +96,18 @@ def lightning_module(
         run_config=plain(cfg),
         run_record=record,
     )
+
+
+def model_errors(cfgs: Iterable[DictConfig]) -> list[str]:
+    """Builds the models of configurations on torch's meta device, without memory; one line for each error."""
+    errors: dict[str, None] = {}
+    for cfg in cfgs:
+        try:
+            with torch.device("meta"):
+                instantiated(cfg.model)
+        except UserError as error:
+            errors[str(error)] = None
+    return list(errors)
 
 
 def load_run(path: Path, checkpoint: str, trust: Sequence[str]) -> tuple[ImageAutoencoder, ImageDataModule]:

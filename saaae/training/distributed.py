@@ -51,7 +51,7 @@ def sweep_job_processes() -> Iterator[None]:
     argv, directory, main = sys.argv, hydra.run.dir, sys.modules["__main__"]
     module = main.__spec__
     if hydra.mode == RunMode.MULTIRUN:
-        sys.argv, main.__spec__ = [str(script()), *hydra.overrides.task], None
+        sys.argv, main.__spec__ = [str(script()), *_added_folder(), *hydra.overrides.task], None
         _set_run_folder(hydra.runtime.output_dir)
     try:
         yield
@@ -59,6 +59,12 @@ def sweep_job_processes() -> Iterator[None]:
         sys.argv, main.__spec__ = argv, module
         _set_run_folder(directory)
         _clear_process_group()
+
+
+def _added_folder() -> list[str]:
+    """The option `--config-dir` of this command, if it was given."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [word for s in sources if s.provider == "command-line" for word in ("--config-dir", s.path)]
 
 
 def script() -> Path:

@@ -4,10 +4,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from saaae.cli.dry_run import check_command_line
+from saaae.cli.dry_run import Search, check_command_line
 from saaae.cli.evaluate import EVALUATE
 from saaae.cli.launchers import LAUNCHERS_AND_SWEEPERS
 from saaae.cli.train import TRAIN
@@ -18,14 +19,14 @@ MISTAKES = [
     ("modle=vae", "modle: no such key; did you mean model?"),
     ("model=vaee", "model=vaee: no such option; expected one of aitex_vae, cbam_ae, "),
     ("posterior.kl=nominl", "posterior.kl=nominl: expected 'effective', 'nominal' or 'budget'; did you mean nominal?"),
-    ("epochs=3", "epochs: belongs to trainer.max_epochs"),
+    ("epochs=3", "epochs: expected trainer.max_epochs"),
     ("trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
     ("trainer.max_epochs=ten", "trainer.max_epochs=ten: expected -1 or an integer"),
     ("trainer.max_epochs=-1", "trainer.max_epochs=-1: nothing ends the run"),
     ("name=..", "name=..: expected the name of a folder below outputs"),
     ("resume=", "resume=: expected a run folder"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: expected"),
-    ("+trainer.num_nodes=2", "trainer.num_nodes: belongs to accelerator="),
+    ("+trainer.num_nodes=2", "trainer.num_nodes: expected accelerator="),
     (
         "name=a=b,c=d",
         "name=a=b,c=d: not of the form key=value; a value with signs of its own needs quotes: \"name='a=b,",
@@ -37,13 +38,29 @@ MISTAKES = [
     ("trainer.max_time=abc", "trainer.max_time=abc: expected"),
     ("trainer.max_time=00:00:00:00", "trainer.max_time=00:00:00:00: no time to train; expected days:hours:minutes:"),
     ("threads=100000", "threads=100000: expected less than or equal to 1024"),
-    ("trainer.overfit_batches=2", "trainer.overfit_batches: belongs to trainer.limit_train_batches"),
+    ("trainer.overfit_batches=2", "trainer.overfit_batches: expected trainer.limit_train_batches"),
     ("seed=99999999999", "seed=99999999999: expected less than"),
-    ("beta.value=inf", "beta.value=inf: expected less than inf"),
+    ("beta.value=inf", "beta.value=inf: expected a finite number"),
+    ("optimizer.lr=nan", "optimizer.lr=nan: expected a finite number"),
+    ("name=${seed}", "name=0: expected text"),
+    ("name=/elsewhere/x", "name=/elsewhere/x: expected the name of a folder below outputs"),
+    (f"name={'n' * 300}", "name=nnnnnnnnnnnnnnnnnnnn...: too long; expected at most 200 bytes"),
+    ("+trainer.ckpt_path=x", "trainer.ckpt_path: expected resume= instead"),
+    ("trainer.ckpt_path=x", "trainer.ckpt_path: expected resume= instead"),
+    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run: expected trainer.max_steps=1 instead"),
+    (
+        "trainer.limit_train_batches=0",
+        "trainer.limit_train_batches=0: expected an integer greater than or equal to 1 or a fraction greater than 0",
+    ),
+    ("model=[vae,saaae]", "model=[vae,saaae]: a list; several runs need model=vae,saaae and --multirun (-m)"),
+    ("model=vae model=saaae", "model=vae model=saaae: given twice; expected one of them"),
+    ("callbacks=early_stopping callbacks=none", "callbacks=early_stopping callbacks=none: given twice"),
+    ("hydra.job.chdir=true", "hydra.job.chdir=true: not supported"),
+    ("hydra.sweep.dir=x", "hydra.sweep.dir=x: is for --multirun (-m)"),
     ("posterior.cap=0.99", "posterior.cap=0.99: expected less than or equal to 0.9698"),
     ("posterior.map=uniform", "posterior.factor=null: posterior.map=uniform needs a number"),
     ("posterior.map=uniform posterior.factor=0.5 posterior.kl=budget", "posterior.kl=budget: has nothing"),
-    ("trainer.devices=2", "trainer.devices: belongs to accelerator.devices"),
+    ("trainer.devices=2", "trainer.devices: expected accelerator.devices"),
     ("seed=1.5", "seed=1.5: expected an integer"),
     ("beta.value=-1", "beta.value=-1: expected greater than or equal to 0"),
     ("beta.value=abc", "beta.value=abc: expected a number"),
@@ -108,7 +125,7 @@ MISTAKES = [
         "attention=cbam attention.placement=middle",
         "attention.placement=middle: expected 'none', 'bottleneck', 'encoder'",
     ),
-    ("attention=self attention.allow_large=true", "attention.allow_large: belongs to attention.layer.allow_large"),
+    ("attention=self attention.allow_large=true", "attention.allow_large: expected attention.layer.allow_large"),
     ("posterior=low_rank posterior.rank=0", "posterior.rank=0: expected greater than or equal to 1"),
     ("beta=free_bits posterior=low_rank model=vae", "beta=free_bits: needs a posterior whose KL is a sum"),
     ("model=cvae_onehot data=mnist model.num_classes=3", "model.num_classes=3: expected the data's 10"),
@@ -131,8 +148,8 @@ def mistakes(tmp_path, monkeypatch):
     monkeypatch.delenv("SAAAE_DATA_DIR", raising=False)
     register_resolvers()
 
-    def found(line, door=TRAIN, multirun=False):
-        return check_command_line(door, CONF, line.split(), multirun)[1]
+    def found(line, command=TRAIN, multirun=False):
+        return check_command_line(command, Search(CONF), line.split(), multirun)[1]
 
     return found
 
@@ -157,6 +174,104 @@ def test_a_mistake_is_answered_in_one_line(mistakes, tmp_path, line, answer):
 )
 def test_mistakes_at_the_other_door(mistakes, line, answer):
     assert mistakes(line, EVALUATE)[0].startswith(answer)
+
+
+def test_a_path_that_is_not_utf_8_is_named_as_such(mistakes):
+    (line,) = mistakes(f"data=folder data.root='{chr(0xDCFF)}'")
+    assert line.endswith("expected text in UTF-8")
+
+
+def test_several_loggers_and_equal_repetitions_are_no_mistakes(mistakes):
+    assert mistakes("logger=[tensorboard,csv] model=vae model=vae seed=1 seed=2") == []
+
+
+def test_an_error_in_a_large_grid_is_found_without_composing_it(mistakes, capsys, monkeypatch):
+    from saaae.cli import dry_run
+
+    composed = []
+    real = dry_run.compose
+    monkeypatch.setattr(dry_run, "compose", lambda *a, **k: composed.append(a) or real(*a, **k))
+    (line,) = mistakes("seed=range(0,100000) model=nope", multirun=True)
+    assert line.startswith("model=nope: no such option")
+    assert len(composed) <= 2
+    assert capsys.readouterr().err == "checking 100000 jobs\n"
+    assert mistakes("seed=0,1,2 model=vae,saaae beta.value=1,2,-3", multirun=True) == [
+        "beta.value=-3: expected greater than or equal to 0"
+    ]
+    assert len(composed) <= 2 + 7
+    assert mistakes("model=vae seed=0,1 beta.value=1,2", multirun=True) == []
+
+
+def test_a_clash_of_two_values_is_found_among_all_combinations(mistakes):
+    line = "likelihood=gaussian,speckle data.target=noisy,clean"
+    (found,) = mistakes(line, multirun=True)
+    assert found.startswith("data.target=clean: likelihood=speckle is one of noisy images")
+
+
+def test_a_folder_of_options_of_ones_own(tmp_path, mistakes):
+    own = tmp_path / "own options"
+    (own / "model").mkdir(parents=True)
+    (own / "model" / "mine.yaml").write_text((CONF / "model" / "vae.yaml").read_text())
+    search, quoted = Search(CONF, str(own)), f"hydra.searchpath=['file://{own}']"
+    assert check_command_line(TRAIN, search, ["model=mine"], False)[1] == []
+    assert check_command_line(TRAIN, search, ["model=mine,vae", "seed=0,1"], True)[1] == []
+    assert check_command_line(TRAIN, Search(CONF), ["model=mine", quoted], False)[1] == []
+    for arguments, place in ((["model=mien"], search), (["model=mien", quoted], Search(CONF))):
+        (line,) = check_command_line(TRAIN, place, arguments, False)[1]
+        assert "mine" in line.partition("expected one of")[2]
+    (line,) = check_command_line(TRAIN, Search(CONF, "nowhere"), [], False)[1]
+    assert line == "--config-dir=nowhere: no such folder"
+
+
+def test_models_that_do_not_fit_together_are_found_before_the_first_job(compose_config):
+    from saaae.cli.train import dry_build
+
+    jobs = [
+        ["model=vae"],
+        ["model=vae", "posterior=low_rank", "posterior.rank=999999"],
+        ["model=cbam_ae", "data.image_size=24", "model.latent_channels=8"],
+        ["model=cbam_ae", "data.image_size=24", "model.latent_channels=8", "seed=1"],
+    ]
+    rank, size = dry_build([(compose_config(*job), job) for job in jobs])
+    assert rank.startswith("posterior.rank=999999: expected less than the 256 latent values")
+    assert size.startswith("data.image_size=24: model.decoder.strides enlarge a latent map")
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "a b", "a=b,c=d", "空 x", "it's", 'a"b', "$HOME", "back\\slash", "tail\\", "(x)", "a'b\\'c", "!x"]
+)
+def test_a_printed_path_survives_the_shell_and_hydra(name):
+    import shlex
+
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from saaae.config.overrides import quoted
+
+    (word,) = shlex.split(f"run={quoted(Path('outputs') / name)}")
+    (override,) = OverridesParser.create().parse_overrides([word])
+    assert override.value() == f"outputs/{name}"
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option():
+    from saaae.cli.main import OPTIONS_WITH_VALUE
+    from saaae.config.overrides import positionals_last
+
+    words = ["name=v", "-m", "--config-dir", "a=b", "seed=0,1", "--cfg", "job", "+x=1"]
+    expected = ["-m", "--config-dir", "a=b", "--cfg", "job", "name=v", "seed=0,1", "+x=1"]
+    assert positionals_last(words, OPTIONS_WITH_VALUE) == expected
+
+
+def test_an_interruption_while_the_program_is_imported_is_one_line(tmp_path):
+    code = (
+        "import os, runpy, signal, sys, builtins; real = builtins.__import__\n"
+        "def load(name, *rest):\n"
+        "    if name == 'hydra': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(name, *rest)\n"
+        "builtins.__import__ = load; sys.argv = ['train.py']\n"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
 def test_two_mistakes_get_two_lines(mistakes):

@@ -194,12 +194,12 @@ def test_a_full_disk_is_named_with_its_path_after_the_numbers_are_printed(evalua
 
 @pytest.mark.parametrize("option", ["data.corruption=jpeg", "model.posterior=diagonal"])
 def test_the_name_of_an_option_in_place_of_a_part_is_one_line(option):
-    from saaae.cli.dry_run import groups_of
+    from saaae.cli.dry_run import Search
     from saaae.config.schema import Train
     from saaae.config.validation import config_errors
 
     key, _, value = option.rpartition(".")[2].partition("=")
-    assert config_errors(composed("train", option), Train, groups_of(CONF)) == [
+    assert config_errors(composed("train", option), Train, Search(CONF).groups()) == [
         f"{option}: an option is chosen by its group; expected {key}={value}"
     ]
 
