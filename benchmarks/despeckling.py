@@ -12,6 +12,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 LAWS = [(1, 0.0), (2, 0.0), (4, 0.0), (8, 0.0), (10, 0.0), (1, 0.33)]
@@ -56,7 +57,7 @@ def frost(intensity, looks, side, damping):
 
 
 SIDES = [3, 5, 7, 9, 11]
-FILTERS = {
+FILTERS: dict[str, tuple[Any, list[Any]]] = {
     "boxcar": (boxcar, [(side,) for side in SIDES]),
     "Lee": (lee, [(side,) for side in SIDES]),
     "Frost": (frost, list(itertools.product(SIDES, [0.5, 1.0, 2.0, 4.0]))),
@@ -119,7 +120,7 @@ def main(runs):
 
     opened = [open_run(path) for path in runs]
     data = opened[0][1]
-    rows = {name: [] for name in ["noisy", *FILTERS, "despeckler"]}
+    rows: dict[str, list[Any]] = {name: [] for name in ["noisy", *FILTERS, "despeckler"]}
     for data.looks, data.correlation in LAWS:
         val, test = (data.batch(split, torch.arange(data.num_images(split))) for split in ("val", "test"))
         rows["noisy"].append([score(lambda x: x, test)])

@@ -73,7 +73,7 @@ def pairs(others, steps, gpu, folder):
     """Prints the table of every model with every likelihood."""
     print(f"| model | likelihood | 32-true, nats | {' | '.join(others)} |")
     print("|" + "---|" * (3 + len(others)))
-    shares = {precision: [] for precision in others}
+    shares: dict[str, list[float]] = {precision: [] for precision in others}
     for model, likelihood in itertools.product(options("model"), options("likelihood")):
         reference = losses(model, likelihood, "32-true", steps, gpu, folder)
         if reference is None:

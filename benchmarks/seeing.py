@@ -23,13 +23,13 @@ def parts():
     from saaae.metrics.latent import LatentStatistics
     from saaae.metrics.per_image import PerImage
     from saaae.models import lightning
-    from saaae.training import fit
+    from saaae.training import build
 
     hooks = ("on_train_start", "on_train_epoch_end", "on_train_end")
     return {
         "pictures in training": [(ReconstructionPictures, hook) for hook in hooks],
         "metrics of images": [(lightning, "quality_of"), (PerImage, "update"), (PerImage, "compute")],
-        "radar metrics": [(fit, "speckle_quality")],
+        "radar metrics": [(build, "speckle_quality")],
         "latent health": [(LatentHealth, "on_validation_end"), (LatentStatistics, "update")],
         "pictures at the end": [(results, "draw"), (results, "project"), (results, "save_examples")],
         "deletion test": [(results, "deletion_test")],
@@ -61,11 +61,18 @@ def main(overrides):
     from saaae.signals import Interruption
     from saaae.training import fit
 
-    seconds, speeds = Counter(), []
+    seconds: Counter[str] = Counter()
+    speeds: list[Throughput] = []
     for part, places in parts().items():
         for owner, name in places:
             setattr(owner, name, timed(getattr(owner, name), seconds, part))
-    fit.Throughput = lambda: speeds.append(Throughput()) or speeds[-1]
+
+    def throughput():
+        """Keeps the callback, to read the time of the training from it."""
+        speeds.append(Throughput())
+        return speeds[-1]
+
+    fit.Throughput = throughput  # type: ignore[assignment, misc]
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = resolve_config(compose("train", overrides))

@@ -36,7 +36,8 @@ def prepare():
     model, data = build(cfg)
     pixels = torch.randint(0, 256, (STEPS * BATCH, 1, 28, 28), dtype=torch.uint8)
     data.splits["train"] = Images(pixels)
-    data.present = type(data).__mro__[1].present.__get__(data)  # plain images: no speckle in either loop
+    plain_images = type(data).__mro__[1]
+    data.present = plain_images.present.__get__(data)  # type: ignore[method-assign, attr-defined]  # no speckle
     return cfg, model, data
 
 
@@ -118,7 +119,7 @@ def compare(rounds, checkpoints):
 def allocator(rounds):
     """The tight loop in fresh processes, with and without kept blocks, in turn."""
     code = "import sys; sys.path.insert(0, 'benchmarks'); import training as t; from saaae.runs.allocator import *; "
-    results = {"kept": [], "default": []}
+    results: dict[str, list[float]] = {"kept": [], "default": []}
     for _ in range(rounds):
         for mode, setting in (("kept", "keep_freed_blocks(); "), ("default", "")):
             run = code + setting + "_, m, d = t.prepare(); t.tight(m, d); print(t.tight(m, d))"
