@@ -1,4 +1,4 @@
-"""Exceptions that the doors answer in one line."""
+"""Errors reported as one line by the CLI."""
 
 import difflib
 import errno
@@ -8,22 +8,22 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake of the user: one line that names the key or file, what was expected and the nearest valid choice.
+    """A usage error: one line that names the key or file, what was expected and the nearest valid choice.
 
-    The doors print the message alone, without a stack trace, and exit with status 2.
+    The CLI prints the message without a stack trace and exits with status 2.
     """
 
 
 class RunFailedError(Exception):
-    """A run that ended without usable results; the doors print the message and exit with status 1."""
+    """A run that ended without usable results; the CLI prints the message and exits with status 1."""
 
 
 class Pruned(Exception):  # noqa: N818
-    """A run that its study gave up on: neither a failure nor a result."""
+    """A run that its study pruned: neither a failure nor a result."""
 
 
 def user_error_in(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an exception, through the wrappers of Hydra's instantiate."""
+    """The usage error behind an exception, through the wrappers of Hydra's instantiate."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
@@ -82,16 +82,16 @@ def out_of_memory(error: BaseException) -> str | None:
 
 @contextmanager
 def warn_on_failure(what: str) -> Iterator[None]:
-    """Lets a run do without something that it can do without: a picture must not cost the numbers of hours of training.
+    """Turns an exception into a warning: a picture must not cost the numbers of hours of training.
 
     A full disk and a closed folder still end it.
 
     Args:
-        what: What is missing then.
+        what: What is missing after an exception.
     """
     try:
         yield
     except OSError:
         raise
     except Exception:
-        logging.getLogger("saaae").warning("warning: no %s, for a fault of this program:", what, exc_info=True)
+        logging.getLogger("saaae").warning("warning: no %s, because of an error of this program:", what, exc_info=True)

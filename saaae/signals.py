@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step, saves and leaves; the next start goes on from there."""
+"""Signals that stop a run: it finishes its step, saves and exits; the next start continues from there."""
 
 import logging
 import os
@@ -24,7 +24,6 @@ class Interrupted(SystemExit):
         self.signal = signal.Signals(signum).name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travels between processes."""
         return type(self), (self.status - 128,)
 
 

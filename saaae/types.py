@@ -24,9 +24,9 @@ class Batch(NamedTuple):
             0 without, -1 where nobody knows.
         clean: Cleaner reference (B, C, H, W) of the same scenes where there is one: exact under simulated speckle, the
             user's own (another estimate, say) beside real images; never trained on unless it is the target.
-        mask: Defective pixels (B, 1, H, W), uint8: 1 defect, 0 sound, 255 unknown; where the data set has masks.
+        mask: Defective pixels (B, 1, H, W), uint8: 1 defect, 0 normal, 255 unknown; where the data set has masks.
         fabric: Code of the fabric that each image shows (B,), int64.
-        defect: Code of the defect on the strip that each tile was cut from (B,), int64; 0 for a sound strip.
+        defect: Code of the defect on the strip that each tile was cut from (B,), int64; 0 for a normal strip.
         window: Top, left, height and width (B, 4), int64, of a homogeneous rectangle in each radar image, laid down by
             the user; height 0 where there is none.
         skips: What a model's encoder and decoder both use of the input, computed once; empty until the model fills it.
@@ -65,9 +65,7 @@ class Posterior(Protocol):
         """The code that reconstructions use: the mean."""
         ...
 
-    def rsample(self, rng: RandomSource) -> Tensor:
-        """A reparameterised sample."""
-        ...
+    def rsample(self, rng: RandomSource) -> Tensor: ...
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density of `z` under the distribution that `rsample` draws from."""

@@ -59,7 +59,7 @@ def keep_as(path: Path, older: Path) -> None:
 class BestCheckpoint(Checkpoint):
     """Keeps the weights with the best validation score.
 
-    The score stands in the file itself: a resumed or moved run goes on from what is really there.
+    The score is stored in the file itself: a resumed or moved run continues from what is on disk.
 
     Args:
         path: The file.

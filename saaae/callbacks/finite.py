@@ -24,7 +24,7 @@ class FiniteGuard(Callback):
     On a CPU it looks at once. On a GPU, where looking waits for the device, every `interval` batches.
 
     Args:
-        on_nonfinite: `stop` ends the run; `skip` warns and goes on with the next batch.
+        on_nonfinite: `stop` ends the run; `skip` warns and continues with the next batch.
         interval: Batches between looks on a GPU.
     """
 
@@ -35,7 +35,6 @@ class FiniteGuard(Callback):
         self._unseen: list[tuple[int, Tensor, dict[str, Tensor]]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where the run begins."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
@@ -54,7 +53,6 @@ class FiniteGuard(Callback):
             self.look()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the rest."""
         self.look()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -91,7 +89,7 @@ class FiniteGuard(Callback):
         if self.on_nonfinite == "stop":
             raise RunFailedError(
                 f"{what}; no checkpoint holds it: a smaller optimizer.lr or optimizer.gradient_clip may help, "
-                "on_nonfinite=skip goes on"
+                "on_nonfinite=skip continues"
             )
         if self._in_a_row > PATIENCE:
             raise RunFailedError(f"{what}, like the {PATIENCE} steps before it")

@@ -50,12 +50,10 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """Nothing to tell apart."""
         return "metrics"
 
     @property
     def version(self) -> str:
-        """Nothing to tell apart."""
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

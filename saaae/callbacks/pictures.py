@@ -53,7 +53,6 @@ class ReconstructionPictures(Callback):
                 show(trainer, "data", picture, 0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws."""
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero and self.wants(epoch):
             with warn_on_failure(f"picture of epoch {epoch}"):
@@ -68,7 +67,6 @@ class ReconstructionPictures(Callback):
             self.strip.add(epoch, model.decode(model.encode(batch).mode, batch), limit=not self.epochs)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws the strip."""
         if not trainer.is_global_zero or not self.strip.epochs:
             return
         with warn_on_failure("strip of the epochs"):

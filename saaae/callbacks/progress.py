@@ -51,7 +51,6 @@ class Progress(Callback):
     _metrics: dict[str, float]
 
     def look(self, trainer: L.Trainer) -> None:
-        """Shows a run in training."""
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,7 +62,7 @@ class Progress(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Starts training time anew after what is none: validation, checkpoints."""
+        """Restarts the training clock after validation and checkpoints."""
         if self._since is None or batch_idx == 0:
             self._since = time.monotonic()
 
@@ -80,7 +79,6 @@ class Progress(Callback):
             self.look(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keeps the metrics."""
         self._since, metrics = None, trainer.callback_metrics
         self._metrics = {name: float(metrics[name]) for name in SHOWN if name in metrics}
 
@@ -121,12 +119,10 @@ class ProgressBar(Progress):
     _bar: Any = None
 
     def look(self, trainer: L.Trainer) -> None:
-        """Draws the bar."""
         self._draw(trainer, epoch_of(trainer), trainer.global_step)
         self._images, self._seconds = KEPT * self._images, KEPT * self._seconds
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Opens the bar."""
         super().on_train_start(trainer, pl_module)
         self._open(trainer, epoch_of(trainer), leave=True)
 
@@ -135,12 +131,10 @@ class ProgressBar(Progress):
         self._draw(trainer, "validating", trainer.global_step)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Keeps the time going."""
         if self._bar is not None and self._is_due():
             self._draw(trainer, "validating", trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Shows the new SSIM."""
         super().on_validation_end(trainer, pl_module)
         self._draw(trainer, epoch_of(trainer), trainer.global_step)
 
@@ -151,19 +145,16 @@ class ProgressBar(Progress):
         self._close()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Opens a bar of batches."""
         self._begin(0, sum(trainer.num_test_batches))
         self._open(trainer, "testing", leave=False)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Draws it."""
         if self._is_due():
             self._draw(trainer, "testing", batch_idx + 1)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes it away."""
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

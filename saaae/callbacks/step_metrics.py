@@ -24,7 +24,6 @@ class StepMetrics(Callback):
         self.interval, self._step = interval, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where the run begins."""
         self._step = trainer.global_step
 
     def on_train_batch_end(

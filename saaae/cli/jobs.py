@@ -1,4 +1,4 @@
-"""How the jobs of one launch ended: told by files in the sweep's folder, since a launcher may run them anywhere."""
+"""How the jobs of one launch ended: files in the sweep's folder, since a launcher may run jobs on any machine."""
 
 import json
 import os
@@ -31,7 +31,6 @@ class Outcome(NamedTuple):
 
     @property
     def state(self) -> str:
-        """In a word."""
         words = {DONE: "pruned" if self.why else "done", FAILED: "failed", USAGE_ERROR: "failed", RUNNING: "lost"}
         return words.get(self.status, "preempted")
 
@@ -53,12 +52,11 @@ class Launch:
         write_json(self.folder / f"{outcome.number}.json", outcome._asdict())
 
     def outcomes(self) -> list[Outcome]:
-        """What has been heard of the jobs, in their order."""
+        """Recorded outcomes of the jobs, in their order."""
         told = [Outcome(**json.loads(path.read_text())) for path in self.folder.glob("*.json")]
         return sorted(told, key=lambda outcome: outcome.number)
 
     def cleanup(self) -> None:
-        """Removes the files."""
         rmtree(self.folder, ignore_errors=True)
         if self.folder.parent.is_dir() and not os.listdir(self.folder.parent):
             self.folder.parent.rmdir()

@@ -1,4 +1,4 @@
-"""The launchers and sweepers that can be chosen, and what each of them needs to be installed."""
+"""Launchers and sweepers, and the package that each needs."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -27,11 +27,11 @@ LAUNCHERS_AND_SWEEPERS: dict[str, dict[str, tuple[str, str]]] = {
 """Module and extra of each option; the last five launchers are their plugins' own."""
 
 MACHINE_KEYS = ("accelerator", "accelerator.devices", "accelerator.num_nodes", "accelerator.accelerator")
-"""What a job's machine must have."""
+"""Settings that decide which machine a job needs."""
 
 
 def chosen(key: str, overrides: Iterable[Override]) -> str | None:
-    """What was typed for a group or key; None for nothing."""
+    """Value of an override of a group or key; None without one."""
     values = [override.value() for override in overrides if override.key_or_group == key]
     return None if not values or values[-1] is None else str(values[-1])
 
@@ -56,7 +56,7 @@ def check_installed(overrides: list[Override], multirun: bool) -> None:
 
 
 def check_gpus_exist(overrides: list[Override]) -> None:
-    """Ray would wait for them for ever.
+    """Checks for GPUs: Ray would wait for them for ever.
 
     Raises:
         UserError: If a job is to have a GPU, and this machine has none.
@@ -73,7 +73,7 @@ def check_gpus_exist(overrides: list[Override]) -> None:
 
 
 def check_slurm_array(overrides: list[Override]) -> None:
-    """An array of SLURM's asks for the same machine for all its jobs.
+    """Checks that all jobs of a SLURM array need the same machine.
 
     Raises:
         UserError: If the jobs need different ones.

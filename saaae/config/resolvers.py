@@ -34,7 +34,7 @@ def sweep_folder(name: str | None) -> str:
 
 
 def job_folder(swept: str, overrides: ListConfig | list[str]) -> str:
-    """Folder of a job: what is swept in it, shortened, and a hash of everything it was told.
+    """Folder of a job: its swept overrides, shortened, and a hash of all its overrides.
 
     Args:
         swept: Overrides that differ between the jobs, `key=value,key=value`.
@@ -57,7 +57,7 @@ def gpus_of(accelerator: str, devices: int | str) -> int | None:
     if accelerator in ("cpu", "mps"):
         return None
     if not isinstance(devices, int):
-        raise UserError(f"accelerator.devices={devices}: a cluster must be told how many; expected a number")
+        raise UserError(f"accelerator.devices={devices}: a cluster needs a number; expected one")
     return devices
 
 

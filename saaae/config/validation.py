@@ -1,4 +1,4 @@
-"""Checks a composed configuration before any heavy import: one line per fault."""
+"""Checks a composed configuration before any heavy import: one line per error."""
 
 import re
 import typing
@@ -31,13 +31,13 @@ def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
 def config_errors(
     cfg: DictConfig, root: type, groups: Mapping[str, list[str]], checked_later: Collection[str] = ()
 ) -> list[str]:
-    """What is wrong with a composed configuration, one line each.
+    """Errors of a composed configuration, one line each.
 
     Args:
         cfg: The configuration, interpolations unresolved.
         root: Schema of the plain settings at its root.
         groups: Options of every config group.
-        checked_later: Groups whose content is not looked at here.
+        checked_later: Groups whose content is not checked here.
     """
     settings = _hints(root)
     found: list[str] = []
@@ -99,7 +99,7 @@ def check_stored_config(stored: DictConfig) -> None:
 
 
 def combinations(cfg: DictConfig) -> list[str]:
-    """Values that are each right but do not go together."""
+    """Values that are valid each but not together."""
     found = []
     model = cfg.get("model")
     if model is not None and "latent_dim" in model and (model.latent_dim is None) == (model.latent_channels is None):
@@ -263,7 +263,7 @@ def _describe(annotation: Any) -> str:
 
 
 def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) -> str:
-    """One line for Hydra's own refusals.
+    """One line for an error of Hydra.
 
     Args:
         error: What composing raised.

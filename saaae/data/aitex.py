@@ -1,4 +1,4 @@
-"""AITEX fabric images (Silvestre-Blanes et al. 2019) as they are: strips of woven fabric, sound and defective."""
+"""AITEX fabric images (Silvestre-Blanes et al. 2019): strips of woven fabric, normal and defective."""
 
 import re
 from collections import defaultdict
@@ -88,10 +88,10 @@ def fabric_start(strip: Tensor) -> int:
 
 
 def split_strips(strips: dict[str, Strip], val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
-    """Which split each strip belongs to: sound ones are shared out within each fabric, defective ones test.
+    """Split of each strip: normal strips are split within each fabric, defective ones are test strips.
 
     Raises:
-        UserError: If a fabric has too few sound strips to be on all sides.
+        UserError: If a fabric has too few normal strips for three splits.
     """
     by_fabric: dict[int, list[str]] = defaultdict(list)
     parts: dict[str, Split] = {}
@@ -101,20 +101,20 @@ def split_strips(strips: dict[str, Strip], val_fraction: float, test_fraction: f
         else:
             by_fabric[strip.fabric].append(name)
     for fabric, names in sorted(by_fabric.items()):
-        what = f"sound strips of fabric {fabric:02d}"
+        what = f"normal strips of fabric {fabric:02d}"
         parts |= split_groups(names, val_fraction, test_fraction, f"{seed}-{fabric}", what)
     return parts
 
 
 class AITEXData(CachedFiles):
-    """Tiles of AITEX fabric: sound ones train and validate, sound and defective ones test; 1.0 is white.
+    """Tiles of AITEX fabric: normal ones for training and validation, normal and defective ones for test; 1.0 is white.
 
     Strips are split whole, with every fabric on all sides. Test tiles have a mask and a label: 1 with a defect in the
     tile, 0 without, -1 on a defective strip whose mask is missing or empty. Tiles begin where the fabric does.
 
     Args:
         root: Folder with the original layout: `NODefect_images/<fabric>`, `Defect_images`, `Mask_images`; only read.
-        val_fraction: Share of each fabric's sound strips that validates.
+        val_fraction: Share of each fabric's normal strips for validation.
         test_fraction: Share that tests.
         test_steps: Test tiles begin every image_size / test_steps pixels, and one is flush with the right end;
             training and validation tiles do not overlap.
@@ -157,7 +157,7 @@ class AITEXData(CachedFiles):
         self.fractions, self.stride = (val_fraction, test_fraction), image_size // test_steps
 
     def load(self) -> dict[Split, Images]:
-        """Masks are for the test tiles: the others are sound."""
+        """Masks of the test tiles; the others are normal."""
         splits = super().load()
         return {split: part if split == "test" else part._replace(masks=None) for split, part in splits.items()}
 
@@ -200,7 +200,6 @@ class AITEXData(CachedFiles):
         return [] if name.startswith(SOUND) else self._masks.get(Path(name).stem, [])
 
     def settings(self) -> dict[str, Any]:
-        """The tiling."""
         return {"image_size": self.image_size, "stride": self.stride}
 
     def read(self, name: str, path: Path) -> DecodedFile:

@@ -110,7 +110,6 @@ class CachedFiles(ImageDataModule):
         raise NotImplementedError
 
     def images(self, arrays: dict[str, Tensor]) -> Images:
-        """All rows as images."""
         return Images(arrays["pixels"])
 
     def load(self) -> dict[Split, Images]:

@@ -37,7 +37,6 @@ class Identity(Corruption):
     """Nothing is corrupted: the data module then feeds the target itself."""
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """The images as they are."""
         return x
 
 
@@ -70,7 +69,6 @@ class GaussianBlur(Corruption):
         self.sigma, self.radius = sigma, math.ceil(3 * sigma)
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """Two one-dimensional convolutions."""
         channels, offsets = x.shape[1], torch.arange(-self.radius, self.radius + 1, device=x.device)
         taps = torch.softmax(-0.5 * (offsets / self.sigma) ** 2, 0)
         x = pad(x, [self.radius] * 4, mode="reflect")
@@ -90,7 +88,6 @@ class GaussianNoise(Corruption):
         self.std = std
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """x + std * eps."""
         return x + self.std * rng.normal(x)
 
 
@@ -130,7 +127,6 @@ class SaltAndPepper(Corruption):
         self.amount = amount
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """Replaces pixels."""
         u = rng.uniform(x)
         x = torch.where(u <= self.amount / 2, 0.0, x)
         return torch.where(u > 1 - self.amount / 2, 1.0, x)
@@ -189,7 +185,6 @@ class JPEG(Corruption):
         self.quality = quality
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """Encodes and decodes."""
         from torchvision.io import decode_jpeg, encode_jpeg
 
         pixels = (x * 255).round().to("cpu", torch.uint8)

@@ -98,7 +98,6 @@ class ImageDataModule(L.LightningDataModule):
         self._position = (0, 0)
 
     def load(self) -> dict[Split, Images]:
-        """Reads or generates all splits."""
         raise NotImplementedError
 
     def describe(self) -> Manifest:
@@ -117,12 +116,10 @@ class ImageDataModule(L.LightningDataModule):
         return Batch(x, x, raw.indices, rng, raw.label, mask=raw.mask, fabric=raw.fabric, defect=raw.defect)
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the splits, once."""
         if not self.splits:
             self.splits = self.load()
 
     def num_images(self, split: Split) -> int:
-        """Size of a split."""
         return self.splits[split].size
 
     def split_hash(self) -> str:
@@ -176,15 +173,12 @@ class ImageDataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled anew each epoch."""
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        """In order."""
         return self._loader("val", shuffle=False)
 
     def test_dataloader(self) -> DataLoader:
-        """In order."""
         return self._loader("test", shuffle=False)
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class BrokenFileError(UserError):
 
 
 class BrokenFiles:
-    """What becomes of files that cannot be used: the run stops at the first, or goes on and keeps a list.
+    """Handles unusable files: stops at the first, or continues and keeps a list.
 
     Args:
         skip: Whether to go on.
@@ -93,7 +93,7 @@ def unread_images(root: Path) -> dict[str, int]:
 
 
 def _may_be_file(path: Path) -> bool:
-    """Not a pipe, say. What cannot be looked at is read later, and named."""
+    """False for a pipe, for example. A file without permissions counts; reading it reports the error."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:

@@ -88,11 +88,9 @@ class FolderData(CachedFiles):
         return found
 
     def settings(self) -> dict[str, Any]:
-        """Size, channels and fit."""
         return {"image_size": self.image_size, "channels": self.channels, "fit": self.fit}
 
     def unread(self) -> dict[str, int]:
-        """Also those of `test_root`."""
         counts = Counter(super().unread())
         if self.test_root and not self.test_root.resolve().is_relative_to(self.root.resolve()):
             counts += Counter(unread_images(self.test_root))

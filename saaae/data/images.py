@@ -63,7 +63,6 @@ class Images(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Images in the split."""
         return len(self.pixels if self.rows is None else self.rows)
 
     def take(self, indices: Tensor) -> RawBatch:

@@ -96,7 +96,6 @@ class MNISTData(ImageDataModule):
             download(self.root)
 
     def load(self) -> dict[Split, Images]:
-        """Reads the archives."""
         train, test = (self._read(part) for part in FILES)
         if self.num_val >= len(train.pixels):
             raise UserError(f"data.num_val={self.num_val}: the training archive has {len(train.pixels)} images only")
@@ -104,7 +103,6 @@ class MNISTData(ImageDataModule):
         return {"train": train._replace(rows=rows[:cut]), "val": train._replace(rows=rows[cut:]), "test": test}
 
     def describe(self) -> Manifest:
-        """Ranges of the two archives."""
         train, val, test = (self.splits[split] for split in SPLITS)
         cut, end = train.size, train.size + val.size
         return {

@@ -50,6 +50,5 @@ class EpochBatches(Sampler[Tensor]):
         yield from order.split(self.batch_size * self.num_processes)[start : len(self)]
 
     def generator(self) -> torch.Generator:
-        """Random numbers of the epoch."""
         assert self.seed is not None
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

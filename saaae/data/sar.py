@@ -183,7 +183,6 @@ class SARData(FolderData):
         return [path]
 
     def settings(self) -> dict[str, Any]:
-        """Also the scale."""
         return super().settings() | {"scale": self.scale, "full_scale": self.full_scale}
 
     def read(self, name: str, path: Path) -> DecodedFile:

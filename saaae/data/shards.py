@@ -73,7 +73,6 @@ class Index(NamedTuple):
         return np.dtype([(name, kind, tuple(shape)) for name, (kind, shape) in self.record.items()])
 
     def to_json(self) -> str:
-        """The content of `index.json`."""
         return json.dumps({"format": FORMAT} | self._asdict())
 
     @classmethod

@@ -62,7 +62,7 @@ class FolderStore:
             except OSError as error:
                 fault = f"cannot be read: {error.strerror}"
             if fault:
-                raise UserError(f"{path}: damaged ({fault}); put it back, or write the shards anew")
+                raise UserError(f"{path}: damaged ({fault}); put it back, or write the shards again")
             self._sound.add(shard.name)
         return path
 
@@ -107,7 +107,7 @@ class RemoteStore:
         self._make_engine = get_downloader
 
     def index(self) -> Index:
-        """What the shards hold, fetched anew.
+        """The index of the shards, fetched again.
 
         Raises:
             UserError: If it cannot be reached, is not that of shards, or the cache is too small for one of them.
@@ -136,7 +136,7 @@ class RemoteStore:
         return path
 
     def prepare(self, shards: list[Shard]) -> None:
-        """Downloads shards in the background, after those told of before, which would else have to make room for them.
+        """Downloads shards in the background, after those of the current window, which they must not evict.
 
         What goes wrong there goes wrong again for the one who needs them.
         """
@@ -187,7 +187,7 @@ class RemoteStore:
         self._download(shard.name, path)
         if fault := fault_of(path, shard):
             path.unlink()
-            raise UserError(f"{self.url}/{shard.name}: damaged ({fault}); upload it again, or write the shards anew")
+            raise UserError(f"{self.url}/{shard.name}: damaged ({fault}); upload it again, or write the shards again")
 
     def _make_room(self, size: int) -> None:
         """Deletes what killed downloads have left, and shards until another one fits, the longest unused first."""

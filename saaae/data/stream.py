@@ -41,12 +41,10 @@ class StreamedImages:
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker opens its own."""
         return self.__dict__ | {"_open": OrderedDict()}
 
     @property
     def size(self) -> int:
-        """Images in the split."""
         return int(self.ends[-1])
 
     def take(self, indices: Tensor) -> RawBatch:
@@ -92,7 +90,7 @@ class ShardBatches(EpochBatches):
     Args:
         counts: Images of each shard.
         window: Shards a window.
-        prepare: Is told the shards of a window, and those of the next, when it begins.
+        prepare: Called at the start of a window with its shards and those of the next.
         batch_size: Images a batch of one process.
         seed: Seed of the order.
         rank: Number of this process.
@@ -197,7 +195,6 @@ class StreamData(ImageDataModule):
             )
 
     def load(self) -> dict[Split, Images]:
-        """No image is read yet."""
         record, num_open = self.index.dtype(), 2 * self.shuffle_shards
         streamed = {split: StreamedImages(self.store, self.index.shards[split], record, num_open) for split in SPLITS}
         return cast(dict[Split, Images], streamed)  # the base asks for their size, and takes batches

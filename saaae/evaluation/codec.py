@@ -26,7 +26,7 @@ def rate_line(code: dict[str, Any]) -> str:
 
 
 class Codes(NamedTuple):
-    """What a decoder is told of the images of a split.
+    """What a decoder needs of the images of a split.
 
     Attributes:
         z: Posterior means (N, D), float64.

@@ -1,4 +1,4 @@
-"""The protocol of defect detection: maps of reconstruction error, calibrated on sound tiles, against marked defects."""
+"""Defect detection: maps of reconstruction error, calibrated on normal tiles, against marked defects."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ MapsOf = Callable[[Batch], Tensor]
 
 
 class NormalTiles(NamedTuple):
-    """What the maps of sound tiles come to.
+    """Statistics of the maps of normal tiles.
 
     Attributes:
         score: Largest value of each map (N,).
@@ -150,13 +150,13 @@ def detect(
 
     One process does it all, whatever others there are. Maps are smoothed; a tile scores as the maximum of its map.
     Scores become z-scores by the scores of the training tiles of their fabric, and pixels by the pixels. The threshold
-    comes from validation tiles, which are sound.
+    comes from validation tiles, which are normal.
 
     Args:
         maps_of: Maps of a batch.
         data: Sound tiles to train and validate, labelled and masked ones to test, with codes of fabric and defect.
         sigma: Smoothing of the maps in pixels.
-        false_alarms: Share of sound validation tiles that may alarm.
+        false_alarms: Share of normal validation tiles that may alarm.
         device: Where `maps_of` computes.
 
     Returns:

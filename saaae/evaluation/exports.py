@@ -1,4 +1,4 @@
-"""What a trained model gives away as files: reconstructions of test images, and images from its prior."""
+"""Files of a trained model: reconstructions of test images, and images from its prior."""
 
 import math
 from collections.abc import Mapping
@@ -57,11 +57,11 @@ def save_examples(model: ImageAutoencoder, data: ImageDataModule, count: int, pa
 
 
 def check_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any]) -> None:
-    """Refuses what a model cannot give, before it is tested.
+    """Checks that a model has what evaluate.py is to export, before it is tested.
 
     Args:
         model: The model.
-        cfg: What evaluate.py was told.
+        cfg: The configuration of evaluate.py.
 
     Raises:
         UserError: If it has no prior to generate from, not that class, or codes that do not make an image alone.

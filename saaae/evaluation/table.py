@@ -16,7 +16,7 @@ def table(title: str, results: dict[str, Any]) -> str:
     metrics = results["test"]
     is_bound = not metrics.get("uncharged_nats")
     hidden = {"kl_effective", "kl_nominal", "uncharged_nats"} if is_bound else set()
-    hidden |= set() if "elbo" in metrics else {"kl"}  # a deterministic model charges nothing
+    hidden |= set() if "elbo" in metrics else {"kl"}  # a deterministic model has no KL
     printed = ((name, measure) for name, measure in MEASURES.items() if measure.printed and name not in hidden)
     shown = [(name, measure) for name, measure in printed if metrics.get(name) is not None]
     lines = [f"  {name:<20}{metrics[name]:>12.4f}  {m.unit:<16}{m.meaning}".rstrip() for name, m in shown]
@@ -24,13 +24,13 @@ def table(title: str, results: dict[str, Any]) -> str:
 
 
 def findings(results: dict[str, Any]) -> Iterator[str]:
-    """What was found out beside the test metrics, in words."""
+    """Results beside the test metrics, one line each."""
     if hidden := results.get("deletion"):
         keys = ("hidden_share", "ssim_lost_important", "ssim_lost_elsewhere", "difference", "half_width_95")
         share, important, elsewhere, difference, half = (hidden[key][1] for key in keys)
         yield (
-            f"importance   hiding the {share:.0%} most important cells of the code costs {important:.3f} SSIM, "
-            f"as many elsewhere {elsewhere:.3f} "
+            f"importance   masking the {share:.0%} most important latent cells costs {important:.3f} SSIM, "
+            f"masking as many others {elsewhere:.3f} "
             f"(difference {difference:+.3f} +- {half:.3f}, 95 % over {hidden['images']} images)"
         )
     if found := results.get("detection"):
@@ -38,5 +38,5 @@ def findings(results: dict[str, Any]) -> Iterator[str]:
         interval = (tile[key] for key in ("auroc", "auroc_low", "auroc_high"))
         yield (
             "defects      tile AUROC {:.3f} [{:.3f}, {:.3f}], 95 % over strips, ".format(*interval)
-            + f"{tile['defective']} defective and {tile['sound']} sound tiles"
+            + f"{tile['defective']} defective and {tile['sound']} normal tiles"
         )

@@ -46,7 +46,7 @@ def run_test(
 
 
 def training_record(trainer: L.Trainer, throughput: Throughput) -> dict[str, float]:
-    """What training took."""
+    """Speed, length and memory of the training."""
     return {
         "images_per_second": throughput.images_per_second,
         "epochs": trainer.current_epoch,
@@ -70,7 +70,7 @@ def draw(
     count: int,
     trainer: L.Trainer | None = None,
 ) -> None:
-    """Draws what a tested model has to show, as PNG files and, given a trainer, in its TensorBoard.
+    """Saves the pictures of a tested model as PNG files and, given a trainer, in its TensorBoard.
 
     Args:
         module: The tested model, with the latent statistics of the test.
@@ -92,7 +92,7 @@ def draw(
 
 
 def project(model: ImageAutoencoder, trainer: L.Trainer) -> None:
-    """Puts the vectors of classes into TensorBoard's projector, with the image of each class at the prior's mean."""
+    """Adds the class embeddings to TensorBoard's projector, with the image of each class at the prior's mean."""
     vectors = model.class_vectors
     if vectors is None:
         return

@@ -117,7 +117,6 @@ class PositionAttention(AttentionLayer):
         return relative(self.weights(x).sum((1, 2)).view(len(x), 1, *x.shape[2:]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, C, H, W)."""
         attended = self.attend(*self.qkv(x)).permute(0, 1, 4, 2, 3).reshape(x.shape)
         return x + self.gain * self.project(attended)
 

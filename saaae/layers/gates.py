@@ -58,7 +58,6 @@ class SqueezeExcitation(Gate):
         nn.init.zeros_(self.excite.weight)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1)."""
         pooled = self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
         if self.use_max:
             pooled = pooled + self.excite(torch.relu(self.squeeze(x.amax((2, 3), keepdim=True))))
@@ -80,7 +79,6 @@ class EfficientChannelAttention(Gate):
         nn.init.zeros_(self.convolution.weight)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1)."""
         return self.convolution(x.mean((2, 3))[:, None])[:, 0, :, None, None]
 
 
@@ -98,7 +96,6 @@ class SpatialAttention(Gate):
         nn.init.zeros_(self.convolution.weight)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W)."""
         return self.convolution(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1))
 
 
@@ -122,7 +119,6 @@ class CBAM(AttentionLayer):
         return channel * self.spatial.weights(x * channel)
 
     def heat_map(self, x: Tensor) -> Tensor | None:
-        """The gates over positions."""
         return self.spatial.heat_map(self.channel(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +154,6 @@ class CBAMResidualBlock(AttentionLayer):
         return self.cbam.weights(self.body(x))
 
     def heat_map(self, x: Tensor) -> Tensor | None:
-        """The gates over positions."""
         return self.cbam.heat_map(self.body(x))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """How well anomaly scores find defects: of tiles, of strips and of pixels, with intervals, thresholds and calibration.
 
-Scores are higher where a defect is likelier. Labels are 1 (defective) and 0 (sound).
+Scores are higher where a defect is likelier. Labels are 1 (defective) and 0 (normal).
 """
 
 import math
@@ -36,7 +36,7 @@ class Counts(NamedTuple):
 
     Attributes:
         hits: Weight of the defective items (..., K).
-        alarms: Weight of the sound ones (..., K).
+        alarms: Weight of the normal ones (..., K).
     """
 
     hits: Array
@@ -101,7 +101,7 @@ def _best_f1(counts: Counts) -> Array:
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """Area under the receiver operating characteristic: P(a defect scores higher than a sound item), ties half.
+    """Area under the receiver operating characteristic: P(a defect scores higher than a normal item), ties half.
 
     Args:
         scores: Scores (N,).
@@ -190,7 +190,7 @@ def detection(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> dict[s
 
     Returns:
         `auroc` and `average_precision`, each with its 95 % interval `_low` and `_high`; the oracle `best_f1`; the
-        numbers of `defective` and `sound` items.
+        numbers of `defective` and normal (`sound`) items.
     """
     found: dict[str, float] = {}
     metrics: dict[str, RankingMetric] = {"auroc": auroc, "average_precision": average_precision}
@@ -266,7 +266,7 @@ class PixelDetection(Metric):
 
         Args:
             score_map: Scores (H, W).
-            mask: uint8 (H, W): 1 defect, 0 sound, anything else, such as 255, unknown and left out.
+            mask: uint8 (H, W): 1 defect, 0 normal, anything else, such as 255, unknown and left out.
         """
         device = self.sound.device
         bins, mask = ordered_bins(score_map.detach().to(device)), mask.to(device)
@@ -282,7 +282,7 @@ class PixelDetection(Metric):
         """Pixel metrics in [0, 1].
 
         `pixel_auroc`, `pixel_ap` and the oracle `pixel_f1`; `aupro_30` and `aupro_05`, the area under the mean share of
-        a region that is found against the share of sound pixels that alarm, up to 0.3 and 0.05 of them, over that
+        a region that is found against the share of normal pixels that alarm, up to 0.3 and 0.05 of them, over that
         limit (Bergmann et al. 2020, section 5.2). All are nan if a class is missing or a score was nan.
         """
         counts = torch.stack([self.defective.double(), self.sound.double(), self.overlap]).cpu().numpy()[:, ::-1]
@@ -302,12 +302,12 @@ def _both(counts: Counts, values: dict[str, Array]) -> dict[str, Array]:
 
 
 class FabricCalibration:
-    """Makes scores of different fabrics comparable: z-scores by the mean and spread of each fabric's sound tiles.
+    """Makes scores of different fabrics comparable: z-scores by the mean and spread of each fabric's normal tiles.
 
     Fabrics that training has not seen get the values of all tiles together.
 
     Args:
-        scores: Scores of sound training tiles (N,), or the means of their maps.
+        scores: Scores of normal training tiles (N,), or the means of their maps.
         fabrics: Code of each tile's fabric (N,).
         squares: Mean squares of the maps that `scores` are the means of (N,), which makes it the mean and spread of
             pixels; None is that of the scores.
@@ -337,10 +337,10 @@ def _mean_and_std(scores: Array, squares: Array, floor: float) -> tuple[float, f
 
 
 def held_out_threshold(scores: ArrayLike, false_alarms: float = 0.01) -> float:
-    """The score above which at most a share of held-out sound tiles alarm: no defect is looked at.
+    """The score that at most a share of held-out normal tiles exceeds; uses no defect.
 
     Args:
-        scores: Scores of sound tiles that nothing was fitted on (N,), at least one.
+        scores: Scores of normal tiles that nothing was fitted on (N,), at least one.
         false_alarms: The share, in (0, 1).
     """
     return float(np.quantile(np.asarray(scores, np.float64), 1 - false_alarms, method="higher"))
@@ -408,7 +408,7 @@ class ScoredTiles(NamedTuple):
 
     Attributes:
         score: z-score (N,).
-        label: 1 defective, 0 sound, -1 left out (N,).
+        label: 1 defective, 0 normal, -1 left out (N,).
         strip: Which strip each was cut from (N,).
         fabric: Code of its fabric (N,).
         defect: Code of the defect on its strip, 0 for none (N,).
@@ -421,14 +421,13 @@ class ScoredTiles(NamedTuple):
     defect: NDArray[Any]
 
     def where(self, chosen: NDArray[np.bool_]) -> "ScoredTiles":
-        """Some of the tiles."""
         return ScoredTiles(*(field[chosen] for field in self))
 
 
 def evaluate_detection(tiles: ScoredTiles, threshold: float) -> dict[str, Any]:
     """What tile scores are worth for tiles and strips; plain numbers in nested dictionaries.
 
-    A tile without a mark on a defective strip may hold what nobody has marked: it counts in `tile_all` only, as sound.
+    An unmarked tile of a defective strip may hold an unmarked defect: it counts in `tile_all` only, as normal.
 
     Args:
         tiles: The test tiles.
@@ -437,7 +436,7 @@ def evaluate_detection(tiles: ScoredTiles, threshold: float) -> dict[str, Any]:
     Returns:
         `tile`, `tile_all` and `image` as `detection` has them, an image being a strip that scores as the highest of all
         its tiles and is defective if it has a defect code; `threshold` with its `value` and what the tiles come to
-        there; `per_fabric` and `per_defect` by code, the latter each against all sound tiles.
+        there; `per_fabric` and `per_defect` by code, the latter each against all normal tiles.
     """
     labelled = tiles.where(tiles.label >= 0)
     known = labelled.where((labelled.label == 1) | (labelled.defect == 0))

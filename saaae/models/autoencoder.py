@@ -91,7 +91,6 @@ class ImageAutoencoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
         return next(self.parameters()).device
 
     @property

@@ -1,4 +1,4 @@
-"""The conditional VAE: encoder and decoder are told the class."""
+"""The conditional VAE: encoder and decoder are given the class."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from saaae.ranges import Fraction, PositiveInt
 from saaae.types import Batch, Posterior
 
 WITHHELD = -1
-"""The class of an image that the model is not told."""
+"""Class label of an image whose class is withheld from the model."""
 
 
 class ConditionalVAE(ImageAutoencoder):
@@ -62,7 +62,6 @@ class ConditionalVAE(ImageAutoencoder):
 
     @property
     def class_vectors(self) -> Tensor | None:
-        """The label embedding."""
         return self.labels.embedding.weight.detach() if isinstance(self.labels, LabelEmbedding) else None
 
     def vectors(self, label: Tensor) -> Tensor:

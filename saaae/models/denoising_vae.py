@@ -27,7 +27,6 @@ class DenoisingVAE(ImageAutoencoder):
 
     @property
     def networks(self) -> list[nn.Module]:
-        """Also the skip path."""
         return [*super().networks, *([] if self.skip is None else [self.skip])]
 
     def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:

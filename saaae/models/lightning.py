@@ -142,11 +142,9 @@ class AutoencoderModule(L.LightningModule):
     # Evaluation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Metrics of one validation batch."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Metrics of one test batch."""
         self._evaluate(batch, "test")
 
     def on_validation_epoch_start(self) -> None:

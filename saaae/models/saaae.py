@@ -32,5 +32,4 @@ class SAAAE(ImageAutoencoder):
         return {**own, **super().maps(batch, posterior)}
 
     def importance(self, posterior: Posterior) -> Tensor | None:
-        """The importance map."""
         return posterior.anchor if isinstance(posterior, AnchoredGaussian) else None

@@ -44,7 +44,6 @@ class ConstantBeta:
         return self(step) * posterior.kl.mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """The bound steps, plain integers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -83,11 +82,9 @@ class LinearBeta(ConstantBeta):
         return self.value * self.shape(self.progress(step))
 
     def state_dict(self) -> dict[str, Any]:
-        """The bound steps."""
         return {"warmup_steps": self.warmup_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over the bound steps."""
         self.warmup_steps = state["warmup_steps"]
 
 
@@ -100,7 +97,6 @@ class CosineBeta(LinearBeta):
     """
 
     def shape(self, progress: float) -> float:
-        """Slow at both ends."""
         return 0.5 * (1.0 - math.cos(math.pi * progress))
 
 
@@ -141,7 +137,6 @@ class CapacityBeta(LinearBeta):
         return self.value * (mean_over_processes(posterior.kl.mean()) - self.capacity * self.progress(step)).abs()
 
     def __call__(self, step: int) -> float:
-        """The weight, at any step."""
         return self.value
 
 
@@ -203,7 +198,6 @@ class TargetKLBeta(ConstantBeta):
         return self._beta * kl
 
     def state_dict(self) -> dict[str, Any]:
-        """The summed error and beta."""
         return {"sum": float(self._sum), "beta": float(self._beta)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -241,9 +235,7 @@ class CyclicalBeta(ConstantBeta):
         return self.value * min(1.0, within / self.cycle_steps / self.ramp)
 
     def state_dict(self) -> dict[str, Any]:
-        """The bound steps."""
         return {"cycle_steps": self.cycle_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over the bound steps."""
         self.cycle_steps = state["cycle_steps"]

@@ -158,7 +158,6 @@ class Gaussian(ScaledLikelihood):
         super().__init__(scale=sigma, activation=activation)
 
     def distance(self, difference: Tensor) -> Tensor:
-        """Squared."""
         return difference**2
 
     def best_log_scale(self, mean_distance: Tensor) -> Tensor:
@@ -166,7 +165,6 @@ class Gaussian(ScaledLikelihood):
         return 0.5 * torch.log(mean_distance + 1e-6)
 
     def log_density(self, distance: Tensor, log_scale: Tensor) -> Tensor:
-        """Normal log density."""
         constant = distance.shape[1] * (log_scale + 0.5 * math.log(2 * math.pi))
         return -(0.5 * distance.sum(1) * torch.exp(-2.0 * log_scale) + constant)
 
@@ -180,15 +178,12 @@ class Laplace(ScaledLikelihood):
     """
 
     def distance(self, difference: Tensor) -> Tensor:
-        """Absolute."""
         return difference.abs()
 
     def best_log_scale(self, mean_distance: Tensor) -> Tensor:
-        """The mean absolute error."""
         return torch.log(mean_distance + 1e-3)
 
     def log_density(self, distance: Tensor, log_scale: Tensor) -> Tensor:
-        """Laplace log density."""
         constant = distance.shape[1] * (log_scale + math.log(2.0))
         return -(distance.sum(1) * torch.exp(-log_scale) + constant)
 

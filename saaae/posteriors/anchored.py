@@ -69,7 +69,7 @@ class AnchoredPosterior(nn.Module):
         feature_shape: (C, H, W) of the encoder's features.
         latent_shape: (D,) or (C', H, W); a map gets one anchor value per position, shared by its channels.
         map: `attention`, or a control. `uniform`: the same factor everywhere. `shuffled_positions`: the map permuted
-            over positions, anew per image. `shuffled_batch`: the previous image's map (so it depends on the batch).
+            over positions, per image. `shuffled_batch`: the previous image's map (so it depends on the batch).
             `random`: one fixed random map. `inverted`: cap - a. `unused`: computed, then all noise is let through.
             `none`: no map module, the plain VAE bit for bit. `full`: no noise at all, a deterministic autoencoder.
         kl: `effective` charges the KL of the distribution that z really has: the loss is a bound. `nominal` charges

@@ -32,7 +32,6 @@ class _CorrelatedGaussian:
 
     @property
     def mode(self) -> Tensor:
-        """The mean."""
         return self.mean
 
     def rsample(self, rng: RandomSource) -> Tensor:
@@ -74,7 +73,6 @@ class _CorrelatedGaussian:
         return None
 
     def diagnostics(self) -> Mapping[str, Tensor]:
-        """Nothing beyond the KL."""
         return {}
 
 
@@ -94,7 +92,6 @@ class CholeskyGaussian(_CorrelatedGaussian):
         return self.mean + product(self.factor, rng.normal(self.mean)[..., None])[..., 0]
 
     def mahalanobis(self, difference: Tensor) -> Tensor:
-        """By forward substitution."""
         white = torch.linalg.solve_triangular(self.factor, difference[..., None], upper=False)
         return (white**2).sum((1, 2))
 
@@ -105,7 +102,6 @@ class CholeskyGaussian(_CorrelatedGaussian):
 
     @property
     def variance(self) -> Tensor:
-        """Squared length of L's rows."""
         return (self.factor**2).sum(2)
 
 
@@ -131,7 +127,6 @@ class LowRankGaussian(_CorrelatedGaussian):
         return self.mean + (own + common[..., 0]).view_as(self.mean)
 
     def mahalanobis(self, difference: Tensor) -> Tensor:
-        """By the Woodbury identity."""
         white = difference * torch.exp(-0.5 * self.logvar)
         projected = product(self._white.transpose(1, 2), white[..., None])
         inner = torch.linalg.solve_triangular(self._capacitance, projected, upper=False)

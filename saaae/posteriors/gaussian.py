@@ -32,7 +32,6 @@ class DiagonalGaussian:
 
     @property
     def mode(self) -> Tensor:
-        """The mean."""
         return self.mean
 
     def rsample(self, rng: RandomSource) -> Tensor:
@@ -68,7 +67,6 @@ class DiagonalGaussian:
         return torch.exp(self.logvar).flatten(1)
 
     def diagnostics(self) -> Mapping[str, Tensor]:
-        """Nothing beyond the KL."""
         return {}
 
 
@@ -85,7 +83,6 @@ class Delta:
         self.mode = mean
 
     def rsample(self, rng: RandomSource) -> Tensor:
-        """The code itself."""
         return self.mode
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -105,16 +102,13 @@ class Delta:
 
     @property
     def kl_per_dimension(self) -> Tensor | None:
-        """None."""
         return None
 
     @property
     def variance(self) -> Tensor:
-        """Zero (B, D)."""
         return torch.zeros_like(self.mode).flatten(1)
 
     def diagnostics(self) -> Mapping[str, Tensor]:
-        """Nothing."""
         return {}
 
 

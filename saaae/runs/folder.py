@@ -1,4 +1,4 @@
-"""The run folder: where it is, what it holds, whether it may be continued."""
+"""The run folder: its files, and whether a configuration may continue it."""
 
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,10 @@ class RunFolder:
         write_text(self.resolved, OmegaConf.to_yaml(cfg, resolve=True))
 
     def overrides(self) -> list[str]:
-        """What was typed for the run; empty if nobody knows."""
         return self._stored("overrides.yaml", [])
 
     def tags(self) -> dict[str, Any]:
-        """The groups and settings that were chosen for the run; empty if nobody knows."""
+        """Settings that tell the run from others; empty if unknown."""
         return self._stored(TAGS, {})
 
     def _stored(self, name: str, missing: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What has become of a run: its state in status.json, and the lock that keeps a second process out."""
+"""State of a run in status.json, and the lock against a second process."""
 
 import getpass
 import json
@@ -56,9 +56,9 @@ def _user() -> str:
 
 @contextmanager
 def locked(folder: RunFolder) -> Iterator[None]:
-    """Keeps every other process out of a run folder; the system lets go of the lock of a process that dies.
+    """Locks a run folder; the system releases the lock of a process that dies.
 
-    A folder that nothing came of is left without the lock's files.
+    Removes the lock's files from an otherwise empty folder.
 
     Raises:
         UserError: If another process is at work there, naming it.
@@ -107,7 +107,7 @@ def _owner_message(owner: Path) -> str:
 
 
 def _remove_partial_files(folder: RunFolder) -> None:
-    """Removes what killed processes left half written."""
+    """Removes partial files of killed processes."""
     for partial in folder.path.rglob(".*.part"):
         with suppress(FileNotFoundError):
             partial.unlink()
@@ -115,7 +115,7 @@ def _remove_partial_files(folder: RunFolder) -> None:
 
 @contextmanager
 def recorded(folder: RunFolder) -> Iterator[None]:
-    """Writes into status.json how a run ended; a command that never became a run leaves no trace."""
+    """Records in status.json how a run ended; creates no files if startup fails."""
     try:
         yield
     except Interrupted as stop:
@@ -141,7 +141,7 @@ def recorded(folder: RunFolder) -> Iterator[None]:
 
 
 def _is_ours(folder: RunFolder) -> bool:
-    """Whether it was this process that began the run, or began to continue it."""
+    """Whether this process started or resumed the run."""
     status = read_status(folder)
     return status.get("state") == "running" and status.get("process") == os.getpid()
 

@@ -65,7 +65,6 @@ class Variant(NamedTuple):
 
     @property
     def seeds(self) -> set[int | None]:
-        """The seeds of its runs."""
         return {run.seed for run in self.runs}
 
     def best(self, metric: str) -> RunSummary:

@@ -31,7 +31,7 @@ log = logging.getLogger("saaae")
 
 
 def radar_scores(x_hat: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """What speckle filtering is judged by."""
+    """Scores of a despeckled image."""
     return speckle_quality(x_hat, batch.input, batch.clean, batch.window)
 
 

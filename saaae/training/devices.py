@@ -1,4 +1,4 @@
-"""Where and how a run computes: its devices, its processes, the precision of its networks, its Trainer."""
+"""Devices, processes and network precision of a run, and its Trainer."""
 
 import os
 import sys
@@ -21,14 +21,14 @@ NETWORK_PRECISIONS = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 
 
 def check_devices(accelerator: DictConfig) -> None:
-    """Compares the devices that are asked for with those of this machine.
+    """Checks the requested devices against those of this machine.
 
     Raises:
         UserError: If there are not as many, or they cannot compute in the precision.
     """
     kind, devices, gpus = accelerator.accelerator, accelerator.devices, torch.cuda.device_count()
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("accelerator.accelerator=mps: this is no Apple machine; expected cpu, gpu or auto")
+        raise UserError("accelerator.accelerator=mps: MPS is not available; expected cpu, gpu or auto")
     if kind == "gpu" and not gpus:
         raise UserError(
             f"accelerator.accelerator={kind}: torch sees no GPU here; expected accelerator=cpu, ddp_cpu or auto"

@@ -1,4 +1,4 @@
-"""The several processes of one run: which of them speaks, and how they start inside a sweep."""
+"""Distributed processes of one run: their ranks, and how they start inside a sweep."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ MADE_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MA
 
 
 def rank() -> int:
-    """Number of this process among those of its run, as torchrun, SLURM or Lightning has set it; 0 speaks for all."""
+    """Rank of this process in its run, as set by torchrun, SLURM or Lightning; rank 0 writes and prints."""
     return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
 
 

@@ -1,4 +1,4 @@
-"""One setting of the C library that decides the speed of CPU training."""
+"""A setting of the C library's allocator that speeds up CPU training."""
 
 import ctypes
 import sys

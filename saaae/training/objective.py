@@ -1,4 +1,4 @@
-"""What a sweeper maximises or minimises, and how a job asks its study whether to go on."""
+"""Objectives of a study, and the pruning of its trials."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ TRIAL = "SAAAE_TRIAL"
 """Environment variable with the number of the trial that a job is."""
 
 SETTINGS = "settings"
-"""Where a study says what all its trials were told."""
+"""Attribute of a study with the settings that its trials share."""
 
 
 def objectives(cfg: DictConfig) -> list[str]:
@@ -59,7 +59,7 @@ def opened(storage: str, name: str, names: list[str], settings: list[str], prune
         storage: URL of its database.
         name: Its name there.
         names: The metrics that it is about.
-        settings: What all its trials are told.
+        settings: Settings that all its trials share.
         pruner: Gives up on trials.
 
     Raises:
@@ -115,7 +115,7 @@ def verdict() -> Callable[[float, int], bool] | None:
         try:
             trial.report(score, epoch)
             return trial.should_prune()
-        except optuna.exceptions.UpdateFinishedTrialError:  # somebody else has told what became of it
+        except optuna.exceptions.UpdateFinishedTrialError:  # another process has reported its end
             return False
 
     return is_pruned

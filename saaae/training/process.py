@@ -16,7 +16,7 @@ log = logging.getLogger("saaae")
 
 
 def configure_process(cfg: DictConfig) -> None:
-    """Process-wide settings: quiet libraries, seed, threads, float32 products; refuses an absent device."""
+    """Process-wide settings: log levels, seed, threads, float32 matrix products; checks the devices."""
     logging.raiseExceptions = False  # a reader that goes away (`| head`) must not disturb the run
     logging.getLogger("lightning").setLevel(logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -92,7 +92,7 @@ class EpochStrip:
         self.path, self.epochs, self.images = path, [], np.zeros(0, np.uint8)  # type: ignore[var-annotated]
 
     def resume(self, epoch: int) -> None:
-        """Takes over what was kept up to an epoch; 0 begins anew."""
+        """Restores the epochs kept so far, up to one; 0 starts empty."""
         if epoch and self.path.is_file():
             with np.load(self.path) as file:
                 self.epochs, self.images = file["epochs"].tolist(), file["images"]

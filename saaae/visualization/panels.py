@@ -1,4 +1,4 @@
-"""What a model and its data have to show: each function gives the rows of one picture."""
+"""Rows of pictures of a model and its data: one function for each picture."""
 
 from collections.abc import Iterator, Mapping
 from typing import cast
@@ -50,7 +50,7 @@ def ratio_row(batch: Batch, x_hat: Tensor) -> Row:
 
 
 def epoch_rows(model: ImageAutoencoder, data: ImageDataModule, batch: Batch) -> list[Row]:
-    """What is worth a look every epoch: reconstructions, maps, images from the prior, the ratio image of radar images.
+    """Rows of the picture of each epoch: reconstructions, maps, images from the prior, the ratio image of radar images.
 
     Args:
         model: The model, in evaluation mode.
@@ -68,9 +68,9 @@ def epoch_rows(model: ImageAutoencoder, data: ImageDataModule, batch: Batch) -> 
 
 
 def input_rows(data: ImageDataModule, count: int) -> list[Row]:
-    """What a model is fed: training images, and test images with their masks if there are any.
+    """Model input: training images, and test images with their masks if there are any.
 
-    Training images come with evaluation noise here, so that looking changes nothing.
+    Training images use evaluation noise here, so that the picture changes no random state.
 
     Args:
         data: The images.
@@ -212,6 +212,6 @@ TITLES: Mapping[str, str] = {
     "classes": "a row a class, a column a code",
     "plane": "the latent plane, equal shares of the prior",
     "epochs": "validation images over the epochs, z = mean",
-    "data": "what the model is fed",
+    "data": "model input",
     "gates": "weights of channels",
 }

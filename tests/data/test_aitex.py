@@ -203,7 +203,7 @@ def test_mistakes_are_named(make, root, tmp_path):
         make(tmp_path)
     with pytest.raises(UserError, match=r"data.test_steps=5: expected a divisor of data.image_size=32"):
         make(root, test_steps=5)
-    with pytest.raises(UserError, match="5 sound strips of fabric 01 cannot be split so"):
+    with pytest.raises(UserError, match="5 normal strips of fabric 01 cannot be split so"):
         make(root, val_fraction=0.6, test_fraction=0.5)
     with pytest.raises(
         UserError, match="data.image_size=64: no image has so many rows and columns; expected at most 32"

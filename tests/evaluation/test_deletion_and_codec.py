@@ -24,7 +24,7 @@ def test_the_deletion_test_is_stored_in_plain_numbers_and_repeats(make):  # noqa
         ):
             assert difference == pytest.approx(important - random, abs=1e-9)
         (line,) = findings({"test": {}, "deletion": found})
-        assert line.startswith("importance   hiding the 25% most important cells of the code costs")
+        assert line.startswith("importance   masking the 25% most important latent cells costs")
         assert line.endswith("95 % over 6 images)")
 
 

@@ -632,7 +632,7 @@ def test_a_picture_that_fails_costs_no_numbers(launch, monkeypatch):
     folder = launch("a", "model=vae", "logger=none")
     assert json.loads(folder.metrics.read_text())["test"]["ssim"]
     told = folder.log.read_text()
-    assert "warning: no picture of epoch 1, for a fault of this program:" in told
+    assert "warning: no picture of epoch 1, because of an error of this program:" in told
     assert "no such colour" in told
     assert not (folder.path / "reconstructions.png").exists()
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REPORTED = "reported"
 """What the trial that this one continues had reported, by epoch."""
 CONTINUED = "continued as another trial"
-"""Mark of a trial whose process died: its parameters were queued again, and its run goes on where it stopped."""
+"""Marks a trial whose process died: its parameters were queued again, and its run continues where it stopped."""
 
 
 def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
@@ -51,8 +51,8 @@ def distribution(override: Override) -> "optuna.distributions.BaseDistribution":
 class OptunaSweeper(Sweeper):
     """Runs the trials of a study, side by side where the launcher does.
 
-    The study lives in its storage: repeating the command goes on with it, trials that were cut off first. What a trial
-    tries is a function of the seed and of the trials that have been told, also over restarts.
+    The study lives in its storage: repeating the command continues it, interrupted trials first. What a trial
+    tries is a function of the seed and of the trials that have ended, also over restarts.
 
     Args:
         storage: URL of the database of the study.
@@ -77,7 +77,6 @@ class OptunaSweeper(Sweeper):
                 raise UserError(f"hydra.sweeper.{key}={value}: expected a positive integer")
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What Hydra tells every sweeper."""
         self.cfg = config
         self.jobs = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
