@@ -31,7 +31,7 @@ def epoch_picture(model: ImageAutoencoder, data: ImageDataModule, split: Split, 
     """The picture of `count` fixed images of a split; leaves the model in the mode that it was in."""
     with evaluating(model):
         rows = epoch_rows(model, data, data.batch(split, spread(data, split, count), model.device))
-    return mosaic(rows, f"{title}\n{model.caveat}" if model.loss_warning else title)
+    return mosaic(rows, f"{title}\n{model.loss_warning}" if model.loss_warning else title)
 
 
 def gate_bars(gates: Mapping[str, Tensor], title: str) -> Picture:

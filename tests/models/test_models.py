@@ -10,7 +10,7 @@ from saaae.models.lightning import AutoencoderModule
 from saaae.rng import GlobalRandom
 from saaae.runs.run import resolve_config
 from saaae.training.build import build, radar_scores
-from saaae.visualization.figures import final_pictures
+from saaae.visualization.figures import epoch_picture, final_pictures
 from tests.conftest import CONF, TINY
 from tests.data.test_mnist import write_archives
 
@@ -395,3 +395,11 @@ def test_the_loss_curve_of_the_golden_run_is_unchanged(make):
     torch.manual_seed(0)
     trainer(max_steps=-1, max_epochs=2, limit_val_batches=0, callbacks=[Record()]).fit(wrapped(module, data), data)
     assert losses == pytest.approx([165.666, 365.784, 147.759, 181.844, 244.103, 263.578], rel=1e-3)
+
+
+def test_the_warning_about_a_nominal_loss_is_above_its_pictures(make):
+    heights = []
+    for kl in ("effective", "nominal"):
+        module, data = make("model=saaae", f"posterior.kl={kl}")
+        heights.append(epoch_picture(module, data, "test", 2, "title").shape[0])
+    assert heights[1] > heights[0]
