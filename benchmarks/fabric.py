@@ -69,14 +69,14 @@ def restored(pca, rows):
 
 def tile_map(pca, batch):
     """Squared residual of whole tiles."""
-    from saaae.metrics.anomaly import squared_residual
+    from saaae.metrics.pixel_detection import squared_residual
 
     return squared_residual(restored(pca, batch.input.flatten(1)).view_as(batch.input), batch.target)
 
 
 def patch_map(pca, batch):
     """Squared residual of patches."""
-    from saaae.metrics.anomaly import squared_residual
+    from saaae.metrics.pixel_detection import squared_residual
 
     return squared_residual(image_of(restored(pca, patches(batch.input)), batch.input), batch.target)
 

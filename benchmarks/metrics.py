@@ -52,7 +52,8 @@ def fabric_metrics(seed):
     import torch
     from scipy.ndimage import gaussian_filter
 
-    from saaae.metrics import anomaly
+    from saaae.metrics import ranking
+    from saaae.metrics.pixel_detection import PixelDetection
     from tests.metrics import references_anomaly as reference
 
     rng = np.random.default_rng(seed)
@@ -61,7 +62,7 @@ def fabric_metrics(seed):
         yield (
             f"tile {name}",
             "scikit-learn",
-            [getattr(anomaly, name)(scores, labels)],
+            [getattr(ranking, name)(scores, labels)],
             [getattr(reference, name)(scores, labels)],
         )
     maps, masks = [], []
@@ -71,7 +72,7 @@ def fabric_metrics(seed):
             mask[y : y + rng.integers(2, 9), x : x + rng.integers(2, 9)] = 1
         maps.append((5 * gaussian_filter(rng.normal(size=shape), 2) + mask * rng.uniform(0, 2)).astype(np.float32))
         masks.append(mask)
-    metric = anomaly.PixelDetection()
+    metric = PixelDetection()
     for pair in zip(maps, masks, strict=True):
         metric.update(*map(torch.from_numpy, pair))
     for name, expected in reference.pixel_detection(maps, masks).items():

@@ -13,16 +13,8 @@ from saaae.data.cached_files import CachedFiles, TileLocations
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.images import UNKNOWN_MASK
 from saaae.data.tiles import stitch_tiles
-from saaae.metrics.anomaly import (
-    SIGMA,
-    FabricCalibration,
-    PixelDetection,
-    ScoredTiles,
-    evaluate_detection,
-    held_out_threshold,
-    smooth,
-    squared_residual,
-)
+from saaae.metrics.pixel_detection import SIGMA, PixelDetection, smooth, squared_residual
+from saaae.metrics.tile_detection import FabricCalibration, ScoredTiles, evaluate_detection, held_out_threshold
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice, evaluating
 from saaae.types import Batch, Split
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from saaae.data.datamodule import ImageDataModule, spread
-from saaae.metrics.anomaly import SIGMA, smooth, squared_residual
+from saaae.metrics.pixel_detection import SIGMA, smooth, squared_residual
 from saaae.metrics.speckle import AMPLITUDE_FLOOR
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.rng import IndexedRandom

@@ -7,7 +7,7 @@ from saaae.data.datamodule import ImageDataModule
 from saaae.data.images import UNKNOWN_MASK, Images, Masks
 from saaae.data.tiles import cut_tiles
 from saaae.evaluation.detection import detect, stitch_masks
-from saaae.metrics.anomaly import smooth, squared_residual
+from saaae.metrics.pixel_detection import smooth, squared_residual
 from tests.conftest import SERVING
 from tests.metrics import references_anomaly as reference
 

@@ -5,21 +5,14 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from saaae.metrics.anomaly import (
-    BINS,
+from saaae.metrics.pixel_detection import BINS, PixelDetection, ordered_bins, smooth
+from saaae.metrics.ranking import auroc, average_precision, best_f1, bootstrap_interval, detection
+from saaae.metrics.tile_detection import (
     FabricCalibration,
-    PixelDetection,
     ScoredTiles,
     at_threshold,
-    auroc,
-    average_precision,
-    best_f1,
-    bootstrap_interval,
-    detection,
     evaluate_detection,
     held_out_threshold,
-    ordered_bins,
-    smooth,
 )
 from tests.metrics import references_anomaly as reference
 
