@@ -3,7 +3,7 @@
 import itertools
 import math
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from saaae.cli.launchers import LAUNCHERS_AND_SWEEPERS, check_gpus_exist, check_
 from saaae.config.overrides import in_quotes
 from saaae.config.settings import plain
 from saaae.config.validation import config_errors, explain, keys_of
-from saaae.errors import UserError
+from saaae.errors import UserError, nearest
 
 BASE = "base"
 """File of a group that its options inherit from; not an option."""
@@ -147,19 +147,24 @@ def _checked(
         return None, [explain(error, _known_keys(command, search, overrides), groups)]
 
 
-def check_repetitions(overrides: list[Override], groups: Collection[str]) -> None:
-    """Checks that no group is chosen twice: Hydra would take the last and not even look at the first.
+def check_repetitions(overrides: list[Override], groups: Mapping[str, list[str]]) -> None:
+    """Checks groups that are chosen several times: Hydra takes the last option and never sees the others.
 
     Of a key the last value counts, so that a command may end in changes of a longer one.
 
     Raises:
-        UserError: If a group is given twice with different options.
+        UserError: If an option that is replaced does not exist.
     """
-    given: dict[str, Override] = {}
-    for override in (o for o in overrides if o.key_or_group in groups):
-        before = given.setdefault(override.get_key_element(), override)
-        if before.input_line != override.input_line:
-            raise UserError(f"{before.input_line} {override.input_line}: given twice; expected one of them")
+    last = {o.key_or_group: o for o in overrides if o.key_or_group in groups}
+    for override in overrides:
+        final, option = last.get(override.key_or_group), override.value()
+        if final is None or final.input_line == override.input_line or not isinstance(option, str):
+            continue
+        options = groups[override.key_or_group]
+        if option not in options:
+            hint = nearest(option, options)
+            raise UserError(f"{override.input_line}: no such option; expected one of {', '.join(options)}{hint}")
+        print(f"warning: {override.input_line} is replaced by {final.input_line}", file=sys.stderr)
 
 
 def check_hydra_keys(overrides: list[Override], multirun: bool) -> None:

@@ -173,12 +173,14 @@ def evaluate(run: Run, path: Path, request: DictConfig, stored: DictConfig) -> d
     from saaae.evaluation.table import table
     from saaae.evaluation.test import extra_evaluations, is_whole, run_test, tested_images
     from saaae.metrics.catalog import definitions
+    from saaae.runs.checkpoints import read_checkpoint
     from saaae.runs.provenance import run_record
     from saaae.training.build import lightning_module
     from saaae.training.devices import make_trainer
     from saaae.training.process import configure_process
 
     cfg, limit = run.cfg, run.cfg.trainer.limit_test_batches
+    read_checkpoint(path)  # an unusable one is reported before anything else is printed
     configure_process(cfg)
     model, data = model_and_data(request, cfg, stored, run.folder)
     module = lightning_module(model, data, cfg, latents=request.samples)

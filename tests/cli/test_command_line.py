@@ -53,8 +53,11 @@ MISTAKES = [
         "trainer.limit_train_batches=0: expected an integer greater than or equal to 1 or a fraction greater than 0",
     ),
     ("model=[vae,saaae]", "model=[vae,saaae]: a list; several runs need model=vae,saaae and --multirun (-m)"),
-    ("model=vae model=saaae", "model=vae model=saaae: given twice; expected one of them"),
-    ("callbacks=early_stopping callbacks=none", "callbacks=early_stopping callbacks=none: given twice"),
+    ("model=vea model=saaae", "model=vea: no such option; expected one of"),
+    (
+        "callbacks=early_stopping callbacks=none",
+        "callbacks=early_stopping: no such option; expected one of default, none",
+    ),
     ("hydra.job.chdir=true", "hydra.job.chdir=true: not supported"),
     ("hydra.sweep.dir=x", "hydra.sweep.dir=x: is for --multirun (-m)"),
     ("posterior.cap=0.99", "posterior.cap=0.99: expected less than or equal to 0.9698"),

@@ -101,7 +101,7 @@ def refusal(call, *arguments, **options):
 
 def same(a, b):
     """Whether two batches are equal."""
-    fields = [field for field in a._fields if field != "noise"]
+    fields = [field for field in a._fields if field != "rng"]
     return all(
         torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
         for x, y in ((getattr(a, field), getattr(b, field)) for field in fields)
@@ -115,7 +115,7 @@ def assert_equal(streamed, held):
         assert same(streamed.batch(split, indices), held.batch(split, indices)), split
     assert streamed.manifest() == held.manifest()
     assert streamed.split_hash() == held.split_hash()
-    assert streamed.field == held.field
+    assert streamed.domain == held.domain
 
 
 # The same images as in memory

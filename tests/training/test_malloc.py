@@ -5,7 +5,7 @@ import pytest
 
 CODE = """
 import resource, sys
-from saaae.runs.allocator import keep_freed_blocks
+from saaae.training.malloc import keep_freed_blocks
 if sys.argv[1] == "keep":
     assert keep_freed_blocks()
 import torch
