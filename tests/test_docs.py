@@ -165,7 +165,7 @@ def test_pictures_are_small():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_no_page_names_a_machine(page):
     text = page.read_text()
-    hosts = re.findall(r"\b(?:(?:[\w-]+\.)*(?:artifactory|nexus|devpi)[\w.-]*)\b", text)
+    hosts = re.findall(r"https?://\S+/simple\b|\bindex-url\b|\b(?:artifactory|nexus|devpi)[\w.-]*", text)
     paths = re.findall(r"(?<![\w.:/])/(?:home|root|work|tmp|mnt|usr|Users)/\S+", text)
     assert hosts + paths == []
 
