@@ -9,13 +9,18 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import yaml
+from hydra.utils import instantiate
+
+from saaae.errors import UserError
+
 SIZES = (16, 32, 64, 128)
 
 
 def measure(layer, x, rounds=5):
     """Milliseconds, the fastest of a few rounds, and MB kept for the backward pass."""
-    import torch
-
     kept = {}
 
     def keep(tensor):
@@ -35,12 +40,6 @@ def measure(layer, x, rounds=5):
 
 def main(channels):
     """Prints the table."""
-    import torch
-    import yaml
-    from hydra.utils import instantiate
-
-    from saaae.errors import UserError
-
     torch.set_num_threads(1)
     conf = Path(__file__).parents[1] / "conf" / "attention"
     print(f"| {channels} channels | parameters | " + " | ".join(f"{size}x{size}: ms, MB" for size in SIZES) + " |")

@@ -21,6 +21,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
+from PIL import Image
+
+from saaae.errors import UserError
+from saaae.runs.checkpoints import read_intact
+from tests.comparison import differences
+from tests.zygote import Zygote
+
 SMALL = [
     "data.num_train=96", "data.num_val=8", "data.num_test=8", "data.image_size=32", "data.batch_size=4", "threads=1",
     "accelerator=cpu", "trainer.max_epochs=3", "trainer.log_every_n_steps=1", "pictures.count=2",
@@ -53,9 +61,6 @@ class Tally:
 
     def check(self, run):
         """Counts checkpoints that cannot be read."""
-        from saaae.errors import UserError
-        from saaae.runs.checkpoints import read_intact
-
         for path in (run / "checkpoints").glob("*.ckpt"):
             try:
                 read_intact(path)
@@ -65,8 +70,6 @@ class Tally:
 
     def compare(self, whole, run):
         """Counts ends that differ."""
-        from tests.comparison import differences
-
         found = differences(whole, run)
         self.finished += 1
         in_logs = [fault for fault in found if fault.startswith(("metrics.csv", "TensorBoard"))]
@@ -78,9 +81,6 @@ class Tally:
 
 def write_images(folder):
     """A folder of noise images, large enough that decoding them takes a while."""
-    import numpy as np
-    from PIL import Image
-
     folder.mkdir()
     for i in range(160):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (200, 200), np.uint8)).save(folder / f"{i}.png")
@@ -136,8 +136,6 @@ def fill_up(start, run, disk, tally, times):
 
 def main(kills, seed):
     """Runs the scenarios and prints one line each."""
-    from tests.zygote import Zygote
-
     random.seed(seed)
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that it purges is what is wanted
     total = Tally()

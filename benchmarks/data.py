@@ -15,6 +15,14 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from saaae.config.resolvers import register_resolvers
+from saaae.errors import UserError
+
 SETS = {
     "mnist": ["data=mnist"],
     "aitex": ["data=aitex"],
@@ -35,11 +43,6 @@ SETS = {
 
 def make(name, cache_dir, *more):
     """The data module of a set, not yet loaded."""
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-
-    from saaae.config.resolvers import register_resolvers
-
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = compose("train", [*SETS[name], f"cache_dir={cache_dir}", *more])
@@ -49,7 +52,7 @@ def make(name, cache_dir, *more):
 class Loop:
     """What a data module needs to know of a trainer."""
 
-    training, testing = True, False
+    training, testing, global_rank, world_size = True, False, 0, 1
 
 
 def epoch_of(data, split="train"):
@@ -65,8 +68,6 @@ def epoch_of(data, split="train"):
 
 def bare(data):
     """One epoch of indexing and converting the same tensor in a shuffled order."""
-    import torch
-
     images = data.splits["train"]
     pixels = images.pixels
     start, total = time.perf_counter(), 0.0
@@ -79,8 +80,6 @@ def bare(data):
 
 def loaded(name, cache_dir, *more):
     """A loaded data module and what loading took; None where the set is not there."""
-    from saaae.errors import UserError
-
     try:
         data = make(name, cache_dir, *more)
         start = time.perf_counter()
@@ -93,8 +92,6 @@ def loaded(name, cache_dir, *more):
 
 def speed(rounds):
     """Ratios to the bare loop, and the cost of the first epoch."""
-    import torch
-
     torch.set_num_threads(1)
     print(f"{'set':<14}{'bare img/s':>12}{'ratio':>8}{'  range':<16}{'noise ratio':>12}{'first s':>9}{'again s':>9}")
     for name in SETS:
@@ -132,12 +129,6 @@ def resident_mb():
 
 def memory(name):
     """Growth of the resident set over the bytes of the tiles, in this process."""
-    import torch  # noqa: F401
-
-    import saaae.data.aitex
-    import saaae.data.mnist
-    import saaae.data.sar  # noqa: F401
-
     with tempfile.TemporaryDirectory() as cache_dir:
         data = make(name, cache_dir)
         start = resident_mb()

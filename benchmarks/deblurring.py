@@ -12,20 +12,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch.nn.functional import interpolate
 
-def main(runs):
+from saaae.config.resolvers import register_resolvers
+from saaae.metrics.image import reconstruction_quality
+
+
+def main(runs, overrides=()):
     """Prints the table."""
-    import torch
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-    from torch.nn.functional import interpolate
-
-    from saaae.config.resolvers import register_resolvers
-    from saaae.metrics.image import reconstruction_quality
-
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        data = instantiate(compose("train", ["data=mnist", "corruption=blur"]).data, _convert_="all")
+        data = instantiate(compose("train", ["data=mnist", "corruption=blur", *overrides]).data, _convert_="all")
     data.setup()
     train, test = (data.batch(split, torch.arange(data.num_images(split))) for split in ("train", "test"))
 

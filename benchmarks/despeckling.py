@@ -15,13 +15,21 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from torch.nn.functional import pad, unfold
+
+from saaae.config.resolvers import register_resolvers
+from saaae.metrics.image import reconstruction_quality
+from saaae.runs.checkpoints import load_weights
+from saaae.runs.folder import RunFolder
+from saaae.training.build import build
+
 LAWS = [(1, 0.0), (2, 0.0), (4, 0.0), (8, 0.0), (10, 0.0), (1, 0.33)]
 
 
 def windows(x, side):
     """Neighbourhoods (B, side**2, H, W) of images (B, 1, H, W), reflected at the border."""
-    from torch.nn.functional import pad, unfold
-
     padded = pad(x, [side // 2] * 4, mode="reflect")
     return unfold(padded, side).view(len(x), side**2, *x.shape[-2:])
 
@@ -47,8 +55,6 @@ def lee(intensity, looks, side):
 
 def frost(intensity, looks, side, damping):
     """Frost et al. 1982: weights that fall exponentially with the distance, faster where the scene varies."""
-    import torch
-
     near, _, variation = moments(intensity, side)
     axis = torch.arange(side) - side // 2
     distance = torch.hypot(axis[:, None].float(), axis[None].float()).view(1, -1, 1, 1)
@@ -66,10 +72,6 @@ FILTERS: dict[str, tuple[Any, list[Any]]] = {
 
 def score(restore, batch):
     """PSNR, SSIM, MoR and seconds a scene of a function of amplitudes (B, 1, H, W), one scene at a time."""
-    import torch
-
-    from saaae.metrics.image import reconstruction_quality
-
     start = time.perf_counter()
     with torch.inference_mode():
         restored = torch.cat([restore(x).clamp(0, 1) for x in batch.input.split(1)])
@@ -92,11 +94,6 @@ def best_filter(name, looks, val, test):
 
 def open_run(path):
     """The best model of a run, for whole scenes of 256 pixels, and its data."""
-    from saaae.config.resolvers import register_resolvers
-    from saaae.runs.checkpoints import load_weights
-    from saaae.runs.folder import RunFolder
-    from saaae.training.build import build
-
     register_resolvers()
     folder = RunFolder(path)
     cfg = folder.config()
@@ -116,8 +113,6 @@ def restored_by(model, batch, x):
 
 def main(runs):
     """Prints the table."""
-    import torch
-
     opened = [open_run(path) for path in runs]
     data = opened[0][1]
     rows: dict[str, list[Any]] = {name: [] for name in ["noisy", *FILTERS, "despeckler"]}

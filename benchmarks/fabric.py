@@ -18,16 +18,21 @@ from math import nan
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch.nn.functional import fold, unfold
+
+from saaae.config.resolvers import register_resolvers
+from saaae.evaluation.detection import detect
+from saaae.metrics.pixel_detection import squared_residual
+
 PATCH = 16
 
 
 def open_data():
     """The data of `experiment=aitex_vae`."""
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-
-    from saaae.config.resolvers import register_resolvers
-
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         data = instantiate(compose("train", ["experiment=aitex_vae"]).data, _convert_="all")
@@ -37,22 +42,16 @@ def open_data():
 
 def patches(x):
     """Patches (N, PATCH**2) of images (B, 1, H, W), without overlap."""
-    from torch.nn.functional import unfold
-
     return unfold(x, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, PATCH**2)
 
 
 def image_of(rows, like):
     """The images (B, 1, H, W), shaped as `like`, that patches were cut from."""
-    from torch.nn.functional import fold
-
     return fold(rows.view(len(like), -1, PATCH**2).transpose(1, 2), like.shape[-2:], PATCH, stride=PATCH)
 
 
 def principal_axes(x, count):
     """Mean (D,) and the first principal axes (count, D) of rows (N, D)."""
-    import torch
-
     mean = x.mean(0)
     x = x - mean
     if len(x) > x.shape[1]:
@@ -69,15 +68,11 @@ def restored(pca, rows):
 
 def tile_map(pca, batch):
     """Squared residual of whole tiles."""
-    from saaae.metrics.pixel_detection import squared_residual
-
     return squared_residual(restored(pca, batch.input.flatten(1)).view_as(batch.input), batch.target)
 
 
 def patch_map(pca, batch):
     """Squared residual of patches."""
-    from saaae.metrics.pixel_detection import squared_residual
-
     return squared_residual(image_of(restored(pca, patches(batch.input)), batch.input), batch.target)
 
 
@@ -131,10 +126,6 @@ def stored(run):
 
 def main(runs):
     """Prints the tables."""
-    import torch
-
-    from saaae.evaluation.detection import detect
-
     torch.set_num_threads(1)
     data = open_data()
     train = data.batch("train", torch.arange(data.num_images("train"))).target

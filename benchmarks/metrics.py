@@ -9,16 +9,29 @@ from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.stats import norm
+from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
+
+from saaae.metrics import ranking
+from saaae.metrics.image import reconstruction_quality
+from saaae.metrics.pixel_detection import PixelDetection
+from saaae.metrics.rate import CodeModel, quantise
+from saaae.metrics.speckle import speckle_quality
+from saaae.objectives.elbo import bits_per_dimension
+from saaae.objectives.likelihood import Bernoulli as OurBernoulli
+from saaae.posteriors.covariance import CholeskyGaussian
+from saaae.posteriors.gaussian import DiagonalGaussian
+from tests.metrics import references_anomaly, references_image, references_speckle
+
 SEEDS = range(20)
 
 
 def image_metrics(seed):
     """Name, what it was compared with, found and expected values (N,)."""
-    import torch
-
-    from saaae.metrics.image import reconstruction_quality
-    from tests.metrics import references_image as reference
-
     g = torch.Generator().manual_seed(seed)
     size = (28, 64, 128, 192)[seed % 4]
     x = torch.rand(3, 1, size, size, generator=g)
@@ -26,36 +39,25 @@ def image_metrics(seed):
     sources = {"ssim": "float64, scipy.ndimage", "psnr": "scikit-image", "mse": "scikit-image"}
     for name, value in reconstruction_quality(x_hat, x, multiscale=True).items():
         pairs = zip(x_hat[:, 0].double().numpy(), x[:, 0].double().numpy(), strict=True)
-        yield name, sources.get(name, "float64, scipy.ndimage"), value, [getattr(reference, name)(*p) for p in pairs]
+        expected = [getattr(references_image, name)(*pair) for pair in pairs]
+        yield name, sources.get(name, "float64, scipy.ndimage"), value, expected
 
 
 def radar_metrics(seed):
     """Likewise."""
-    import torch
-
-    from saaae.metrics.speckle import speckle_quality
-    from tests.metrics import references_speckle as reference
-
     torch.manual_seed(seed)
     clean = torch.rand(3, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 0.8 + 0.1
     looks = (1.0, 2.5, 4.0, 10.0)[seed % 4]
     observed = (clean**2 * torch.distributions.Gamma(looks, looks).sample(clean.shape)).sqrt()
     x_hat = (clean + 0.05 * torch.randn_like(clean)).clamp_min(0)
-    expected = reference.speckle_quality(x_hat.double().numpy(), observed.double().numpy(), clean.double().numpy())
+    arrays = [image.double().numpy() for image in (x_hat, observed, clean)]
+    expected = references_speckle.speckle_quality(arrays[0], arrays[1], arrays[2])
     for name, value in speckle_quality(x_hat, observed, clean).items():
         yield name, "float64, pixel by pixel", value, expected[name]
 
 
 def fabric_metrics(seed):
     """Likewise."""
-    import numpy as np
-    import torch
-    from scipy.ndimage import gaussian_filter
-
-    from saaae.metrics import ranking
-    from saaae.metrics.pixel_detection import PixelDetection
-    from tests.metrics import references_anomaly as reference
-
     rng = np.random.default_rng(seed)
     scores, labels = rng.normal(size=500).round(1), rng.integers(0, 2, 500)
     for name in ("auroc", "average_precision", "best_f1"):
@@ -63,7 +65,7 @@ def fabric_metrics(seed):
             f"tile {name}",
             "scikit-learn",
             [getattr(ranking, name)(scores, labels)],
-            [getattr(reference, name)(scores, labels)],
+            [getattr(references_anomaly, name)(scores, labels)],
         )
     maps, masks = [], []
     for shape in ((64, 96), (50, 80)):
@@ -75,24 +77,13 @@ def fabric_metrics(seed):
     metric = PixelDetection()
     for pair in zip(maps, masks, strict=True):
         metric.update(*map(torch.from_numpy, pair))
-    for name, expected in reference.pixel_detection(maps, masks).items():
+    for name, expected in references_anomaly.pixel_detection(maps, masks).items():
         source = "loop over thresholds and regions" if name.startswith("aupro") else "scikit-learn"
         yield name, source, [metric.compute()[name]], [expected]
 
 
 def bounds(seed):
     """Likewise; densities and divergences of torch in float64, rates of Gaussians integrated over their bins."""
-    import numpy as np
-    import torch
-    from scipy.stats import norm
-    from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
-
-    from saaae.metrics.rate import CodeModel, quantise
-    from saaae.objectives.elbo import bits_per_dimension
-    from saaae.objectives.likelihood import Bernoulli as OurBernoulli
-    from saaae.posteriors.covariance import CholeskyGaussian
-    from saaae.posteriors.gaussian import DiagonalGaussian
-
     torch.manual_seed(seed)
     mean, logvar = torch.randn(4, 32), torch.randn(4, 32)
     normal = Normal(mean.double(), (0.5 * logvar.double()).exp())
@@ -125,9 +116,6 @@ def bounds(seed):
 
 def main():
     """Prints the table."""
-    import numpy as np
-    import torch
-
     torch.set_num_threads(1)
     worst: dict[str, float] = defaultdict(float)
     sources: dict[str, str] = {}

@@ -13,8 +13,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import Callback
+
+from saaae.config.resolvers import register_resolvers
+from saaae.config.validation import combinations
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import resolve_config
+from saaae.training.build import build, lightning_module
+from saaae.training.devices import make_trainer
+from saaae.training.process import configure_process
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 SCENES = [
     "data.num_train=64", "data.num_val=8", "data.num_test=8", "data.image_size=32", "data.batch_size=8",
 ]  # fmt: skip
@@ -29,17 +42,6 @@ def options(group):
 
 def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
     """The loss of every step; None where the parts do not go together. No likelihood is the model's own."""
-    import torch
-    from hydra import compose
-    from lightning.pytorch.callbacks import Callback
-
-    from saaae.config.validation import combinations
-    from saaae.runs.folder import RunFolder
-    from saaae.runs.run import resolve_config
-    from saaae.training.build import build, lightning_module
-    from saaae.training.devices import make_trainer
-    from saaae.training.process import configure_process
-
     images = DIGITS if model.startswith("cvae") else SCENES
     words = [f"model={model}", f"accelerator.precision={precision}", f"seed={seed}", *images]
     words += [f"likelihood={likelihood}"] if likelihood else []
@@ -93,8 +95,6 @@ def pairs(others, steps, gpu, folder):
 
 def seeds(precisions, steps, gpu, folder):
     """Prints the table of models over seeds."""
-    import torch
-
     print(f"| model | {' | '.join(precisions)} |")
     print("|" + "---|" * (1 + len(precisions)))
     for model in options("model"):
@@ -107,11 +107,6 @@ def seeds(precisions, steps, gpu, folder):
 
 def main():
     """Prints a table."""
-    import torch
-    from hydra import initialize_config_dir
-
-    from saaae.config.resolvers import register_resolvers
-
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
     steps, gpu = int(words[0]) if words else 100, torch.cuda.is_available()
     torch.set_num_threads(1)

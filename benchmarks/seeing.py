@@ -8,23 +8,33 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hydra import compose, initialize_config_dir
+
+from saaae.callbacks.latent_health import LatentHealth
+from saaae.callbacks.pictures import ReconstructionPictures
+from saaae.callbacks.throughput import Throughput
+from saaae.config.resolvers import register_resolvers
+from saaae.evaluation import test as results
+from saaae.metrics.latent import LatentStatistics
+from saaae.metrics.per_image import PerImage
+from saaae.models import lightning
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import Run, resolve_config
+from saaae.signals import Interruption
+from saaae.training import build, fit
+
 DEFAULT = ["data=mnist", "model=saaae", "trainer.max_epochs=3"]
 
 
 def parts():
     """What is timed, by the name of the part: the class or module that holds it, and its attribute."""
-    from saaae.callbacks.latent_health import LatentHealth
-    from saaae.callbacks.pictures import ReconstructionPictures
-    from saaae.evaluation import test as results
-    from saaae.metrics.latent import LatentStatistics
-    from saaae.metrics.per_image import PerImage
-    from saaae.models import lightning
-    from saaae.training import build
-
     hooks = ("on_train_start", "on_train_epoch_end", "on_train_end")
     return {
         "pictures in training": [(ReconstructionPictures, hook) for hook in hooks],
@@ -52,31 +62,22 @@ def timed(function, seconds, part):
 
 def main(overrides):
     """Trains and prints the table."""
-    from hydra import compose, initialize_config_dir
-
-    from saaae.callbacks.throughput import Throughput
-    from saaae.config.resolvers import register_resolvers
-    from saaae.runs.folder import RunFolder
-    from saaae.runs.run import Run, resolve_config
-    from saaae.signals import Interruption
-    from saaae.training import fit
-
     seconds: Counter[str] = Counter()
     speeds: list[Throughput] = []
-    for part, places in parts().items():
-        for owner, name in places:
-            setattr(owner, name, timed(getattr(owner, name), seconds, part))
 
     def throughput():
         """Keeps the callback, to read the time of the training from it."""
         speeds.append(Throughput())
         return speeds[-1]
 
-    fit.Throughput = throughput  # type: ignore[assignment, misc]
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = resolve_config(compose("train", overrides))
-    with tempfile.TemporaryDirectory() as folder, Interruption() as interruption:
+    with tempfile.TemporaryDirectory() as folder, Interruption() as interruption, ExitStack() as patches:
+        for part, places in parts().items():
+            for owner, name in places:
+                patches.enter_context(patch.object(owner, name, timed(getattr(owner, name), seconds, part)))
+        patches.enter_context(patch.object(fit, "Throughput", throughput))
         fit.fit(Run(cfg, RunFolder(folder), overrides, {"seed": 0}), interruption)
     training = speeds[0].seconds
     print(f"\n{' '.join(overrides)}: {training:.1f} s of training steps\n")

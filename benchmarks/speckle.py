@@ -10,19 +10,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch
 
-def main():
-    """Prints the table of 128 fields of 256x256 pixels a row."""
-    import torch
+from saaae.data.speckle_model import speckle_amplitude
+from saaae.rng import IndexedRandom
 
-    from saaae.data.speckle_model import speckle_amplitude
-    from saaae.rng import IndexedRandom
 
+def main(fields=128, size=256):
+    """Prints the table; each row is measured on so many square fields of so many pixels."""
     print("| looks | correlation | mean | CV | mean of log | lag-1 correlation |\n|---|---|---|---|---|---|")
     for correlation in (0.0, 0.33, 0.6):
         for looks in (1, 2, 2.5, 4, 10):
-            rng = IndexedRandom(0, torch.arange(128))
-            s = (speckle_amplitude(torch.ones(128, 1, 256, 256), looks, correlation, rng) ** 2).double()
+            rng = IndexedRandom(0, torch.arange(fields))
+            s = (speckle_amplitude(torch.ones(fields, 1, size, size), looks, correlation, rng) ** 2).double()
             shape = torch.tensor(float(looks), dtype=torch.float64)
             bias = float(torch.digamma(shape)) - math.log(looks)
             normal = (s - s.mean()) / s.std()

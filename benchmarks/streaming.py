@@ -8,6 +8,10 @@ and medians and ranges of the ratios in a round. `--train` does the same for tra
 `--litdata` for the engine's own random access in the same order.
 """
 
+import json
+import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,17 +19,22 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from saaae.config.resolvers import register_resolvers
+from saaae.data.shards import write_shards
+
 COPIES, SHARD_IMAGES, CACHE_GB = 16, 256, 0.11
 SHARED = ["data.batch_size=16"]
 
 
 def written(folder):
     """Copies of the scenes, and their shards: 8256 training tiles of 128 pixels."""
-    import os
-    import shutil
-
-    from saaae.data.shards import write_shards
-
     source = Path(os.environ.get("SAAAE_DATA_DIR", "data")) / "sar/mstar/scenes"
     scenes, shards = folder / "scenes", folder / "shards"
     scenes.mkdir()
@@ -33,7 +42,7 @@ def written(folder):
         for copy in range(COPIES):
             shutil.copy(path, scenes / f"{path.name.partition('_')[0]}{copy:02d}_{path.name.partition('_')[2]}")
     start = time.perf_counter()
-    index = write_shards(made("data=sar", f"data.root={scenes}"), shards, SHARD_IMAGES)
+    index = write_shards(made(*in_memory(scenes)), shards, SHARD_IMAGES)
     seconds = time.perf_counter() - start
     total = [shard for split in index.shards.values() for shard in split]
     images, size = sum(shard.images for shard in total), sum(shard.size for shard in total)
@@ -41,13 +50,13 @@ def written(folder):
     return scenes, shards
 
 
+def in_memory(scenes):
+    """Overrides for the scenes themselves; copies of one scene fall into several splits."""
+    return ["data=sar", f"data.root={scenes}", "data.allow_duplicates=true"]
+
+
 def made(*words):
     """A data module of the command line."""
-    from hydra import compose, initialize_config_dir
-    from hydra.utils import instantiate
-
-    from saaae.config.resolvers import register_resolvers
-
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = compose("train", [*words, *SHARED])
@@ -71,8 +80,6 @@ def epoch(data):
 
 def random_access(shards, data):
     """Images per second of litdata's own reading, an image at a time, in our order."""
-    import numpy as np
-    import torch
     from litdata import StreamingDataset
 
     images = StreamingDataset(str(shards / "train"), shuffle=False)
@@ -86,9 +93,6 @@ def random_access(shards, data):
 
 def training(words, name, folder):
     """Images per second of a training run, as it reports them itself."""
-    import json
-    import subprocess
-
     root = Path(__file__).parents[1]
     words = [
         *words, *SHARED, "accelerator=cpu", "threads=1", "trainer.max_steps=20", "logger=none", "callbacks=none",
@@ -107,18 +111,15 @@ def table(rounds):
         print(f"{name:<34}{rate:>10.0f}{median(ratios):>11.2f}  {ratios[0]:.2f} to {ratios[-1]:.2f}")
 
 
-def main():
-    """Writes, reads, and trains if asked to."""
-    import torch
-
+def main(count, litdata, train):
+    """Writes and reads, `count` times; also by litdata itself, and in training, if asked to."""
     torch.set_num_threads(1)
-    rounds = next((int(word) for word in sys.argv[1:] if word.isdigit()), 7)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         scenes, shards = written(folder)
         remote = ["data=stream", f"data.root=local:{shards}", f"data.cache_gb={CACHE_GB}"]
         ways = {
-            "memory": ["data=sar", f"data.root={scenes}"],
+            "memory": in_memory(scenes),
             "stream, a folder": ["data=stream", f"data.root={shards}"],
             "stream, a cache below the archive": remote,
         }
@@ -127,21 +128,22 @@ def main():
         for data in modules.values():
             data.setup()
         measured = []
-        for _ in range(rounds + 1):
+        for _ in range(count + 1):
             rates = {way: epoch(data) for way, data in modules.items()}
-            if "--litdata" in sys.argv:
+            if litdata:
                 rates["litdata's own random access"] = random_access(shards, modules["stream, a folder"])
             measured.append(rates)
         table(measured[1:])  # the first round touches the pages
-        if "--train" in sys.argv:
+        if train:
             del ways["stream, a cache below the archive"]  # its URL is not one for the command line
             pairs = [
                 {way: training(words, f"{way.split(',')[0]}{i}", folder) for way, words in ways.items()}
-                for i in range(rounds)
+                for i in range(count)
             ]
             print("\ntraining, model=saaae")
             table(pairs)
 
 
 if __name__ == "__main__":
-    main()
+    rounds_asked = next((int(word) for word in sys.argv[1:] if word.isdigit()), 7)
+    main(rounds_asked, "--litdata" in sys.argv, "--train" in sys.argv)

@@ -13,20 +13,35 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from saaae.callbacks.checkpoint import LastCheckpoint
+from saaae.callbacks.finite import FiniteGuard
+from saaae.callbacks.metrics_csv import MetricsCSV
+from saaae.callbacks.resume import RandomState
+from saaae.callbacks.step_metrics import StepMetrics
+from saaae.callbacks.throughput import Throughput
+from saaae.config.resolvers import register_resolvers
+from saaae.data.images import Images
+from saaae.models.lightning import AutoencoderModule
+from saaae.rng import GlobalRandom
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import resolve_config
+from saaae.signals import Interruption
+from saaae.training.build import build
+from saaae.training.devices import make_trainer
+from saaae.training.malloc import keep_freed_blocks
+from saaae.training.process import configure_process
+from saaae.types import Batch
+
 STEPS, BATCH = 100, 128
 
 
 def prepare():
     """Model, data and configuration of `model=vae` on stand-in digits."""
-    import torch
-    from hydra import compose, initialize_config_dir
-
-    from saaae.config.resolvers import register_resolvers
-    from saaae.data.images import Images
-    from saaae.runs.run import resolve_config
-    from saaae.training.build import build
-    from saaae.training.process import configure_process
-
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = resolve_config(
@@ -43,11 +58,6 @@ def prepare():
 
 def tight(model, data):
     """A bare eager loop with the same model, loss and optimizer."""
-    import torch
-
-    from saaae.rng import GlobalRandom
-    from saaae.types import Batch
-
     pixels = data.splits["train"].pixels
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, fused=True)
     rng = GlobalRandom()
@@ -66,19 +76,6 @@ def tight(model, data):
 
 def lightning(cfg, model, data, every_n_steps=None):
     """One epoch of what train.py runs, without validation; with a checkpoint every so many steps."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    from saaae.callbacks.checkpoint import LastCheckpoint
-    from saaae.callbacks.finite import FiniteGuard
-    from saaae.callbacks.metrics_csv import MetricsCSV
-    from saaae.callbacks.resume import RandomState
-    from saaae.callbacks.step_metrics import StepMetrics
-    from saaae.callbacks.throughput import Throughput
-    from saaae.models.lightning import AutoencoderModule
-    from saaae.runs.folder import RunFolder
-    from saaae.signals import Interruption
-    from saaae.training.devices import make_trainer
-
     throughput, interval = Throughput(), cfg.trainer.log_every_n_steps
     data._position = (0, 0)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as path:
@@ -99,8 +96,6 @@ def median(values):
 
 def compare(rounds, checkpoints):
     """Alternates two loops and prints each round: a bare one and train.py's, or that without checkpoints and with."""
-    from saaae.training.malloc import keep_freed_blocks
-
     keep_freed_blocks()
     cfg, model, data = prepare()
     loops = {"tight": lambda: tight(model, data), "train.py": lambda: lightning(cfg, model, data)}
@@ -116,15 +111,23 @@ def compare(rounds, checkpoints):
     print(f"{second} / {first}: median {median(ratios):.3f}, range {min(ratios):.3f} to {max(ratios):.3f}")
 
 
+def speed(keep):
+    """Images per second of the tight loop's second round, with or without kept blocks."""
+    if keep:
+        keep_freed_blocks()
+    _, model, data = prepare()
+    tight(model, data)
+    return tight(model, data)
+
+
 def allocator(rounds):
     """The tight loop in fresh processes, with and without kept blocks, in turn."""
-    code = "import sys; sys.path.insert(0, 'benchmarks'); import training as t; from saaae.runs.allocator import *; "
     results: dict[str, list[float]] = {"kept": [], "default": []}
     for _ in range(rounds):
-        for mode, setting in (("kept", "keep_freed_blocks(); "), ("default", "")):
-            run = code + setting + "_, m, d = t.prepare(); t.tight(m, d); print(t.tight(m, d))"
-            output = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True).stdout
-            results[mode].append(float(output.splitlines()[-1]))
+        for mode, speeds in results.items():
+            command = [sys.executable, __file__, f"--{mode}"]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            speeds.append(float(output.splitlines()[-1]))
     ratios = [a / b for a, b in zip(results["kept"], results["default"], strict=True)]
     print(f"kept {median(results['kept']):.0f} img/s, default {median(results['default']):.0f} img/s")
     print(f"kept / default: median {median(ratios):.2f}, range {min(ratios):.2f} to {max(ratios):.2f}")
@@ -133,4 +136,9 @@ def allocator(rounds):
 if __name__ == "__main__":
     words = sys.argv[1:]
     count = next((int(word) for word in words if word.isdigit()), 3)
-    allocator(count) if "--allocator" in words else compare(count, "--checkpoints" in words)
+    if "--kept" in words or "--default" in words:  # one of the processes of --allocator
+        print(speed("--kept" in words))
+    elif "--allocator" in words:
+        allocator(count)
+    else:
+        compare(count, "--checkpoints" in words)

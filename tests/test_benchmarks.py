@@ -1,12 +1,25 @@
-"""Every benchmark starts, in its smallest form; what it measures is not looked at."""
+"""Every benchmark runs in its smallest form; its measurements are not checked."""
 
 import importlib.util
+import random
 import sys
 
+import numpy as np
 import pytest
 import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from PIL import Image
 
-from tests.conftest import ROOT, TINY
+from saaae.config.resolvers import register_resolvers
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import Run, resolve_config
+from saaae.signals import Interruption
+from saaae.training import fit
+from tests.conftest import CONF, ROOT, TINY
+from tests.data.test_aitex import write_fabric
+from tests.data.test_mnist import write_archives
 
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
@@ -45,10 +58,6 @@ def test_metrics(monkeypatch, capsys):
 
 
 def test_fabric(monkeypatch, capsys, compose_config, tmp_path):
-    from hydra.utils import instantiate
-
-    from tests.data.test_aitex import write_fabric
-
     root = write_fabric(tmp_path / "aitex")
     words = ["experiment=aitex_vae", f"data.root={root}", "data.image_size=32", f"cache_dir={tmp_path / 'cache'}"]
     data = instantiate(compose_config(*words).data, _convert_="all")
@@ -72,19 +81,105 @@ def test_seeing(capsys):
     assert "| radar metrics |" in capsys.readouterr().out
 
 
-def test_precision(monkeypatch, tmp_path):
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from saaae.config.resolvers import register_resolvers
-
+@pytest.fixture
+def precision(monkeypatch):
     benchmark = load("precision")
-    monkeypatch.setattr(
-        benchmark, "SCENES", ["data.num_train=8", "data.num_val=2", "data.num_test=2", "data.image_size=32"]
-    )
+    scenes = ["data.num_train=8", "data.num_val=2", "data.num_test=2", "data.image_size=32"]
+    monkeypatch.setattr(benchmark, "SCENES", scenes)
+    monkeypatch.setattr(benchmark, "SEEDS", (0, 1))
+    monkeypatch.setattr(benchmark, "options", {"model": ["vae"], "likelihood": ["bernoulli"]}.get)
     register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        losses = benchmark.losses("vae", "bernoulli", "bf16-mixed", 2, False, str(tmp_path))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield benchmark
+
+
+def test_precision(precision, tmp_path):
+    losses = precision.losses("vae", "bernoulli", "bf16-mixed", 2, False, str(tmp_path))
     assert losses.shape == (2,)
     assert torch.isfinite(losses).all()
+
+
+def test_precision_over_seeds_and_over_likelihoods(precision, capsys, tmp_path):
+    precision.seeds(["32-true"], 4, False, str(tmp_path))
+    precision.pairs(["bf16-mixed"], 4, False, str(tmp_path))
+    printed = capsys.readouterr().out
+    assert "| vae | bernoulli |" in printed
+    assert "bf16-mixed: half within" in printed
+
+
+def test_training_in_a_process_of_its_own(monkeypatch):
+    benchmark = load("training")
+    monkeypatch.setattr(benchmark, "STEPS", 2)
+    monkeypatch.setattr(benchmark, "BATCH", 4)
+    assert benchmark.speed(keep=True) > 0
+
+
+def test_data(monkeypatch, capsys):
+    benchmark = load("data")
+    small = ["data=speckle", "data.num_train=12", "data.num_val=6", "data.num_test=6", "data.image_size=32"]
+    monkeypatch.setattr(benchmark, "SETS", {"speckle": small})
+    benchmark.speed(1)
+    benchmark.counts()
+    benchmark.memory("speckle")
+    printed = capsys.readouterr().out
+    assert "| speckle | test |" in printed
+    assert "speckle: growth / tiles" in printed
+
+
+def test_deblurring(tmp_path, capsys):
+    write_archives(tmp_path / "mnist")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.json").write_text('{"test": {"psnr": 20.0, "ssim": 0.5}}')
+    load("deblurring").main(["run"], [f"data.root={tmp_path / 'mnist'}", "data.num_val=5"])
+    printed = capsys.readouterr().out
+    assert "| ridge regression |" in printed
+    assert "| run | 20.00 | 0.5000 |" in printed
+
+
+def test_despeckling(monkeypatch, tmp_path, capsys, compose_config):
+    sizes = ["data.scene_size=32", "data.num_val=1", "data.num_test=1", "model.encoder.blocks=[1,1]"]
+    words = [*TINY, "experiment=despeckle", *sizes, "callbacks=none"]
+    run = Run(resolve_config(compose_config(*words)), RunFolder(tmp_path / "run"), words, {"seed": 0})
+    fit.fit(run, Interruption())
+    benchmark = load("despeckling")
+    monkeypatch.setattr(benchmark, "LAWS", [(1, 0.0)])
+    monkeypatch.setattr(benchmark, "FILTERS", {name: (f, grid[:1]) for name, (f, grid) in benchmark.FILTERS.items()})
+    benchmark.main([str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in ("noisy", "boxcar", "Lee", "Frost", "despeckler"))
+
+
+def test_speckle(capsys):
+    load("speckle").main(fields=1, size=32)
+    assert "| 10 | 0.6 |" in capsys.readouterr().out
+
+
+def test_streaming(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("litdata", reason="litdata is not installed: pip install 'saaae[stream]'")
+    scenes = tmp_path / "sar/mstar/scenes"
+    scenes.mkdir(parents=True)
+    for i in range(10):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (48, 48), np.uint8)).save(scenes / f"scene{i}_0.png")
+    monkeypatch.setenv("SAAAE_DATA_DIR", str(tmp_path))
+    benchmark = load("streaming")
+    monkeypatch.setattr(benchmark, "COPIES", 2)
+    monkeypatch.setattr(benchmark, "SHARD_IMAGES", 16)
+    monkeypatch.setattr(benchmark, "SHARED", ["data.batch_size=4", "data.image_size=16"])
+    benchmark.main(1, litdata=True, train=False)
+    printed = capsys.readouterr().out
+    assert "stream, a cache below the archive" in printed
+    assert "litdata's own random access" in printed
+
+
+@pytest.mark.processes
+def test_crash(monkeypatch, tmp_path, zygote):
+    benchmark = load("crash")
+    random.seed(0)
+    monkeypatch.setattr(benchmark.random, "randint", lambda low, high: 1)  # kills of one run
+    words = [*TINY, "model=vae", "callbacks=none", "checkpoint.every_n_steps=1"]
+    tally = benchmark.Tally()
+    benchmark.scenario(zygote, tmp_path, "vae", words, None, tally, 1)
+    assert tally.finished
+    assert (tally.unreadable, tally.inexact) == (0, 0)
+    benchmark.print_row("vae", tally)
