@@ -57,10 +57,9 @@ class MetricsCSV(Logger):
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """config.yaml holds them."""
+        """Writes nothing: config.yaml holds the hyperparameters."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends the numbers of one step."""
         epoch = int(metrics.get("epoch", 0))
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows([step, epoch, name, value] for name, value in metrics.items() if name != "epoch")

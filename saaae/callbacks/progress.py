@@ -69,7 +69,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts, and looks when it is time."""
+        """Counts the images and updates the display when it is due."""
         assert self._since is not None
         now = time.monotonic()
         self._seconds += now - self._since
@@ -127,7 +127,6 @@ class ProgressBar(Progress):
         self._open(trainer, epoch_of(trainer), leave=True)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Says what takes the time now."""
         self._draw(trainer, "validating", trainer.global_step)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -139,7 +138,7 @@ class ProgressBar(Progress):
         self._draw(trainer, epoch_of(trainer), trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leaves the bar behind as a line."""
+        """Keeps the finished bar on the screen as one line."""
         took = f"took {clock(time.monotonic() - self._start)}"
         self._draw(trainer, f"{trainer.global_step} steps", trainer.global_step, took)
         self._close()
@@ -158,7 +157,7 @@ class ProgressBar(Progress):
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Ends the line, for the message that will come."""
+        """Ends the line of the bar, so that the error message starts on its own."""
         self._close()
 
     def _open(self, trainer: L.Trainer, title: str, leave: bool) -> None:
@@ -198,13 +197,11 @@ class EpochLines(Progress):
     interval = 60.0
 
     def look(self, trainer: L.Trainer) -> None:
-        """Prints the line of a minute."""
         step = trainer.global_step
         of = "" if math.isinf(self._total) else f"/{self._total}"
         log.info("  ".join([f"  step {step}{of}", *self._numbers(trainer), *self._left(step)]))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Prints the line of an epoch."""
         times = ", ".join([clock(time.monotonic() - self._start), *self._left(trainer.global_step)])
         log.info("  ".join([epoch_of(trainer), *self._numbers(trainer, *SHOWN), times]))
         self._seconds, self._images, self._metrics, self._seen = 0.0, 0.0, {}, time.monotonic()

@@ -49,7 +49,7 @@ class RandomState(Callback):
         self._pending: list[dict[str, Any]] = []
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds it; every process takes part."""
+        """Adds the random state of every process."""
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -57,11 +57,11 @@ class RandomState(Callback):
         checkpoint["random_state"] = states
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remembers it: setting up the run still draws."""
+        """Keeps the state until training starts: the set-up still draws random numbers."""
         self._pending = checkpoint["random_state"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Puts it back; a new run, or one on another number of processes, gives each a noise of its own."""
+        """Restores the state; a new run, or one on another number of processes, seeds each process differently."""
         if len(self._pending) == trainer.world_size:
             restore_random_state(self._pending[trainer.global_rank])
         elif self._pending:

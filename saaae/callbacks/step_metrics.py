@@ -29,7 +29,7 @@ class StepMetrics(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes, when a step has been made."""
+        """Logs every `interval` optimizer steps."""
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if not stepped or self._step % self.interval:
             return

@@ -42,7 +42,7 @@ class Throughput(Callback):
         self._stop()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts it again, when more of the epoch follows."""
+        """Restarts the clock for the rest of the epoch."""
         if trainer.state.fn == "fit":
             self._since = time.perf_counter()
 

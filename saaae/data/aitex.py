@@ -157,7 +157,7 @@ class AITEXData(CachedFiles):
         self.fractions, self.stride = (val_fraction, test_fraction), image_size // test_steps
 
     def load(self) -> dict[Split, Images]:
-        """Masks of the test tiles; the others are normal."""
+        """Keeps the masks of the test split only; the other splits hold no defects."""
         splits = super().load()
         return {split: part if split == "test" else part._replace(masks=None) for split, part in splits.items()}
 

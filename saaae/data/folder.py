@@ -112,7 +112,6 @@ class FolderData(CachedFiles):
         return DecodedFile({"pixels": tiles[finite], "start": starts[finite]}, left_out, min(image.shape[1:]))
 
     def group_of(self, name: str) -> str:
-        """The group that a file belongs to."""
         match = self.pattern.search(Path(name).name) if self.pattern else None
         return (match and match.group(1)) or name
 

@@ -67,7 +67,7 @@ class FolderStore:
         return path
 
     def prepare(self, shards: list[Shard]) -> None:
-        """Nothing: they are here."""
+        """Does nothing: the shards are local."""
 
 
 def _read(path: Path) -> bytes:

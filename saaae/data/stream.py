@@ -200,7 +200,7 @@ class StreamData(ImageDataModule):
         return cast(dict[Split, Images], streamed)  # the base asks for their size, and takes batches
 
     def describe(self) -> Manifest:
-        """As it was when the shards were written."""
+        """The manifest from the time when the shards were written."""
         return self.index.manifest
 
     def present(self, raw: RawBatch, rng: RandomSource) -> Batch:

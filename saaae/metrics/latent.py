@@ -31,7 +31,6 @@ class LatentStatistics(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, posterior: Posterior) -> None:
-        """Adds the posterior of a batch."""
         mean, kl = posterior.mode.flatten(1), posterior.kl_per_dimension
         self.count += len(mean)
         self.mean_sum += mean.sum(0)

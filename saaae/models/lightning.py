@@ -152,15 +152,12 @@ class AutoencoderModule(L.LightningModule):
         self.latent_statistics.reset()
 
     def on_test_epoch_start(self) -> None:
-        """Resets the statistics of the latent."""
         self.latent_statistics.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the metrics of the epoch."""
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the metrics of the test."""
         self._log_scores("test")
 
     def _evaluate(self, batch: Batch, split: str) -> None:

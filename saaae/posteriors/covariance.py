@@ -64,12 +64,12 @@ class _CorrelatedGaussian:
 
     @property
     def kl(self) -> Tensor:
-        """What the loss charges: the same."""
+        """The KL term of the loss: equal to `kl_effective`."""
         return self.kl_effective
 
     @property
     def kl_per_dimension(self) -> Tensor | None:
-        """None: it is no sum over dimensions."""
+        """None: the KL is not a sum over dimensions."""
         return None
 
     def diagnostics(self) -> Mapping[str, Tensor]:

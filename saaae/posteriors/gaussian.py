@@ -53,7 +53,7 @@ class DiagonalGaussian:
 
     @property
     def kl(self) -> Tensor:
-        """What the loss charges: the same."""
+        """The KL term of the loss: equal to `kl_effective`."""
         return self.kl_effective
 
     @property
@@ -97,7 +97,7 @@ class Delta:
 
     @property
     def kl(self) -> Tensor:
-        """What the loss charges: nothing (B,)."""
+        """The KL term of the loss: zeros (B,)."""
         return torch.zeros(len(self.mode), device=self.mode.device)
 
     @property
