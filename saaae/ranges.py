@@ -1,14 +1,25 @@
 """Value ranges for constructor annotations.
 
-A constructor's signature is the schema of its configuration node: `saaae.runs.signature` reads it from the source
+A constructor's signature is the schema of its configuration node: `saaae.config.signature` reads it from the source
 without importing torch, so this module must stay free of heavy imports too.
 """
 
 import math
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf, Predicate
+
+T = TypeVar("T")
+RUNTIME, LENGTH, FOLDER, TARGET = "runtime", "length", "folder", "target"
+Runtime = Annotated[T, RUNTIME]
+"""A setting that says where a run computes and what it displays, not what it computes."""
+Length = Annotated[T, LENGTH]
+"""A setting that ends a run: a longer one continues it."""
+Folder = Annotated[str, FOLDER]
+"""A path; it is made absolute, so that the run can be continued from another working directory."""
+Target = Annotated[T, TARGET]
+"""A setting of the data that decides what reconstructions are compared with, not what the files are."""
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -29,12 +40,17 @@ MAX_ANCHOR = 1.0 - math.exp((1.0 - LOGVAR_MAX) / 2.0)
 Anchor = Annotated[float, Gt(0), Le(MAX_ANCHOR)]
 Percent = Annotated[int, Ge(1), Le(100)]
 Correlation = Annotated[float, Ge(0), Lt(1)]
-ExistingFolder = Annotated[str, Predicate(os.path.isdir)]
+ExistingFolder = Annotated[Folder, Predicate(os.path.isdir)]
 Span = NonNegativeInt | Fraction
 """A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""
 NumLooks = Annotated[float, Ge(0.01), Le(10_000)]
 Looks = NumLooks | Annotated[list[NumLooks], Len(1)]
 """Number of looks of speckle, or several of which each image draws one."""
+
+
+def has_mark(annotation: Any, mark: str) -> bool:
+    """Whether an annotation, or a part of it, carries one of the marks above."""
+    return mark in getattr(annotation, "__metadata__", ()) or any(has_mark(arg, mark) for arg in get_args(annotation))
 
 
 def looks_of(looks: float | list[float]) -> list[float]:

@@ -11,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from saaae.cli.command import Command
 from saaae.cli.multirun import compare
 from saaae.config.schema import Train
-from saaae.config.settings import LENGTH_KEYS
+from saaae.config.settings import marked
 from saaae.config.validation import combinations
 from saaae.errors import Pruned, RunFailedError, UserError
+from saaae.ranges import LENGTH
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, resolve_config, resumed, run_of_job
 from saaae.runs.status import locked, read_status, recorded
@@ -102,7 +103,7 @@ def _finished(run: Run, resuming: bool) -> dict[str, Any]:
     if not resuming:
         run.folder.check_same_config(run.cfg)
     stored = run.folder.config()
-    other_length = any(OmegaConf.select(run.cfg, key) != OmegaConf.select(stored, key) for key in LENGTH_KEYS)
+    other_length = any(OmegaConf.select(run.cfg, key) != OmegaConf.select(stored, key) for key in marked(LENGTH))
     results = _results(run.folder)
     if results and resuming and other_length:
         _check_longer(run.cfg, stored, results)

@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import ListConfig, OmegaConf
 
 from saaae.config.overrides import key_of
-from saaae.config.settings import is_free
+from saaae.config.settings import is_runtime
 from saaae.errors import UserError
 
 OUTPUTS = Path("outputs")
@@ -40,11 +40,11 @@ def job_folder(swept: str, overrides: ListConfig | list[str]) -> str:
         swept: Overrides that differ between the jobs, `key=value,key=value`.
         overrides: All overrides of the job.
     """
-    told = sorted(str(o) for o in overrides if not is_free(key_of(str(o))))
+    hashed = sorted(str(o) for o in overrides if not is_runtime(key_of(str(o))))
     pairs = (part.partition("=") for part in swept.split(","))
     short = ",".join(key.split(".")[-1] + equals + value for key, equals, value in pairs)
     short = re.sub(r"[^\w.=,+-]", "", short)[:80]
-    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(hashed).encode()).hexdigest()[:8]
     return f"{short}-{digest}".lstrip("-")
 
 

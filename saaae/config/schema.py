@@ -9,7 +9,7 @@ from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
 from saaae.metrics.catalog import names
-from saaae.ranges import NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
+from saaae.ranges import Folder, Length, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt, Runtime
 
 BatchLimit = PositiveInt | PositiveFraction | None
 
@@ -28,18 +28,18 @@ Seed = Annotated[int, Ge(0), Lt(2**32)]
 class Train:
     """Settings at the root of train.yaml."""
 
-    name: str | None
+    name: Runtime[str | None]
     seed: Seed
-    data_dir: str
-    cache_dir: str | None
-    resume: str | None
-    trust: list[str] = []  # noqa: RUF012
+    data_dir: Runtime[Folder]
+    cache_dir: Runtime[Folder | None]
+    resume: Runtime[str | None]
+    trust: Runtime[list[str]] = []  # noqa: RUF012
     threads: Threads | None
     importance_samples: NonNegativeInt
-    on_nonfinite: Literal["stop", "skip"]
+    on_nonfinite: Runtime[Literal["stop", "skip"]]
     deterministic: bool
-    keep_freed_memory: bool
-    objective: Objective | list[Objective] | None = None
+    keep_freed_memory: Runtime[bool]
+    objective: Runtime[Objective | list[Objective] | None] = None
 
 
 class Evaluate:
@@ -67,9 +67,9 @@ Evaluate.__annotations__["class"] = NonNegativeInt | None  # a word of Python's 
 class Trainer:
     """The arguments of lightning.Trainer that a user may set."""
 
-    max_epochs: OrUnlimited | None
-    max_steps: OrUnlimited
-    max_time: Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None  # days:hours:minutes:seconds
+    max_epochs: Length[OrUnlimited | None]
+    max_steps: Length[OrUnlimited]
+    max_time: Length[Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None]  # days:hours:minutes:seconds
     min_epochs: PositiveInt | None
     min_steps: PositiveInt | None
     limit_train_batches: BatchLimit
@@ -80,8 +80,8 @@ class Trainer:
     num_sanity_val_steps: Annotated[int, Ge(-1)]
     log_every_n_steps: PositiveInt
     accumulate_grad_batches: PositiveInt
-    enable_progress_bar: bool
-    enable_model_summary: bool
+    enable_progress_bar: Runtime[bool]
+    enable_model_summary: Runtime[bool]
     detect_anomaly: bool
     profiler: Literal["simple", "advanced"] | None
 
@@ -89,15 +89,15 @@ class Trainer:
 class Accelerator:
     """Where and in which precision a run computes."""
 
-    accelerator: Literal["auto", "cpu", "gpu", "mps"]
-    devices: PositiveInt | Literal["auto"]
-    num_nodes: PositiveInt = 1
-    strategy: Literal["auto", "ddp", "fsdp"]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
-    memory_format: Literal["channels_last", "contiguous"]
-    matmul_precision: Literal["highest", "high", "medium"]
-    compile: bool = False
-    activation_checkpointing: bool = False
+    accelerator: Runtime[Literal["auto", "cpu", "gpu", "mps"]]
+    devices: Runtime[PositiveInt | Literal["auto"]]
+    num_nodes: Runtime[PositiveInt] = 1
+    strategy: Runtime[Literal["auto", "ddp", "fsdp"]]
+    precision: Runtime[Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]]
+    memory_format: Runtime[Literal["channels_last", "contiguous"]]
+    matmul_precision: Runtime[Literal["highest", "high", "medium"]]
+    compile: Runtime[bool] = False
+    activation_checkpointing: Runtime[bool] = False
 
 
 class Checkpoint:
@@ -111,9 +111,9 @@ class Checkpoint:
 class Pictures:
     """Pictures in TensorBoard."""
 
-    every: PositiveInt | None
-    epochs: list[PositiveInt]
-    count: PositiveInt
+    every: Runtime[PositiveInt | None]
+    epochs: Runtime[list[PositiveInt]]
+    count: Runtime[PositiveInt]
 
 
 NODES: dict[str, Any] = {

@@ -122,13 +122,22 @@ def _unpacked(module: str, kwarg: ast.arg | None) -> dict[str, Parameter]:
     annotation = kwarg.annotation if kwarg else None
     if not (isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Name)):
         return {}
-    found = _find(module, annotation.slice.id)
-    fields = found[1].body if found and isinstance(found[1], ast.ClassDef) else []
-    return {
+    return _fields(module, annotation.slice.id)
+
+
+def _fields(module: str, name: str) -> dict[str, Parameter]:
+    """The fields of a TypedDict, those of its bases first."""
+    found = _find(module, name)
+    if found is None or not isinstance(found[1], ast.ClassDef):
+        return {}
+    cls = found[1]
+    inherited = [_fields(found[0], base.id) for base in cls.bases if isinstance(base, ast.Name)]
+    own = {
         field.target.id: Parameter(_annotation(field.annotation), True)
-        for field in fields
+        for field in cls.body
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
     }
+    return {name: parameter for fields in [*inherited, own] for name, parameter in fields.items()}
 
 
 def choices(annotation: Any) -> list[str]:

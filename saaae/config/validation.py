@@ -1,7 +1,6 @@
 """Checks a composed configuration before any heavy import: one line per error."""
 
 import re
-import typing
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +9,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from saaae.config.schema import NODES, OWNERS, Train
-from saaae.config.signature import Parameter, Signature, choices, mismatch, signature
+from saaae.config.settings import hints
+from saaae.config.signature import Signature, choices, mismatch, signature
 from saaae.errors import UserError, nearest
 from saaae.ranges import looks_error
 
@@ -39,7 +39,7 @@ def config_errors(
         groups: Options of every config group.
         checked_later: Groups whose content is not checked here.
     """
-    settings = _hints(root)
+    settings = hints(root)
     found: list[str] = []
     for key in map(str, cfg):
         if key in settings.parameters:
@@ -184,15 +184,10 @@ def _kind(node: Mapping[str, Any]) -> str:
     return str(node.get("_target_")).rsplit(".", 1)[-1]
 
 
-def _hints(schema: type) -> Signature:
-    hints = typing.get_type_hints(schema, include_extras=True)
-    return Signature({name: Parameter(annotation, True) for name, annotation in hints.items()}, open=False)
-
-
 def _check_mapping(node: Any, schema: type, path: str) -> list[str]:
     if not isinstance(node, DictConfig):
         return [f"{path}: expected a mapping of {path}.* settings"]
-    return _check_arguments(node, _hints(schema), path, partial=False)
+    return _check_arguments(node, hints(schema), path, partial=False)
 
 
 def _check_group(node: Any, path: str) -> list[str]:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.cached_files import CachedFiles, DecodedFile
-from saaae.data.datamodule import SPLITS, Serving
+from saaae.data.cached_files import CachedFiles, DecodedFile, FileSettings
+from saaae.data.datamodule import SPLITS
 from saaae.data.files import BrokenFileError, list_images, read_image, split_groups
 from saaae.data.images import UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks
 from saaae.data.tiles import cut_tiles, tile_starts
 from saaae.errors import UserError, nearest
-from saaae.ranges import ExistingFolder, ImageSize, OpenFraction, PositiveInt
+from saaae.ranges import ImageSize, OpenFraction, PositiveInt
 from saaae.types import Split
 
 SOUND, DEFECTIVE, MASKS = "NODefect_images", "Defect_images", "Mask_images"
@@ -113,17 +113,13 @@ class AITEXData(CachedFiles):
     tile, 0 without, -1 on a defective strip whose mask is missing or empty. Tiles begin where the fabric does.
 
     Args:
-        root: Folder with the original layout: `NODefect_images/<fabric>`, `Defect_images`, `Mask_images`; only read.
         val_fraction: Share of each fabric's normal strips for validation.
         test_fraction: Share that tests.
         test_steps: Test tiles begin every image_size / test_steps pixels, and one is flush with the right end;
             training and validation tiles do not overlap.
-        on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
-        allow_duplicates: Whether equal files may be in both training and test.
-        cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
         image_size: Side of a tile in pixels, at most 256.
         channels: 1.
-        **serving: How the images are served.
+        **files: How the files are read and their images served.
     """
 
     domain = "fabric"
@@ -131,25 +127,17 @@ class AITEXData(CachedFiles):
     def __init__(
         self,
         *,
-        root: ExistingFolder,
         val_fraction: OpenFraction,
         test_fraction: OpenFraction,
         test_steps: PositiveInt,
-        on_error: Literal["raise", "skip"],
-        allow_duplicates: bool,
-        cache_dir: str | None,
         image_size: ImageSize,
         channels: Literal[1],
-        **serving: Unpack[Serving],
+        **files: Unpack[FileSettings],
     ) -> None:
         super().__init__(
-            root=root,
-            on_error=on_error,
-            allow_duplicates=allow_duplicates,
-            cache_dir=cache_dir,
             image_size=image_size,
             channels=channels,
-            **serving,
+            **files,
         )
         if image_size % test_steps:
             raise UserError(f"data.test_steps={test_steps}: expected a divisor of data.image_size={image_size}")

@@ -16,6 +16,7 @@ from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
 from saaae.data.files import BrokenFiles, digest_of, unread_images
 from saaae.data.images import Images
 from saaae.errors import UserError
+from saaae.ranges import ExistingFolder, Folder, Runtime
 from saaae.types import Split
 
 MANY_FILES = 1000
@@ -53,14 +54,30 @@ class TileLocations(NamedTuple):
     start: Tensor
 
 
+class FileSettings(Serving):
+    """How a data module reads its files and serves their images.
+
+    Attributes:
+        root: Folder of the files, searched with its subfolders; only read.
+        on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
+        allow_duplicates: Whether equal files may be in both training and test.
+        cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
+    """
+
+    root: ExistingFolder
+    on_error: Literal["raise", "skip"]
+    allow_duplicates: Runtime[bool]
+    cache_dir: Folder | None
+
+
 class CachedFiles(ImageDataModule):
     """Base of the data modules that read files: a subclass lists them and says what each becomes, and its split.
 
     Args:
-        root: Folder of the files; only read.
-        on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
-        allow_duplicates: Whether equal files may be in both training and test.
-        cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
+        root: See `FileSettings`.
+        on_error: See `FileSettings`.
+        allow_duplicates: See `FileSettings`.
+        cache_dir: See `FileSettings`.
         image_size: Side of the images in pixels.
         channels: Channels of the images.
         **serving: How the images are served.

@@ -15,7 +15,7 @@ from saaae.data.corruption import Corruption, Identity
 from saaae.data.images import Images, IndexedImages, Positions, RawBatch, to_unit_range
 from saaae.data.sampler import EpochBatches
 from saaae.errors import UserError
-from saaae.ranges import NonNegativeInt, PositiveInt
+from saaae.ranges import NonNegativeInt, PositiveInt, Runtime
 from saaae.rng import GlobalRandom, IndexedRandom, RandomSource
 from saaae.types import Batch, Domain, Split
 
@@ -46,8 +46,8 @@ class Serving(TypedDict):
     """
 
     batch_size: PositiveInt
-    num_workers: NonNegativeInt
-    resident: bool
+    num_workers: Runtime[NonNegativeInt]
+    resident: Runtime[bool]
     seed: NonNegativeInt
     corruption: Corruption
 

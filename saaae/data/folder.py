@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from saaae.data.cached_files import CachedFiles, DecodedFile
-from saaae.data.datamodule import SPLITS, Serving
+from saaae.data.cached_files import CachedFiles, DecodedFile, FileSettings
+from saaae.data.datamodule import SPLITS
 from saaae.data.files import list_images, num_of, read_levels, split_groups, unread_images
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
@@ -30,7 +30,6 @@ class FolderData(CachedFiles):
     are dark on this scale: `data=sar data.full_scale=4095` has a scale of its own.
 
     Args:
-        root: Folder of images, searched with its subfolders; only read.
         test_root: Folder of the test images; None takes some of `root`.
         group_pattern: Regular expression; files whose names agree in its first group stay in one split. A file that
             does not match, or every file if it is None, is a group of its own.
@@ -39,12 +38,9 @@ class FolderData(CachedFiles):
         fit: `tiles` cuts images into tiles of `image_size`, `resize` makes one image of each: its middle square.
         val_fraction: Share of the groups (or of each image's columns of tiles) that validates.
         test_fraction: Share that tests; unused where `test_root` is given.
-        on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
-        allow_duplicates: Whether equal files may be in both training and test.
-        cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
         image_size: Side of the images in pixels.
         channels: 1 (gray) or 3 (RGB).
-        **serving: How the images are served.
+        **files: How the files are read and their images served.
     """
 
     pattern_key = "group_pattern"
@@ -52,28 +48,20 @@ class FolderData(CachedFiles):
     def __init__(
         self,
         *,
-        root: ExistingFolder,
         test_root: ExistingFolder | None,
         group_pattern: str | None,
         split_by: Literal["file", "region"],
         fit: Literal["tiles", "resize"],
         val_fraction: OpenFraction,
         test_fraction: OpenFraction,
-        on_error: Literal["raise", "skip"],
-        allow_duplicates: bool,
-        cache_dir: str | None,
         image_size: ImageSize,
         channels: Literal[1, 3],
-        **serving: Unpack[Serving],
+        **files: Unpack[FileSettings],
     ) -> None:
         super().__init__(
-            root=root,
-            on_error=on_error,
-            allow_duplicates=allow_duplicates,
-            cache_dir=cache_dir,
             image_size=image_size,
             channels=channels,
-            **serving,
+            **files,
         )
         self.test_root = Path(test_root) if test_root else None
         self.pattern, self.split_by, self.fit = compiled(group_pattern, self.pattern_key), split_by, fit

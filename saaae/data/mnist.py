@@ -12,7 +12,7 @@ from torch import Tensor
 from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
 from saaae.data.images import Images, tensor_digest
 from saaae.errors import UserError
-from saaae.ranges import PositiveInt
+from saaae.ranges import Folder, PositiveInt
 from saaae.types import Split
 
 FILES: dict[Split, tuple[str, str]] = {
@@ -79,7 +79,7 @@ class MNISTData(ImageDataModule):
     def __init__(
         self,
         *,
-        root: str,
+        root: Folder,
         num_val: PositiveInt,
         num_classes: Literal[10],
         image_size: Literal[28],

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saaae.data.cached_files import DecodedFile
-from saaae.data.datamodule import Serving
+from saaae.data.cached_files import DecodedFile, FileSettings
 from saaae.data.files import BrokenFileError, read_array
 from saaae.data.folder import FolderData, images_below
 from saaae.data.images import Images, RawBatch, to_unit_range
 from saaae.errors import UserError, nearest
-from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, NonNegativeInt, OpenFraction
+from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, NonNegativeInt, OpenFraction, Target
 from saaae.rng import RandomSource
 from saaae.types import Batch, Split
 
@@ -96,7 +95,6 @@ class SARData(FolderData):
     Tiles of one scene touch, so train, validation and test are split by scene.
 
     Args:
-        root: Folder of images, searched with its subfolders; only read.
         reference_root: Folder with a cleaner image of the same name and size for each image (multi-temporal mean, a
             despeckled estimate); None for images alone.
         target: `noisy`: an autoencoder of the images. `clean`: the reference is the target.
@@ -110,12 +108,9 @@ class SARData(FolderData):
             validation: for a few large images.
         val_fraction: Share of the scenes (or of each image's columns of tiles) that validates.
         test_fraction: Share that tests.
-        on_error: What to do about a file that cannot be used: `raise`, or `skip` it, count it and name it.
-        allow_duplicates: Whether equal files may be in both training and test.
-        cache_dir: Folder of the caches of decoded images; None is the user's cache folder.
         image_size: Side of a tile in pixels.
         channels: 1.
-        **serving: How the images are served.
+        **files: How the files are read and their images served.
     """
 
     domain = "radar"
@@ -124,9 +119,8 @@ class SARData(FolderData):
     def __init__(
         self,
         *,
-        root: ExistingFolder,
         reference_root: ExistingFolder | None,
-        target: Literal["noisy", "clean"],
+        target: Target[Literal["noisy", "clean"]],
         scale: Literal["amplitude", "intensity", "decibel"],
         full_scale: FiniteFloat | None,
         enl_windows: dict[str, list[NonNegativeInt]] | None,
@@ -134,27 +128,20 @@ class SARData(FolderData):
         split_by: Literal["file", "region"],
         val_fraction: OpenFraction,
         test_fraction: OpenFraction,
-        on_error: Literal["raise", "skip"],
-        allow_duplicates: bool,
-        cache_dir: str | None,
         image_size: ImageSize,
         channels: Literal[1],
-        **serving: Unpack[Serving],
+        **files: Unpack[FileSettings],
     ) -> None:
         super().__init__(
-            root=root,
             test_root=None,
             group_pattern=scene_pattern,
             split_by=split_by,
             fit="tiles",
             val_fraction=val_fraction,
             test_fraction=test_fraction,
-            on_error=on_error,
-            allow_duplicates=allow_duplicates,
-            cache_dir=cache_dir,
             image_size=image_size,
             channels=channels,
-            **serving,
+            **files,
         )
         if target == "clean" and not reference_root:
             raise UserError("data.target=clean: needs the cleaner images of data.reference_root")

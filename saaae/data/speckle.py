@@ -12,7 +12,7 @@ from saaae.data.scenes import generate_scenes
 from saaae.data.speckle_model import check_looks, speckle_amplitude
 from saaae.data.tiles import cut_tiles
 from saaae.errors import UserError
-from saaae.ranges import Correlation, ImageSize, Looks, PositiveInt
+from saaae.ranges import Correlation, ImageSize, Looks, PositiveInt, Target
 from saaae.rng import RandomSource
 from saaae.types import Batch, Split
 
@@ -44,9 +44,9 @@ class SpeckleData(ImageDataModule):
         num_train: PositiveInt,
         num_val: PositiveInt,
         num_test: PositiveInt,
-        looks: Looks,
-        correlation: Correlation,
-        target: Literal["noisy", "clean"],
+        looks: Target[Looks],
+        correlation: Target[Correlation],
+        target: Target[Literal["noisy", "clean"]],
         scene_size: ImageSize | None,
         image_size: ImageSize,
         channels: Literal[1],

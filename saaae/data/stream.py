@@ -20,7 +20,7 @@ from saaae.data.sar import paired
 from saaae.data.shards import Shard, items_of
 from saaae.data.stores import RemoteStore, Store, store_at
 from saaae.errors import UserError
-from saaae.ranges import ImageSize, PositiveFloat, PositiveInt
+from saaae.ranges import Folder, ImageSize, PositiveFloat, PositiveInt, Runtime, Target
 from saaae.rng import RandomSource
 from saaae.types import Batch, Split
 
@@ -161,11 +161,11 @@ class StreamData(ImageDataModule):
     def __init__(
         self,
         *,
-        root: str,
-        target: Literal["noisy", "clean"],
+        root: Folder,
+        target: Target[Literal["noisy", "clean"]],
         shuffle_shards: PositiveInt,
-        cache_gb: PositiveFloat,
-        cache_dir: str | None,
+        cache_gb: Runtime[PositiveFloat],
+        cache_dir: Folder | None,
         image_size: ImageSize,
         channels: Literal[1, 3],
         **serving: Unpack[Serving],

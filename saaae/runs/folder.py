@@ -7,9 +7,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from saaae.atomic import check_entries, read_json, write_text
 from saaae.config.resolvers import OUTPUTS
-from saaae.config.settings import LENGTH_KEYS, settings_of
+from saaae.config.settings import marked, settings_of
 from saaae.config.validation import complete_stored_config
 from saaae.errors import UserError, nearest, reading
+from saaae.ranges import LENGTH
 
 TAGS = "told.yaml"
 """File of a run's tags; the name is that of version 0.1."""
@@ -146,5 +147,6 @@ class RunFolder:
         differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         if differing:
             lines = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} asked" for key in differing)
-            hint = f"extend it with resume={self.path}" if set(differing) <= set(LENGTH_KEYS) else "choose another name"
+            longer = set(differing) <= set(marked(LENGTH))
+            hint = f"extend it with resume={self.path}" if longer else "choose another name"
             raise UserError(f"{self.path} holds a run with other settings ({lines}); {hint}")

@@ -9,26 +9,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.config.overrides import key_of
-from saaae.config.settings import LENGTH_KEYS, affects_results
+from saaae.config.settings import affects_results, is_among, marked
 from saaae.config.trust import check_trusted
 from saaae.config.validation import check_stored_config
 from saaae.errors import UserError
+from saaae.ranges import FOLDER, LENGTH, RUNTIME
 from saaae.runs.folder import RunFolder
 
-RESUME_KEYS = (
-    "resume",
-    "trust",
-    "accelerator",
-    "on_nonfinite",
-    "data_dir",
-    "cache_dir",
-    "data.num_workers",
-    "data.resident",
-    "data.cache_gb",
-    "data.allow_duplicates",
-    *LENGTH_KEYS,
-)
-"""What may be given together with `resume=`."""
+NEW_RUN_KEYS = ("name", "objective")
+"""Runtime settings that belong to a new run: not with `resume=`."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +67,8 @@ def resolve_config(cfg: DictConfig) -> DictConfig:
     ]
     if len(typed) == 1:
         cfg.model["latent_channels" if typed == ["latent_dim"] else "latent_dim"] = None
-    cfg.data_dir = str(Path(cfg.data_dir).absolute())
-    for node, key in [(cfg, "cache_dir"), *((cfg.data, key) for key in ("root", "test_root", "reference_root"))]:
+    for path in marked(FOLDER, cfg.data._target_):
+        node, key = (cfg.data, path.removeprefix("data.")) if path.startswith("data.") else (cfg, path)
         value = None if OmegaConf.is_interpolation(node, key) else node.get(key)
         if value is not None and "://" not in value and not value.startswith("local:"):  # a URL stays as it is
             node[key] = str(Path(value).expanduser().absolute())
@@ -110,14 +99,13 @@ def resumed(folder: RunFolder, cfg: DictConfig, overrides: list[str]) -> DictCon
         UserError: If anything else is given, or the folder holds nothing to resume.
     """
     stored = folder.full_config()
-    keys = [key_of(override) for override in overrides]
-    for key in keys:
-        if key.startswith("hydra."):  # Lightning tells its further processes their folder so
+    allowed = [key for key in [*marked(RUNTIME), *marked(LENGTH)] if key not in NEW_RUN_KEYS]
+    for key in map(key_of, overrides):
+        if key.startswith("hydra."):  # Lightning's further processes get their folder so
             continue
-        if not any(key == free or key.startswith(f"{free}.") for free in RESUME_KEYS):
-            raise UserError(
-                f"{key}: not with resume=, the run keeps its own; only {', '.join(RESUME_KEYS[1:])} may be given"
-            )
+        if not is_among(key, allowed):
+            others = ", ".join(key for key in allowed if key != "resume")
+            raise UserError(f"{key}: not with resume=, the run keeps its own; only {others} may be given")
         if key != "resume":
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
     check_trusted(stored, folder.record, cfg.trust)

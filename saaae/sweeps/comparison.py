@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from saaae.config.settings import marked
+from saaae.ranges import TARGET
+
 if TYPE_CHECKING:
     from saaae.sweeps.summary import RunSummary
-
-TARGET = ("data.target", "data.looks", "data.correlation")
-"""Settings that decide against what images are tested, and that the manifest of the splits leaves out."""
 
 SERVING = ("batch_size", "num_workers", "resident", "seed", "corruption", "cache_dir", "cache_gb", "shuffle_shards",
            "on_error", "allow_duplicates")  # fmt: skip
@@ -49,7 +49,8 @@ def tested_on(cfg: DictConfig, record: dict[str, Any], splits: dict[str, Any]) -
     if splits.get("hash") == digest and {"splits", "sources", "settings"} <= set(splits):
         names = splits["splits"].get("test", {})
         digest = [names, {name: splits["sources"].get(name) for name in names}, splits["settings"]]
-    task = json.dumps([digest, *(str(OmegaConf.select(cfg, key)) for key in TARGET), images], sort_keys=True)
+    targets = [str(OmegaConf.select(cfg, key)) for key in marked(TARGET, OmegaConf.select(cfg, "data._target_") or "")]
+    task = json.dumps([digest, *targets, images], sort_keys=True)
     data = OmegaConf.to_container(cfg.data) if isinstance(cfg.get("data"), DictConfig) else {}
     assert isinstance(data, dict)
     settings = {str(key): value for key, value in data.items() if key not in SERVING}

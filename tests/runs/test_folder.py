@@ -5,8 +5,9 @@ from omegaconf import OmegaConf
 
 from saaae.atomic import write_json
 from saaae.config.resolvers import job_folder, run_folder, stamp
-from saaae.config.settings import config_hash, settings_of
+from saaae.config.settings import config_hash, marked, settings_of
 from saaae.errors import UserError, nearest
+from saaae.ranges import FOLDER, LENGTH, RUNTIME, TARGET
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import factor_of_run
 from saaae.runs.status import locked
@@ -43,6 +44,19 @@ def test_the_hash_leaves_out_what_does_not_change_the_numbers():
         assert digest(**{key: value}) == same, key
     for key, value in [("seed", 1), ("trainer__limit_train_batches", 3), ("data__root", "/other")]:
         assert digest(**{key: value}) != same, key
+
+
+def test_marks_in_annotations_name_the_settings_that_leave_numbers_alone_end_a_run_or_hold_a_path():
+    assert set(marked(RUNTIME)) == {
+        "name", "objective", "resume", "trust", "data_dir", "cache_dir", "accelerator", "on_nonfinite", "pictures",
+        "keep_freed_memory", "trainer.enable_progress_bar", "trainer.enable_model_summary",
+        "data.num_workers", "data.resident", "data.cache_gb", "data.allow_duplicates",
+    }  # fmt: skip
+    assert set(marked(LENGTH)) == {"trainer.max_epochs", "trainer.max_steps", "trainer.max_time"}
+    assert set(marked(TARGET)) == {"data.target", "data.looks", "data.correlation"}
+    paths = {"data_dir", "cache_dir", "data.root", "data.test_root", "data.cache_dir"}
+    assert set(marked(FOLDER)) == paths
+    assert set(marked(FOLDER, "saaae.data.sar.SARData")) == {*paths, "data.reference_root"}
 
 
 def test_json_is_written_whole_and_without_nan(tmp_path):

@@ -127,11 +127,11 @@ class OptunaSweeper(Sweeper):
         import optuna
 
         from saaae.config.overrides import key_of
-        from saaae.config.settings import is_free
+        from saaae.config.settings import is_runtime
         from saaae.training.objective import objectives, opened
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        settings = sorted(word for word in fixed if not is_free(key_of(word)))
+        settings = sorted(word for word in fixed if not is_runtime(key_of(word)))
         study = opened(self.storage, self.study_name, objectives(self.cfg), settings, self.pruner)
         for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             refuse_running(folder, trial, fixed)
