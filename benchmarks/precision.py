@@ -20,10 +20,9 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
 
 from saaae.config.resolvers import register_resolvers
-from saaae.config.validation import combinations
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import resolve_config
-from saaae.training.build import build, lightning_module
+from saaae.training.build import build, build_errors, lightning_module
 from saaae.training.devices import make_trainer
 from saaae.training.process import configure_process
 
@@ -47,7 +46,7 @@ def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
     words += [f"likelihood={likelihood}"] if likelihood else []
     words += ["optimizer.schedule=constant", f"trainer.max_steps={steps}", f"accelerator={'gpu' if gpu else 'cpu'}"]
     cfg = resolve_config(compose("train", words))
-    if combinations(cfg):
+    if build_errors([cfg]):
         return None
     configure_process(cfg)
     model, data = build(cfg)

@@ -58,13 +58,6 @@ def looks_of(looks: float | list[float]) -> list[float]:
     return looks if isinstance(looks, list) else [looks]
 
 
-def looks_error(owner: str, looks: float | list[float], correlation: float) -> str | None:
-    """Why speckle correlated so cannot have these looks; None if it can."""
-    if correlation == 0 or all(choice % 0.5 == 0 for choice in looks_of(looks)):
-        return None
-    return f"{owner}.looks={looks}: correlated speckle ({owner}.correlation={correlation}) needs multiples of 0.5"
-
-
 Scale = PositiveFloat | Literal["learned", "optimal", "per_image"]
 """Scale of a density over pixels: given, one parameter, or the best of each batch or image."""
 Activation = Literal["sigmoid", "tanh", "relu", "none", "log_intensity"]

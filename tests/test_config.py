@@ -10,8 +10,9 @@ from saaae.cli.dry_run import Search
 from saaae.cli.evaluate import EVALUATE
 from saaae.config.schema import OWNERS, Evaluate, Train
 from saaae.config.signature import signature
-from saaae.config.validation import SPECIAL, combinations, config_errors, keys_of
+from saaae.config.validation import SPECIAL, config_errors, keys_of
 from saaae.runs.run import resolve_config
+from saaae.training.build import build_errors
 from tests.conftest import CONF
 
 GROUPS = Search(CONF).groups()
@@ -47,19 +48,27 @@ def test_all_pairs_of_options_compose_without_a_fault(compose_config, choice, tm
     root = [] if choice["data"] == "speckle" else [f"data.root={tmp_path}"]
     cfg = resolve_config(compose_config(*(f"{group}={option}" for group, option in choice.items()), *root))
     assert config_errors(cfg, Train, GROUPS) == []
-    assert [line.partition(":")[0] for line in combinations(cfg)] == clashes(**choice)
+    if choice["data"] != "stream":  # whose index is read to build it
+        assert [line.partition(":")[0] for line in build_errors([cfg])] == clash(**choice)
 
 
-def clashes(model, data, likelihood, beta, posterior, **others):
-    """What the door names in a choice of defaults; every other pair goes together."""
-    found = []
+def clash(model, data, likelihood, beta, posterior, attention, **others):
+    """The first error of a choice of options that do not go together; every other choice is built."""
     if model.startswith("cvae") and data != "mnist":
-        found.append("model.num_classes=null")
+        return ["model.num_classes=null"]
     if model == "despeckler" and likelihood != "log_gaussian":
-        found.append(f"likelihood.activation={'none' if likelihood == 'spectral' else 'sigmoid'}")
+        return [f"likelihood.activation={'none' if likelihood == 'spectral' else 'sigmoid'}"]
+    if data == "aitex" and attention == "self" and model == "denoising_vae":
+        return ["attention=self"]  # over too many positions
+    if posterior == "full_covariance" and data != "mnist" and model in ("vae", "saaae", "cbam_ae"):
+        return ["posterior=full_covariance"]  # over a latent map
+    if posterior == "low_rank" and model.startswith("cvae"):
+        return ["posterior.rank=4"]  # of as few latent dimensions
+    if data == "mnist" and model in ("aitex_vae", "cbam_ae", "despeckler"):
+        return ["data.image_size=28"]  # cannot be halved as often
     if beta == "free_bits" and posterior not in ("diagonal", "anchored"):
-        found.append("beta=free_bits")
-    return found
+        return ["beta=free_bits"]
+    return []
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])

@@ -14,7 +14,7 @@ from saaae.cli.multirun import compare
 from saaae.config.overrides import key_of
 from saaae.config.schema import Evaluate
 from saaae.config.trust import check_trusted
-from saaae.config.validation import check_stored_config, combinations
+from saaae.config.validation import check_stored_config, clashes
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run
@@ -112,7 +112,7 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     if cfg.seed is not None and not cfg.generate and cfg.samples != "sample":
         raise UserError(f"seed={cfg.seed}: goes with generate=<number of images> or samples=sample")
     if cfg.run:
-        for line in combinations(configuration(cfg, RunFolder(cfg.run).full_config(), overrides)):
+        for line in clashes(configuration(cfg, RunFolder(cfg.run).full_config(), overrides)):
             raise UserError(line)
 
 

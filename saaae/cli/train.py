@@ -12,7 +12,7 @@ from saaae.cli.command import Command
 from saaae.cli.multirun import compare
 from saaae.config.schema import Train
 from saaae.config.settings import marked
-from saaae.config.validation import combinations
+from saaae.config.validation import clashes
 from saaae.errors import Pruned, RunFailedError, UserError
 from saaae.ranges import LENGTH
 from saaae.runs.folder import RunFolder
@@ -45,7 +45,7 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         raise UserError(
             f"trainer.max_time={cfg.trainer.max_time}: no time to train; expected days:hours:minutes:seconds above zero"
         )
-    for line in combinations(resolve_config(cfg)):
+    for line in clashes(resolve_config(cfg)):
         raise UserError(line)
 
 
@@ -159,7 +159,7 @@ def _seconds(time: str) -> int:
 
 
 def dry_build(jobs: list[tuple[DictConfig, list[str]]]) -> list[str]:
-    """Builds each different model of a multirun on torch's meta device: shapes that do not fit fail before job 1.
+    """Builds each different model of a multirun without memory, and its data without reading: what clashes fails now.
 
     Args:
         jobs: Composed configurations with their overrides.
@@ -167,10 +167,13 @@ def dry_build(jobs: list[tuple[DictConfig, list[str]]]) -> list[str]:
     Returns:
         One line for each error.
     """
-    from saaae.training.build import model_errors
+    from saaae.training.build import build_errors
 
-    models = {OmegaConf.to_yaml(cfg.model, resolve=True): cfg for cfg in (resolve_config(cfg) for cfg, _ in jobs)}
-    return model_errors(models.values())
+    different = {}
+    for cfg in (resolve_config(cfg) for cfg, _ in jobs):
+        data = {key: value for key, value in cfg.data.items() if key != "seed"}
+        different[f"{OmegaConf.to_yaml(cfg.model, resolve=True)}{data}"] = cfg
+    return build_errors(different.values())
 
 
 TRAIN = Command("train", Train, check, run, compare=compare, dry_build=dry_build)

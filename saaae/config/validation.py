@@ -12,7 +12,6 @@ from saaae.config.schema import NODES, OWNERS, Train
 from saaae.config.settings import hints
 from saaae.config.signature import Signature, choices, mismatch, signature
 from saaae.errors import UserError, nearest
-from saaae.ranges import looks_error
 
 LATER = {"data.allow_duplicates": True}
 """Settings of parts that did not exist in earlier runs, at the values that those had."""
@@ -98,39 +97,21 @@ def check_stored_config(stored: DictConfig) -> None:
         raise UserError(line)
 
 
-def combinations(cfg: DictConfig) -> list[str]:
-    """Values that are valid each but not together."""
-    found = []
-    model = cfg.get("model")
-    if model is not None and "latent_dim" in model and (model.latent_dim is None) == (model.latent_channels is None):
-        found.append(
-            f"model.latent_dim={model.latent_dim}, model.latent_channels={model.latent_channels}: "
-            "expected exactly one, the other null"
-        )
-    posterior = cfg.get("posterior")
-    if posterior is not None and posterior.get("map") == "uniform":
-        if posterior.factor is None:
-            found.append("posterior.factor=null: posterior.map=uniform needs a number in (0, 1] or a run folder")
-        if posterior.kl == "budget":
-            found.append("posterior.kl=budget: has nothing to redistribute where posterior.map=uniform")
-    for name in ("data", "corruption"):
-        node = cfg.get(name)
-        if node is not None and "correlation" in node:
-            looks = list(node.looks) if isinstance(node.looks, ListConfig) else node.looks
-            found += filter(None, [looks_error(name, looks, node.correlation)])
-        if node is not None and node.get("target") == "clean" and node.get("reference_root", "given") is None:
-            found.append("data.target=clean: needs the cleaner images of data.reference_root")
-    found += _parts_that_clash(cfg)
-    found += _devices_that_clash(cfg.get("accelerator"))
+def clashes(cfg: DictConfig) -> list[str]:
+    """Settings of devices and of the length of the run that do not go together, one line each.
+
+    What model and data refuse is said by their constructors; `training.build.build_errors` calls these without data.
+    """
+    errors = _device_clashes(cfg.get("accelerator"))
     trainer = cfg.get("trainer")
     if trainer is not None and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
-        found.append(
+        errors.append(
             f"trainer.max_epochs={trainer.max_epochs}: nothing ends the run; expected a number of epochs or steps"
         )
-    return found
+    return errors
 
 
-def _devices_that_clash(accelerator: DictConfig | None) -> list[str]:
+def _device_clashes(accelerator: DictConfig | None) -> list[str]:
     """Devices, strategies and precisions that do not go together, as far as no device need be asked."""
     if accelerator is None:
         return []
@@ -153,35 +134,6 @@ def _devices_that_clash(accelerator: DictConfig | None) -> list[str]:
     if kind == "mps" and devices != 1:
         found.append(f"accelerator.devices={devices}: Apple machines have one GPU; expected 1")
     return found
-
-
-def _parts_that_clash(cfg: DictConfig) -> list[str]:
-    """Parts of a model, or of a model and its data, that do not go together."""
-    found = []
-    model, data, posterior = (cfg.get(name) or {} for name in ("model", "data", "posterior"))
-    likelihood, beta = (cfg.get(name) or {} for name in ("likelihood", "beta"))
-    if "num_classes" in model and data.get("num_classes") is None:
-        found.append("model.num_classes=null: these data have no classes; expected data=mnist")
-    elif "num_classes" in model and model["num_classes"] != data["num_classes"]:
-        found.append(f"model.num_classes={model['num_classes']}: expected the data's {data['num_classes']}")
-    if "looks" in likelihood and data.get("target") == "clean":
-        found.append("data.target=clean: likelihood=speckle is one of noisy images; expected data.target=noisy")
-    activation = likelihood.get("activation")
-    if model.get("skip") is not None and activation != "sigmoid":
-        found.append(f"likelihood.activation={activation}: a skip path adds logits; expected sigmoid")
-    if _kind(model) == "Despeckler" and activation != "log_intensity":
-        found.append(f"likelihood.activation={activation}: a despeckler gives logs; expected log_intensity")
-    if "floor" in beta and _kind(posterior) not in ("DiagonalPosterior", "AnchoredPosterior"):
-        found.append(
-            "beta=free_bits: needs a posterior whose KL is a sum over dimensions; "
-            "expected posterior=diagonal or anchored"
-        )
-    return found
-
-
-def _kind(node: Mapping[str, Any]) -> str:
-    """Name of the class that a node makes."""
-    return str(node.get("_target_")).rsplit(".", 1)[-1]
 
 
 def _check_mapping(node: Any, schema: type, path: str) -> list[str]:

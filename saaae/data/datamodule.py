@@ -84,6 +84,10 @@ class ImageDataModule(L.LightningDataModule):
     """
 
     domain: Domain = "photo"
+    num_classes: int | None = None
+    """Number of classes of the labels; None for data without labels."""
+    target: str = "noisy"
+    """`clean` where reconstructions are compared with a cleaner image than the input."""
     sample_seed: int | None = None
     """Seed of the latents that a model samples in evaluation; None draws on from the noise of its inputs."""
 

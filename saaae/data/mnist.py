@@ -87,7 +87,7 @@ class MNISTData(ImageDataModule):
         **serving: Unpack[Serving],
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)
-        self.root, self.num_val = Path(root), num_val
+        self.root, self.num_val, self.num_classes = Path(root), num_val, num_classes
         self._digests: dict[str, str] = {}
 
     def prepare_data(self) -> None:

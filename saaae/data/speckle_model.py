@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saaae.errors import UserError
-from saaae.ranges import Looks, looks_error, looks_of
+from saaae.ranges import Looks, looks_of
 from saaae.rng import RandomSource
 
 
@@ -78,8 +78,10 @@ def check_looks(owner: str, looks: Looks, correlation: float) -> None:
     Raises:
         UserError: Naming `owner`.looks.
     """
-    if fault := looks_error(owner, looks, correlation):
-        raise UserError(fault)
+    if correlation != 0 and any(choice % 0.5 for choice in looks_of(looks)):
+        raise UserError(
+            f"{owner}.looks={looks}: correlated speckle ({owner}.correlation={correlation}) needs multiples of 0.5"
+        )
 
 
 def speckle_amplitude(amplitude: Tensor, looks: Looks, correlation: float, rng: RandomSource) -> Tensor:

@@ -83,10 +83,14 @@ class ImageAutoencoder(nn.Module):
         elif latent_channels is not None and latent_dim is None:
             self.latent_shape = (latent_channels, *features[1:])
         else:
-            raise UserError("model.latent_dim, model.latent_channels: exactly one of them must be set, the other null")
+            raise UserError(
+                f"model.latent_dim={latent_dim}, model.latent_channels={latent_channels}: "
+                "expected exactly one, the other null"
+            )
         self.posterior = parts["posterior"](feature_shape=features, latent_shape=self.latent_shape)
         self.decoder = parts["decoder"](latent_shape=self.latent_shape, image_shape=image_shape)
         self.likelihood, self.beta, self.optimization = parts["likelihood"], parts["beta"], parts["optimizer"]
+        self.beta.check(self.posterior)
         self.num_dimensions = math.prod(image_shape)
 
     @property

@@ -56,8 +56,7 @@ class ConditionalVAE(ImageAutoencoder):
         return batch._replace(label=torch.where(kept, label, WITHHELD))
 
     def _label_of(self, batch: Batch) -> Tensor:
-        if batch.label is None:
-            raise UserError("model.num_classes: these data have no classes; expected data=mnist")
+        assert batch.label is not None, "the data have no classes"
         return batch.label
 
     @property

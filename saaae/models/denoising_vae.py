@@ -5,6 +5,7 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
+from saaae.errors import UserError
 from saaae.models.autoencoder import ImageAutoencoder, Parts
 from saaae.types import Batch
 
@@ -18,9 +19,15 @@ class DenoisingVAE(ImageAutoencoder):
     Args:
         skip: Makes the network beside the code, of `channels`; None for the pure bottleneck.
         **parts: What it is made of.
+
+    Raises:
+        UserError: If a skip path adds logits and the likelihood takes something else.
     """
 
     def __init__(self, *, skip: Callable[..., nn.Module] | None, **parts: Unpack[Parts]) -> None:
+        activation = parts["likelihood"].activation
+        if skip and activation != "sigmoid":
+            raise UserError(f"likelihood.activation={activation}: a skip path adds logits; expected sigmoid")
         super().__init__(**parts)
         self.skip = skip(channels=parts["image_channels"]) if skip else None
         self.generates = skip is None

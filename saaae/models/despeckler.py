@@ -1,8 +1,11 @@
 """The despeckler: a residual U-Net in the logarithm of intensity, with a code at its coarsest level."""
 
+from typing import Unpack
+
 from torch import Tensor
 
-from saaae.models.autoencoder import ImageAutoencoder
+from saaae.errors import UserError
+from saaae.models.autoencoder import ImageAutoencoder, Parts
 from saaae.types import Batch, Posterior
 
 
@@ -11,9 +14,18 @@ class Despeckler(ImageAutoencoder):
 
     The decoder also sees what each finer level of the encoder saw, so a stochastic code is not needed and collapses:
     the default is deterministic.
+
+    Raises:
+        UserError: If the likelihood does not take logarithms of intensity.
     """
 
     generates = False
+
+    def __init__(self, **parts: Unpack[Parts]) -> None:
+        activation = parts["likelihood"].activation
+        if activation != "log_intensity":
+            raise UserError(f"likelihood.activation={activation}: a despeckler gives logs; expected log_intensity")
+        super().__init__(**parts)
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch with the encoder's levels, which encoder and decoder share."""

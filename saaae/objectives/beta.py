@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saaae.errors import UserError
 from saaae.objectives.processes import mean_over_processes
@@ -31,6 +31,9 @@ class ConstantBeta:
 
     def __init__(self, *, value: NonNegativeFloat) -> None:
         self.value = float(value)
+
+    def check(self, posterior: nn.Module) -> None:
+        """Checks the posterior of the model; raises UserError if its KL cannot be weighted so."""
 
     def bind(self, total_steps: int) -> None:
         """Turns stretches of the run into steps; a second call changes nothing."""
@@ -152,15 +155,17 @@ class FreeBitsBeta(ConstantBeta):
         super().__init__(value=value)
         self.floor = floor
 
-    def charge(self, posterior: Posterior, step: int) -> Tensor:
-        """The weighted sum over dimensions.
+    def check(self, posterior: nn.Module) -> None:
+        if not getattr(posterior, "factorized", False):
+            raise UserError(
+                "beta=free_bits: needs a posterior whose KL is a sum over dimensions; "
+                "expected posterior=diagonal or anchored"
+            )
 
-        Raises:
-            UserError: If the posterior's KL is no sum over dimensions.
-        """
+    def charge(self, posterior: Posterior, step: int) -> Tensor:
+        """The weighted sum over dimensions."""
         per_dimension = posterior.kl_per_dimension
-        if per_dimension is None:
-            raise UserError("beta=free_bits: needs a posterior whose KL is a sum over dimensions; expected diagonal")
+        assert per_dimension is not None, "the posterior is not factorized"
         return self.value * mean_over_processes(per_dimension.mean(0)).clamp_min(self.floor).sum()
 
 

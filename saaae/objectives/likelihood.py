@@ -30,10 +30,12 @@ class Likelihood(nn.Module):
 
     discrete: bool
     """Whether nll counts whole pixel values; a density's bits per dimension are those of 8-bit pixels."""
+    of_noisy_images = False
+    """Whether the density describes noise around the mean image, so that a clean target makes no sense."""
 
     def __init__(self, *, activation: Activation) -> None:
         super().__init__()
-        self.activate = ACTIVATIONS[activation]
+        self.activation, self.activate = activation, ACTIVATIONS[activation]
 
     def output(self, raw: Tensor) -> Tensor:
         """Image (B, C, H, W), float32, as the nll compares it."""
@@ -235,6 +237,7 @@ class SpeckleLikelihood(Likelihood):
     """
 
     discrete = False
+    of_noisy_images = True
 
     def __init__(
         self, *, looks: PositiveFloat, activation: Literal["sigmoid", "log_intensity"], floor: float = 1 / 255

@@ -87,6 +87,7 @@ class AnchoredPosterior(nn.Module):
         UserError: If the cap exceeds what the bound on the log variance can undo, or `uniform` lacks its factor.
     """
 
+    factorized = True
     importance: nn.Module
     random_scores: Tensor
 
@@ -119,8 +120,11 @@ class AnchoredPosterior(nn.Module):
             raise UserError(f"posterior.cap={cap}: at most {MAX_ANCHOR:.4f}, the bounded log variance must undo it")
         if map == "uniform" and not isinstance(factor, float | int):
             raise UserError(
-                f"posterior.factor={factor}: posterior.map=uniform needs a number in (0, 1] or a run folder"
+                f"posterior.factor={'null' if factor is None else factor}: "
+                "posterior.map=uniform needs a number in (0, 1] or a run folder"
             )
+        if map == "uniform" and kl == "budget":
+            raise UserError("posterior.kl=budget: has nothing to redistribute where posterior.map=uniform")
         self.heads = GaussianHeads(feature_shape, latent_shape)
         self.map_kind, self.objective, self.cap, self.stop_gradient = map, kl, cap, stop_gradient
         self.factor = float(factor) if isinstance(factor, float | int) else 1.0

@@ -145,6 +145,8 @@ class DiagonalPosterior(nn.Module):
     """
 
     stochastic = True
+    factorized = True
+    """Whether the KL is a sum over dimensions."""
 
     def __init__(self, *, feature_shape: Sequence[int], latent_shape: Sequence[int]) -> None:
         super().__init__()

@@ -51,6 +51,7 @@ def build(cfg: DictConfig, test_all: bool = False) -> tuple[ImageAutoencoder, Im
         data = instantiated(cfg.data)
         if test_all and isinstance(data, FolderData):
             data.test_all = True
+        check_together(model, data)
         data.prepare_data()
         data.setup()
     return prepared(model, cfg), data
@@ -98,16 +99,36 @@ def lightning_module(
     )
 
 
-def model_errors(cfgs: Iterable[DictConfig]) -> list[str]:
-    """Builds the models of configurations on torch's meta device, without memory; one line for each error."""
+def build_errors(cfgs: Iterable[DictConfig]) -> list[str]:
+    """Builds models on torch's meta device, without memory, and data without reading them; one line for each error.
+
+    An error of another kind than UserError is left to the job: its stack trace is worth more than a line.
+    """
     errors: dict[str, None] = {}
     for cfg in cfgs:
         try:
             with torch.device("meta"):
-                instantiated(cfg.model)
+                model = instantiated(cfg.model)
+            check_together(model, instantiated(cfg.data))
         except UserError as error:
             errors[str(error)] = None
+        except Exception as error:
+            log.debug("dry build: %s", error)
     return list(errors)
+
+
+def check_together(model: ImageAutoencoder, data: ImageDataModule) -> None:
+    """Checks a model against its data.
+
+    Raises:
+        UserError: If they have different classes, or the likelihood describes noise and the targets have none.
+    """
+    if model.num_classes is not None and data.num_classes is None:
+        raise UserError(f"model.num_classes={model.num_classes}: these data have no classes; expected data=mnist")
+    if model.num_classes not in (None, data.num_classes):
+        raise UserError(f"model.num_classes={model.num_classes}: expected the data's {data.num_classes}")
+    if model.likelihood.of_noisy_images and data.target == "clean":
+        raise UserError("data.target=clean: likelihood=speckle is one of noisy images; expected data.target=noisy")
 
 
 def load_run(path: Path, checkpoint: str, trust: Sequence[str]) -> tuple[ImageAutoencoder, ImageDataModule]:

@@ -1,6 +1,7 @@
 """Wrong command lines: one line, the key, what is allowed, the nearest name; no torch, no data, nothing written."""
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ import pytest
 from saaae.cli.dry_run import Search, check_command_line
 from saaae.cli.evaluate import EVALUATE
 from saaae.cli.launchers import LAUNCHERS_AND_SWEEPERS
-from saaae.cli.train import TRAIN
+from saaae.cli.train import TRAIN, dry_build
 from saaae.config.resolvers import register_resolvers
 from tests.conftest import CONF, ROOT
 
@@ -61,8 +62,6 @@ MISTAKES = [
     ("hydra.job.chdir=true", "hydra.job.chdir=true: not supported"),
     ("hydra.sweep.dir=x", "hydra.sweep.dir=x: is for --multirun (-m)"),
     ("posterior.cap=0.99", "posterior.cap=0.99: expected less than or equal to 0.9698"),
-    ("posterior.map=uniform", "posterior.factor=null: posterior.map=uniform needs a number"),
-    ("posterior.map=uniform posterior.factor=0.5 posterior.kl=budget", "posterior.kl=budget: has nothing"),
     ("trainer.devices=2", "trainer.devices: expected accelerator.devices"),
     ("seed=1.5", "seed=1.5: expected an integer"),
     ("beta.value=-1", "beta.value=-1: expected greater than or equal to 0"),
@@ -75,16 +74,6 @@ MISTAKES = [
     ("data=mnist data.image_size=32", "data.image_size=32: expected 28"),
     ("data.looks=0", "data.looks=0: expected greater than or equal to 0.01"),
     ("data.correlation=1", "data.correlation=1: expected less than 1"),
-    (
-        "data.looks=2.3 data.correlation=0.3",
-        "data.looks=2.3: correlated speckle (data.correlation=0.3)",
-    ),
-    ("corruption=speckle corruption.looks=2.3 corruption.correlation=0.3", "corruption.looks=2.3: correlated"),
-    (
-        "corruption=speckle corruption.looks='${data.looks}' corruption.correlation=0.3 data.looks=[1,2.3]",
-        "corruption.looks=[1, 2.3]: correlated",
-    ),
-    ("data=sar data.root=. data.target=clean", "data.target=clean: needs the cleaner images of data.reference_root"),
     ("data.looks=1e12", "data.looks=1000000000000.0: expected"),
     ("data.looks=1e-9", "data.looks=1e-09: expected"),
     ("data=sar data.root=. data.scale=db", "data.scale=db: expected 'amplitude', 'intensity' or 'decibel'"),
@@ -120,8 +109,6 @@ MISTAKES = [
     ("hydra/launcher=slrum", "hydra/launcher=slrum: expected one of basic, parallel"),
     ("hydra/launcher=parallel", "hydra/launcher=parallel: is for several jobs, with --multirun (-m)"),
     ("hydra/sweeper=optuna", "hydra/sweeper=optuna: is for several jobs, with --multirun (-m)"),
-    ("model.latent_dim=4 model.latent_channels=2", "model.latent_dim=4, model.latent_channels=2: expected exactly one"),
-    ("model=cvae_onehot", "model.num_classes=null: these data have no classes; expected data=mnist"),
     ("likelihood=bernoulli likelihood.activation=tanh", "likelihood.activation=tanh: expected 'sigmoid'"),
     ("attention=cbam attention.layer.kernel_size=5", "attention.layer.kernel_size=5: expected 3 or 7"),
     (
@@ -130,11 +117,7 @@ MISTAKES = [
     ),
     ("attention=self attention.allow_large=true", "attention.allow_large: expected attention.layer.allow_large"),
     ("posterior=low_rank posterior.rank=0", "posterior.rank=0: expected greater than or equal to 1"),
-    ("beta=free_bits posterior=low_rank model=vae", "beta=free_bits: needs a posterior whose KL is a sum"),
-    ("model=cvae_onehot data=mnist model.num_classes=3", "model.num_classes=3: expected the data's 10"),
-    ("likelihood=speckle data.target=clean", "data.target=clean: likelihood=speckle is one of noisy images"),
     ("experiment=denoising_skip likelihood.activation=tanh", "likelihood.activation=tanh: expected 'sigmoid'"),
-    ("experiment=denoising_skip likelihood=gaussian likelihood.activation=none", "likelihood.activation=none: a skip"),
     ("beta=free_bit", "beta=free_bit: no such option; expected one of capacity, constant"),
     ("model=vae,saaae", "model=vae,saaae: several values need --multirun (-m)"),
     ("trainer.max_epochs", "trainer.max_epochs: not of the form key=value"),
@@ -143,6 +126,33 @@ MISTAKES = [
     ("posterior.map=uniform posterior.factor=outputs/nowhere", "outputs/nowhere: no such run folder"),
     ("~beta.value", "beta.value: missing"),
 ]
+
+CLASHES = [
+    ("posterior.map=uniform", "posterior.factor=null: posterior.map=uniform needs a number"),
+    ("posterior.map=uniform posterior.factor=0.5 posterior.kl=budget", "posterior.kl=budget: has nothing"),
+    (
+        "data.looks=2.3 data.correlation=0.3",
+        "data.looks=2.3: correlated speckle (data.correlation=0.3)",
+    ),
+    ("corruption=speckle corruption.looks=2.3 corruption.correlation=0.3", "corruption.looks=2.3: correlated"),
+    (
+        "corruption=speckle corruption.looks='${data.looks}' corruption.correlation=0.3 data.looks=[1,2.3]",
+        "corruption.looks=[1, 2.3]: correlated",
+    ),
+    ("data=sar data.root=. data.target=clean", "data.target=clean: needs the cleaner images of data.reference_root"),
+    ("model.latent_dim=4 model.latent_channels=2", "model.latent_dim=4, model.latent_channels=2: expected exactly one"),
+    ("model=cvae_onehot", "model.num_classes=null: these data have no classes; expected data=mnist"),
+    ("beta=free_bits posterior=low_rank model=vae", "beta=free_bits: needs a posterior whose KL is a sum"),
+    ("model=cvae_onehot data=mnist model.num_classes=3", "model.num_classes=3: expected the data's 10"),
+    ("likelihood=speckle data.target=clean", "data.target=clean: likelihood=speckle is one of noisy images"),
+    ("experiment=denoising_skip likelihood=gaussian likelihood.activation=none", "likelihood.activation=none: a skip"),
+    ("posterior=low_rank posterior.rank=999999", "posterior.rank=999999: expected less than the 256 latent values"),
+    (
+        "model=cbam_ae data.image_size=24 model.latent_channels=8",
+        "data.image_size=24: model.decoder.strides enlarge a latent map",
+    ),
+]
+"""Values that are right each but not together: building model and data tells."""
 
 
 @pytest.fixture
@@ -205,10 +215,18 @@ def test_an_error_in_a_large_grid_is_found_without_composing_it(mistakes, capsys
     assert mistakes("model=vae seed=0,1 beta.value=1,2", multirun=True) == []
 
 
+@pytest.mark.parametrize(("line", "answer"), CLASHES, ids=[line for line, _ in CLASHES])
+def test_values_that_do_not_go_together_are_named_before_data_are_read(line, answer, compose_config):
+    (error,) = dry_build([(compose_config(*shlex.split(line)), [])])
+    assert error.startswith(answer), error
+
+
 def test_a_clash_of_two_values_is_found_among_all_combinations(mistakes):
     line = "likelihood=gaussian,speckle data.target=noisy,clean"
-    (found,) = mistakes(line, multirun=True)
-    assert found.startswith("data.target=clean: likelihood=speckle is one of noisy images")
+    jobs, errors = check_command_line(TRAIN, Search(CONF), line.split(), True)
+    assert errors == []
+    (error,) = dry_build(jobs.configs)
+    assert error.startswith("data.target=clean: likelihood=speckle is one of noisy images")
 
 
 def test_a_folder_of_options_of_ones_own(tmp_path, mistakes):
@@ -226,26 +244,16 @@ def test_a_folder_of_options_of_ones_own(tmp_path, mistakes):
     assert line == "--config-dir=nowhere: no such folder"
 
 
-def test_models_that_do_not_fit_together_are_found_before_the_first_job(compose_config):
-    from saaae.cli.train import dry_build
-
-    jobs = [
-        ["model=vae"],
-        ["model=vae", "posterior=low_rank", "posterior.rank=999999"],
-        ["model=cbam_ae", "data.image_size=24", "model.latent_channels=8"],
-        ["model=cbam_ae", "data.image_size=24", "model.latent_channels=8", "seed=1"],
-    ]
-    rank, size = dry_build([(compose_config(*job), job) for job in jobs])
-    assert rank.startswith("posterior.rank=999999: expected less than the 256 latent values")
-    assert size.startswith("data.image_size=24: model.decoder.strides enlarge a latent map")
+def test_an_error_of_several_jobs_is_one_line(compose_config):
+    jobs = [["model=vae"], *(["posterior=low_rank", "posterior.rank=999999", f"seed={seed}"] for seed in (0, 1))]
+    (rank,) = dry_build([(compose_config(*job), job) for job in jobs])
+    assert rank.startswith("posterior.rank=999999: expected less than")
 
 
 @pytest.mark.parametrize(
     "name", ["plain", "a b", "a=b,c=d", "空 x", "it's", 'a"b', "$HOME", "back\\slash", "tail\\", "(x)", "a'b\\'c", "!x"]
 )
 def test_a_printed_path_survives_the_shell_and_hydra(name):
-    import shlex
-
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from saaae.config.overrides import quoted

@@ -12,7 +12,7 @@ from saaae.objectives.beta import (
     SigmoidBeta,
     TargetKLBeta,
 )
-from saaae.posteriors.gaussian import Delta, DiagonalGaussian
+from saaae.posteriors.gaussian import DeltaPosterior, DiagonalGaussian
 
 
 def values(schedule, total, steps):
@@ -97,7 +97,7 @@ def test_free_bits_charge_the_floor_or_what_is_above_it():
 
 def test_free_bits_need_a_kl_that_is_a_sum():
     with pytest.raises(UserError, match="beta=free_bits: needs a posterior"):
-        FreeBitsBeta(value=1.0, floor=0.1).charge(Delta(torch.zeros(2, 3)), 0)
+        FreeBitsBeta(value=1.0, floor=0.1).check(DeltaPosterior(feature_shape=(4, 2, 2), latent_shape=(3,)))
 
 
 def test_a_capacity_charges_the_distance_from_both_sides_while_it_grows():
