@@ -82,6 +82,15 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     return content
 
 
+def read_json_or_empty(path: Path) -> dict[str, Any]:
+    """Content of a JSON file; empty if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def check_entries(content: Any, keys: Iterable[str]) -> None:
     """Raises ValueError if `content` is not a mapping with these keys."""
     if not isinstance(content, Mapping):

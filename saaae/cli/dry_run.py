@@ -126,9 +126,19 @@ def check_job(command: Command, cfg: DictConfig, overrides: list[str], groups: d
     Raises:
         UserError: With its first error.
     """
-    for line in config_errors(cfg, command.schema, groups, command.checked_later):
+    for line in _job_errors(command, cfg, overrides, groups):
         raise UserError(line)
-    command.check(cfg, overrides)
+
+
+def _job_errors(command: Command, cfg: DictConfig, overrides: list[str], groups: dict[str, list[str]]) -> list[str]:
+    """Errors of one composed job: those of single settings, or else the first of the command's own check."""
+    lines = config_errors(cfg, command.schema, groups, command.checked_later)
+    try:
+        if not lines:
+            command.check(cfg, overrides)
+    except UserError as error:
+        lines = [str(error)]
+    return lines
 
 
 def _checked(
@@ -137,12 +147,7 @@ def _checked(
     """The composed configuration of a job, and its errors."""
     try:
         cfg = compose(command.config_name, overrides=search.overrides(job))
-        lines = config_errors(cfg, command.schema, groups, command.checked_later)
-        if not lines:
-            command.check(cfg, job)
-        return cfg, lines
-    except UserError as error:
-        return None, [str(error)]
+        return cfg, _job_errors(command, cfg, job, groups)
     except (HydraException, OmegaConfBaseException) as error:
         return None, [explain(error, _known_keys(command, search, overrides), groups)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from saaae.atomic import write_json
+from saaae.atomic import read_json_or_empty, write_json
 from saaae.cli.command import Command
 from saaae.cli.multirun import compare
 from saaae.config.overrides import key_of
@@ -219,7 +219,7 @@ def model_and_data(
     from saaae.evaluation.exports import check_exports
     from saaae.training.build import build
 
-    is_other, splits = is_other_data(cfg, full, stored), _read(folder.splits)
+    is_other, splits = is_other_data(cfg, full, stored), read_json_or_empty(folder.splits)
     model, data = build(full, test_all=is_other)
     if is_other and data.manifest()["sources"] == splits.get("sources"):
         model, data = build(full)
@@ -246,18 +246,9 @@ def _seen_in_training(splits: dict[str, Any], manifest: "Manifest") -> list[str]
     return [f"the run was trained or validated on {len(found)} of the tested files, such as {found[0]}"]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON file; empty if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def earlier_codes(found: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
     """The `codes` that an earlier evaluation of the same checkpoint on the same images has left."""
-    earlier, keys = _read(found.metrics), ("checkpoint_digest", "split_hash", "tested_images")
+    earlier, keys = read_json_or_empty(found.metrics), ("checkpoint_digest", "split_hash", "tested_images")
     same = all(earlier.get("run", {}).get(key) == results["run"][key] for key in keys)
     return {"codes": earlier["codes"]} if same and earlier.get("codes") else {}
 

@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
     Attributes:
         number: Its place in the sweep.
         folder: Its run folder.
-        status: Its exit status; RUNNING where nothing more was heard of it.
+        status: Its exit status; RUNNING until it ends.
         why: A failure's reason, or the signal that stopped it.
     """
 
@@ -36,7 +36,9 @@ class Outcome(NamedTuple):
 
 
 class Launch:
-    """One start of a multirun, whose jobs write down how they ended.
+    """One start of a multirun, whose jobs record how they ended.
+
+    Not in status.json of the run folders: a job that is refused must leave the status of another run as it is.
 
     Args:
         sweep: The sweep's folder.
@@ -48,13 +50,13 @@ class Launch:
         self.sweep, self.folder, self.launcher = sweep, sweep / ".jobs" / stamp, launcher
 
     def record(self, outcome: Outcome) -> None:
-        """Writes down how a job stands."""
+        """Stores the state of a job."""
         write_json(self.folder / f"{outcome.number}.json", outcome._asdict())
 
     def outcomes(self) -> list[Outcome]:
         """Recorded outcomes of the jobs, in their order."""
-        told = [Outcome(**json.loads(path.read_text())) for path in self.folder.glob("*.json")]
-        return sorted(told, key=lambda outcome: outcome.number)
+        outcomes = [Outcome(**json.loads(path.read_text())) for path in self.folder.glob("*.json")]
+        return sorted(outcomes, key=lambda outcome: outcome.number)
 
     def cleanup(self) -> None:
         rmtree(self.folder, ignore_errors=True)
@@ -63,6 +65,6 @@ class Launch:
 
 
 def exit_status(outcomes: Sequence[Outcome]) -> int:
-    """Of a whole multirun: a run that failed or was lost weighs more than a mistake."""
+    """Of a whole multirun: a run that failed or was lost outranks a usage error."""
     worst = (DONE, USAGE_ERROR, FAILED)
     return max((o.status if o.status in worst else FAILED for o in outcomes), key=worst.index, default=DONE)

@@ -18,19 +18,8 @@ from saaae.config.overrides import in_quotes, positionals_last
 from saaae.config.resolvers import register_resolvers, stamp
 from saaae.errors import disk_error, user_error_in
 
-OPTIONS_WITH_VALUE = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-dir",
-    "-cd",
-    "--config-name",
-    "-cn",
-    "--config-path",
-    "-cp",
-    "--info",
-)
+OPTIONS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--config-path",
+                      "-cp", "--info")  # fmt: skip
 """Options of Hydra whose value may be the next word."""
 SILENT_LAUNCHERS = ("slurm", "submitit")
 """Launchers whose jobs print into files."""
@@ -67,27 +56,27 @@ def main(command: Command, config_dir: Path) -> None:
         print(f"error: {usage_error or f'hydra/launcher={launcher}: {text}'}", file=sys.stderr)
         sys.exit(USAGE_ERROR if usage_error else FAILED)
     finally:
-        status = summarize(task, args.overrides) if task.launch else DONE
+        status = summarize(task, args.overrides, args.config_dir) if task.launch else DONE
     sys.exit(status)
 
 
 def _check(task: Task, config_dir: Path, args: Any) -> None:
     """Checks all jobs of the command line and prepares a multirun; exits with 2 at the first usage error."""
-    command, own = task.command, Search(config_dir, args.config_dir)
+    command, search = task.command, Search(config_dir, args.config_dir)
     if args.config_name or args.config_path:
         _refuse("--config-name, --config-path: not supported; --config-dir=<folder> adds your own options")
     if args.multirun and not command.compare:
         _refuse("--multirun (-m): is for train.py; expected one command for each")
-    jobs, errors = check_command_line(command, own, args.overrides, args.multirun)
+    jobs, errors = check_command_line(command, search, args.overrides, args.multirun)
     if errors:
         _refuse(*errors)
     if args.multirun and not args.cfg:
         if command.dry_build and (errors := command.dry_build(jobs.configs)):
             _refuse(*errors)
         overrides = OverridesParser.create().parse_overrides(args.overrides)
-        sweep = sweep_folder_of(command, own, overrides)
+        sweep = sweep_folder_of(command, search, overrides)
         task.launch = Launch(sweep, stamp(), chosen("hydra/launcher", overrides))
-        task.groups = own.groups()
+        task.groups = search.groups(args.overrides)
         if (task.launch.launcher or "").startswith(SILENT_LAUNCHERS):
             print(f"submitted    what the jobs print is in {sweep / '.submitit'}", flush=True)
         task.num_jobs = jobs.number if chosen("hydra/sweeper", overrides) in GRID_SWEEPERS else None

@@ -96,12 +96,12 @@ class Task:
         except Pruned as stop:
             return None, DONE, str(stop)
         except Exception as error:
-            mistake, fault = user_error_in(error), disk_error(error)
-            why = fault or str(mistake or error) or type(error).__name__
-            known = mistake or fault or isinstance(error, RunFailedError)
+            usage_error, disk = user_error_in(error), disk_error(error)
+            why = disk or str(usage_error or error) or type(error).__name__
+            known = usage_error or disk or isinstance(error, RunFailedError)
             print(f"error: {why}" if known else traceback.format_exc(), file=sys.stderr)
             remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-            return None, USAGE_ERROR if mistake else FAILED, why
+            return None, USAGE_ERROR if usage_error else FAILED, why
 
 
 def remove_if_empty(folder: Path) -> None:
@@ -120,8 +120,13 @@ def sweep_folder_of(command: Command, search: Search, overrides: list[Override])
     return Path(str(cfg.hydra.sweep.dir))
 
 
-def summarize(task: Task, arguments: list[str]) -> int:
+def summarize(task: Task, arguments: list[str], config_dir: str | None = None) -> int:
     """Prints how every job of a multirun ended, how they compare, and what to do next.
+
+    Args:
+        task: The task that the jobs ran.
+        arguments: Overrides on the command line.
+        config_dir: `--config-dir` on the command line.
 
     Returns:
         The exit status of it all.
@@ -135,22 +140,23 @@ def summarize(task: Task, arguments: list[str]) -> int:
     for outcome in outcomes:
         state, why = outcome.state, outcome.why
         if state == "lost" and is_locked(RunFolder(outcome.folder)):
-            state, why = "running", "still at work; repeat the command later"
+            state, why = "running", "not finished yet; repeat the command later"
         elif state == "lost":
-            why = "its process ended without a word; repeat the command to go on"
+            why = "its process was killed; repeat the command to continue"
         print(f"  {state:<11}{Path(outcome.folder).name}  {why}".rstrip())
     if task.num_jobs and len(outcomes) < task.num_jobs:
-        print(f"  {task.num_jobs - len(outcomes)} not started; repeat the command to go on")
+        print(f"  {task.num_jobs - len(outcomes)} not started; repeat the command to continue")
     try:
         if task.command.compare:
             task.command.compare(sweep)
     except UserError:
-        pass  # no job has finished: said above
+        pass  # no job has finished, as printed above
     except Exception as error:  # how the jobs ended matters more
         print(f"warning: no leaderboard ({error}); make it with python evaluate.py run={sweep}", file=sys.stderr)
     print(f"curves       tensorboard --logdir {sweep}")
     if not any(argument.startswith(("name=", "hydra.sweep.dir=")) for argument in arguments):
-        print(f"repeat       python train.py -m name={sweep.name} {shlex.join(arguments)}")
+        own = [f"--config-dir={config_dir}"] if config_dir else []
+        print(f"repeat       python train.py -m {shlex.join([*own, f'name={sweep.name}', *arguments])}")
     return exit_status(outcomes)
 
 

@@ -1,7 +1,6 @@
 """State of a run in status.json, and the lock against a second process."""
 
 import getpass
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from saaae.atomic import write_json
+from saaae.atomic import read_json_or_empty, write_json
 from saaae.config.overrides import quoted
 from saaae.errors import Pruned, UserError
 from saaae.runs.folder import RunFolder
@@ -36,10 +35,7 @@ def write_status(folder: RunFolder, state: State, why: str = "") -> None:
 
 def read_status(folder: RunFolder) -> dict[str, Any]:
     """What status.json says; empty where there is none. A run whose process was killed still says `running`."""
-    try:
-        return json.loads(folder.status.read_text())
-    except (OSError, ValueError):
-        return {}
+    return read_json_or_empty(folder.status)
 
 
 def _owner() -> dict[str, Any]:
@@ -86,7 +82,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
 
 
 def is_locked(folder: RunFolder) -> bool:
-    """Whether a process is at work in a run folder."""
+    """Whether a process writes to a run folder."""
     from filelock import FileLock, Timeout
 
     if not (folder.path / ".lock").is_file():
@@ -99,11 +95,9 @@ def is_locked(folder: RunFolder) -> bool:
 
 
 def _owner_message(owner: Path) -> str:
-    try:
-        who = json.loads(owner.read_text())
-    except (OSError, ValueError):
-        return "another process is at work there"
-    return "process {process} of {user} on {host} is at work there since {since}".format(**who)
+    if who := read_json_or_empty(owner):
+        return "process {process} of {user} on {host} is at work there since {since}".format(**who)
+    return "another process is at work there"
 
 
 def _remove_partial_files(folder: RunFolder) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -11,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from saaae.atomic import read_json_or_empty
 from saaae.config.overrides import key_of
 from saaae.config.resolvers import job_folder
 from saaae.config.settings import affects_results
@@ -95,14 +95,14 @@ def _digest(path: Path) -> str:
 
 def _read(folder: RunFolder, planned: list[str] | None) -> RunSummary:
     """Reads a run; the overrides of a run that never began are those of the plan."""
-    results = _json(folder.metrics)
+    results = read_json_or_empty(folder.metrics)
     damaged = folder.metrics.is_file() and not results
     why = {"state": "damaged", "why": "metrics.json cannot be read"} if damaged else {}
     known = {"state": "done"} if results else why
     cfg = folder.config() if folder.record.is_file() else DictConfig({})
     told = folder.overrides() or planned or []
     record = results.get("run", {})
-    tested = tested_on(cfg, record, _json(folder.splits))
+    tested = tested_on(cfg, record, read_json_or_empty(folder.splits))
     return RunSummary(
         folder=folder.path,
         typed=_typed(told) if told or folder.record.is_file() else None,
@@ -115,14 +115,6 @@ def _read(folder: RunFolder, planned: list[str] | None) -> RunSummary:
         record=record,
         status=read_status(folder) | known,
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _typed(overrides: list[str]) -> dict[str, str]:

@@ -100,7 +100,7 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
         results = report(run, trainer, module, data, test, best.validation, throughput)
         log.info(table(f"\ntest of best.ckpt ({_choice(best, start)})", results))
         log.info("\n%.0f images per second in training", throughput.images_per_second)
-        print_next_steps(folder)
+        print_next_steps(run)
     return values_of(cfg, best.validation)
 
 

@@ -1,7 +1,6 @@
 """The loggers of a run: any of Lightning's, given the run's folder, and metrics.csv."""
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +10,7 @@ from hydra.utils import get_object, instantiate
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig
 
-from saaae.atomic import write_json
+from saaae.atomic import read_json_or_empty, write_json
 from saaae.callbacks.metrics_csv import MetricsCSV
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
@@ -46,7 +45,7 @@ def configured_loggers(cfg: DictConfig, folder: RunFolder, step: int) -> list[Lo
     Raises:
         UserError: If a logger's package is not installed or it refuses its arguments.
     """
-    ids = _stored_ids(folder)
+    ids = read_json_or_empty(_ids_path(folder))
     return [_logger(str(key), node, folder, step, ids.get(str(key))) for key, node in cfg.logger.items()]
 
 
@@ -88,10 +87,3 @@ def _parameters(kind: Any) -> list[str]:
 
 def _ids_path(folder: RunFolder) -> Path:
     return folder.path / ".hydra" / "loggers.json"
-
-
-def _stored_ids(folder: RunFolder) -> dict[str, str]:
-    try:
-        return json.loads(_ids_path(folder).read_text())
-    except (OSError, ValueError):
-        return {}

@@ -8,19 +8,19 @@ from saaae.config.overrides import quoted
 from saaae.data.datamodule import SPLITS, ImageDataModule
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.runs.checkpoints import Start
-from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run
 
 log = logging.getLogger("saaae")
 
 
-def print_next_steps(folder: RunFolder) -> None:
+def print_next_steps(run: Run) -> None:
     """Where the pictures and curves are, and the command that tests the run again."""
-    shown = folder.label
+    folder, shown = run.folder, run.folder.label
+    trust = f" trust=[{','.join(run.cfg.trust)}]" if run.cfg.trust else ""
     log.info("pictures     %s", shown / folder.picture("reconstructions").name)
     log.info("             %s", shown / folder.pictures.name)
     log.info("curves       tensorboard --logdir %s", shown)
-    log.info("test again   python evaluate.py run=%s", quoted(shown))
+    log.info("test again   python evaluate.py run=%s%s", quoted(shown), trust)
 
 
 def print_start(run: Run, model: ImageAutoencoder, data: ImageDataModule, start: Start, began: bool) -> None:

@@ -7,7 +7,7 @@ import pytest
 from saaae.cli import multirun
 from saaae.cli.command import Command
 from saaae.cli.jobs import DONE, FAILED, RUNNING, USAGE_ERROR, Launch, Outcome, exit_status
-from saaae.cli.multirun import Task
+from saaae.cli.multirun import Task, summarize
 from saaae.cli.train import TRAIN
 from saaae.errors import Pruned, RunFailedError, UserError
 
@@ -63,3 +63,12 @@ def test_a_job_answers_whatever_happens_in_it(tmp_path, monkeypatch, capsys, err
     assert rest == [status, why]
     assert value == (None if error else 3.0)
     assert ("Traceback" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)
+
+
+def test_the_command_that_repeats_a_sweep_keeps_its_folder_of_options(tmp_path, capsys):
+    task = Task(Command("train", object, lambda cfg, words: None, lambda cfg: None))
+    task.launch = Launch(tmp_path / "mine", "a", None)
+    task.launch.record(Outcome(0, str(tmp_path / "mine" / "job"), DONE))
+    assert summarize(task, ["model=own", "seed=0,1"], "my options") == DONE
+    expected = "repeat       python train.py -m '--config-dir=my options' name=mine model=own seed=0,1\n"
+    assert capsys.readouterr().out.endswith(expected)

@@ -326,7 +326,7 @@ def test_a_signal_stops_a_sweep_and_says_what_is_left(zygote, tmp_path):
     assert child.wait() == 143
     assert "3 jobs in outputs/s" in child.printed
     assert "preempted  seed=0-" in child.printed
-    assert "2 not started; repeat the command to go on" in child.printed
+    assert "2 not started; repeat the command to continue" in child.printed
 
 
 def test_a_failed_job_says_why_in_its_folder(zygote, tmp_path):
