@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from saaae.atomic import read_json_or_empty, write_json
 from saaae.cli.command import Command
+from saaae.cli.launchers import is_installed
 from saaae.cli.multirun import compare
 from saaae.config.overrides import key_of
 from saaae.config.schema import Evaluate
@@ -111,6 +112,8 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         raise UserError(f"class={cfg['class']}: goes with generate=<number of images>")
     if cfg.seed is not None and not cfg.generate and cfg.samples != "sample":
         raise UserError(f"seed={cfg.seed}: goes with generate=<number of images> or samples=sample")
+    if cfg.code_steps and not is_installed("constriction"):
+        raise UserError("code_steps: constriction is not installed; pip install -e '.[codec]', or uv run --extra codec")
     if cfg.run:
         for line in clashes(configuration(cfg, RunFolder(cfg.run).full_config(), overrides)):
             raise UserError(line)
@@ -273,7 +276,6 @@ def export_files(
         title: For the pictures.
         results: The content of metrics.json.
     """
-    from saaae.evaluation.codec import rate_distortion, rate_line
     from saaae.evaluation.exports import save_arrays, save_generated
     from saaae.evaluation.test import draw
 
@@ -287,6 +289,8 @@ def export_files(
         seed, path = full.seed if cfg.seed is None else cfg.seed, found.path / "generated.png"
         print(f"generated    {save_generated(model, cfg.generate, cfg['class'], seed, path)}")
     if cfg.code_steps:
+        from saaae.evaluation.codec import rate_distortion, rate_line
+
         codes = rate_distortion(model, data, list(cfg.code_steps), found.path, tested)
         print("\n".join(map(rate_line, codes)))
         kept = [code for code in results.get("codes", []) if code["step"] not in cfg.code_steps]

@@ -49,7 +49,7 @@ def check_installed(overrides: list[Override], multirun: bool) -> None:
         if option not in options:
             raise UserError(f"{group}={option}: expected one of {', '.join(options)}{nearest(option, options)}")
         module, extra = options[option]
-        if not _is_installed(module):
+        if not is_installed(module):
             raise UserError(f"{group}={option}: not installed; pip install -e '.[{extra}]', or uv run --extra {extra}")
         if not multirun:
             raise UserError(f"{group}={option}: is for several jobs, with --multirun (-m)")
@@ -86,7 +86,8 @@ def check_slurm_array(overrides: list[Override]) -> None:
             )
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported; does not import it."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the package above it

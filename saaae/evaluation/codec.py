@@ -19,13 +19,13 @@ from saaae.types import Split
 
 
 def rate_line(code: dict[str, Any]) -> str:
-    """What `coded` found for one step, in words."""
+    """A printed line for one entry of `rate_distortion`."""
     names = (name for name in ("ssim", "psnr", "ssim_clean", "psnr_clean") if name in code)
     rate = f"{code['bits_per_pixel']:.4f} bits per pixel ({code['bytes']} bytes, {code['images']} images)"
     return f"codes        step {code['step']:g}: {rate}  " + "  ".join(f"{name} {code[name]:.4f}" for name in names)
 
 
-class Codes(NamedTuple):
+class Latents(NamedTuple):
     """What a decoder needs of the images of a split.
 
     Attributes:
@@ -37,18 +37,19 @@ class Codes(NamedTuple):
     label: np.ndarray
 
 
-def _codes(model: ImageAutoencoder, data: ImageDataModule, split: Split, indices: Tensor) -> Codes:
-    found = []
+def _latents(model: ImageAutoencoder, data: ImageDataModule, split: Split, indices: Tensor) -> Latents:
+    parts = []
     for batch in batches(model, data, split, indices):
         z = model.encode(batch).mode.flatten(1)
-        found.append((z, batch.label if model.num_classes and batch.label is not None else z.new_zeros(len(z))))
-    codes, labels = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
-    return Codes(codes.astype(np.float64), labels.astype(np.int32))
+        parts.append((z, batch.label if model.num_classes and batch.label is not None else z.new_zeros(len(z))))
+    means, labels = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+    return Latents(means.astype(np.float64), labels.astype(np.int32))
 
 
-def _quality(model: ImageAutoencoder, data: ImageDataModule, codes: Codes, indices: Tensor) -> dict[str, float]:
-    """Mean quality of test images (N,) that are decoded from their codes."""
-    z, label = torch.from_numpy(codes.z).float().unflatten(1, model.latent_shape), torch.from_numpy(codes.label).long()
+def _quality(model: ImageAutoencoder, data: ImageDataModule, latents: Latents, indices: Tensor) -> dict[str, float]:
+    """Mean quality of test images (N,) that are decoded from their latents."""
+    z = torch.from_numpy(latents.z).float().unflatten(1, model.latent_shape)
+    label = torch.from_numpy(latents.label).long()
     scores = PerImage(sync_on_compute=False)  # one process does it all
     parts = zip(z.split(data.batch_size), label.split(data.batch_size), strict=True)
     for batch, (some, labels) in zip(batches(model, data, "test", indices), parts, strict=True):
@@ -58,17 +59,17 @@ def _quality(model: ImageAutoencoder, data: ImageDataModule, codes: Codes, indic
 
 
 FITTED_ON = 10
-"""Without validation images the model of the codes is fitted on one test image in so many, which is not coded."""
+"""Without validation images the coder is fitted on one in this many test images, which are then not coded."""
 
 
 def rate_distortion(
     model: ImageAutoencoder, data: ImageDataModule, steps: list[float], folder: Path, tested: int | None = None
 ) -> list[dict[str, Any]]:
-    """Real rate and distortion of a model as a codec: files of the codes of test images, and what they decode to.
+    """Rate and distortion of a model as a codec: files of the latents of test images, and the decoded images.
 
     Args:
         model: The model.
-        data: Its data; the model of the codes is fitted on the validation images.
+        data: Its data; the coder is fitted on the validation images.
         steps: Quantisation steps, in units of the largest standard deviation of a latent dimension.
         folder: Where the files `codes-<step>.bin` go.
         tested: Number of test images, the first ones; None for all.
@@ -77,31 +78,31 @@ def rate_distortion(
         For each step the size of the file, the number of images in it, bits per pixel, and the quality of the images.
 
     Raises:
-        UserError: If the codes of all images are the same.
+        UserError: If all images have the same latents.
     """
-    found = []
+    results = []
     test = torch.arange(data.num_images("test") if tested is None else tested)
     split: Split = "val"
     fitted_on = torch.arange(data.num_images("val"))
     if not len(fitted_on):
         split, fitted_on, test = "test", test[::FITTED_ON], test[test % FITTED_ON != 0]
     with evaluating(model):
-        fitted = _codes(model, data, split, fitted_on)
+        fitted = _latents(model, data, split, fitted_on)
         widest = float(fitted.z.std(0).max())
         if not widest > 0:
             raise UserError(
-                f"code_steps: the codes of all {len(fitted_on)} images that the coder is fitted on are the same; "
+                f"code_steps: all {len(fitted_on)} images that the coder is fitted on have the same latents; "
                 "there is nothing to code"
             )
-        codes = _codes(model, data, "test", test)
+        latents = _latents(model, data, "test", test)
         for step in steps:
             size, path = widest * step, folder / f"codes-{step:g}.bin"
             coder = CodeModel.fit(quantise(fitted.z, size), model.num_classes or 1)
-            content = coder.encode(quantise(codes.z, size), codes.label)
+            content = coder.encode(quantise(latents.z, size), latents.label)
             with replacing(path) as file:
                 file.write(content)
-            symbols, label = coder.decode(content, len(codes.z))
-            bits = 8 * len(content) / (len(symbols) * data.image_size**2)
-            quality = _quality(model, data, Codes(symbols * size, label), test)
-            found.append({"step": step, "bytes": len(content), "images": len(test), "bits_per_pixel": bits, **quality})
-    return found
+            symbols, label = coder.decode(content, len(latents.z))
+            row = {"step": step, "bytes": len(content), "images": len(test)}
+            row["bits_per_pixel"] = 8 * len(content) / (len(symbols) * data.image_size**2)
+            results.append(row | _quality(model, data, Latents(symbols * size, label), test))
+    return results

@@ -1,4 +1,4 @@
-"""What codes really cost: quantised, entropy-coded and decoded again."""
+"""The real size of latents: quantised, entropy-coded and decoded again."""
 
 from typing import NamedTuple
 
@@ -8,19 +8,19 @@ import numpy as np
 SMALLEST_RANGE = 64
 """Symbols up to this absolute value can always be coded."""
 NARROWEST = 0.05
-"""Smallest standard deviation of a symbol: narrower ones cost next to nothing already."""
+"""Smallest standard deviation of a symbol, in steps: narrower ones cost almost nothing."""
 
 
 class CodeModel(NamedTuple):
-    """A factorised Gaussian of quantised codes, one mean and standard deviation a dimension, in steps.
+    """A factorised Gaussian of quantised latents: a mean and a standard deviation for each dimension, in steps.
 
     It is part of the decoder, as its weights are, and not counted.
 
     Attributes:
         mean: (D,), float64.
         std: (D,), float64.
-        largest: Largest absolute symbol; what is beyond it is coded as it. Each symbol in the range costs the others a
-            little, so it is twice that of what the model was fitted on.
+        largest: Largest absolute symbol; larger ones are clipped to it. Each symbol in the range costs the others a
+            little, so it is only twice the largest one of the data that the model was fitted on.
         classes: Number of classes K whose labels are coded too, at log2 K bits each; 1 for none.
     """
 
@@ -48,15 +48,15 @@ class CodeModel(NamedTuple):
             coder.encode(labels, constriction.stream.model.Uniform(self.classes))
         return coder.get_compressed().tobytes()
 
-    def decode(self, rate_distortion: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def decode(self, content: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The symbols (count, D) and labels (count,) again, int32; labels are 0 where there are no classes."""
-        coder = constriction.stream.queue.RangeDecoder(np.frombuffer(rate_distortion, np.uint32))
+        coder = constriction.stream.queue.RangeDecoder(np.frombuffer(content, np.uint32))
         symbols = coder.decode(*self._parameters(count)).reshape(count, -1)
         if self.classes == 1:
             return symbols, np.zeros(count, np.int32)
         return symbols, coder.decode(constriction.stream.model.Uniform(self.classes), count)
 
 
-def quantise(codes: np.ndarray, step: float) -> np.ndarray:
-    """Symbols (N, D), int32, of codes (N, D): the nearest multiple of a step, in steps."""
-    return np.rint(codes / step).astype(np.int32)
+def quantise(latents: np.ndarray, step: float) -> np.ndarray:
+    """Symbols (N, D), int32, of latents (N, D): the nearest multiple of a step, in steps."""
+    return np.rint(latents / step).astype(np.int32)

@@ -211,3 +211,10 @@ def test_another_corruption_of_a_test_is_chosen_by_its_group(evaluated, run_fold
     clean, corrupted = evaluated(*words), evaluated(*words, "+corruption@data.corruption=jpeg")
     assert clean["test"]["mse"] != corrupted["test"]["mse"]
     assert len(list((run_folder.path / "evaluation").iterdir())) == 2
+
+
+def test_a_missing_coder_is_named_before_anything_is_tested(finished, monkeypatch):
+    monkeypatch.setattr(evaluate, "is_installed", lambda module: module != "constriction")
+    words = [f"run='{finished.path}'", "code_steps=[1]"]
+    with pytest.raises(UserError, match=r"code_steps: constriction is not installed; pip install -e '\.\[codec\]'"):
+        evaluate.check(composed("evaluate", *words), words)
