@@ -27,8 +27,10 @@ from saaae.data.datamodule import ImageDataModule
 from saaae.errors import Pruned, RunFailedError, UserError, out_of_memory
 from saaae.evaluation.table import table
 from saaae.evaluation.test import report, run_test
+from saaae.models.autoencoder import ImageAutoencoder
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import Start, data_state, start_of
+from saaae.runs.folder import RunFolder
 from saaae.runs.provenance import run_record
 from saaae.runs.run import Run
 from saaae.runs.status import write_status
@@ -79,22 +81,16 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
         module.on_load_checkpoint(start.content)
 
     if rank() == 0:
-        began = folder.record.is_file()
-        _write_record(run, data, start)
-        print_start(run, model, data, start, began)
-        loggers = start_loggers(cfg, folder, loggers, start.step)
+        loggers = _begin(run, model, data, start, loggers)
     best = BestCheckpoint(folder.best, monitor, mode, start.validation)
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
     trainer = _trainer(run, [*callbacks, throughput, *_guards(cfg), *pruning], best, loggers, interruption)
     _train(trainer, module, data, start.checkpoint)
-    if pruning and pruning[0].why:
-        raise Pruned(pruning[0].why)
-    if trainer.global_step == 0:
-        raise RunFailedError(f"{folder.label}: no optimizer step was made; expected a longer trainer.max_time")
+    _check_trained(trainer, folder, pruning)
     if best.score is None:  # the run ended before its first validation
         trainer.save_checkpoint(folder.best, weights_only=True)
 
-    tester, module = (trainer, module) if cfg.accelerator.strategy != "fsdp" else _unsharded(run, module, data)
+    tester, module = _unsharded(run, module, data) if cfg.accelerator.strategy == "fsdp" else (trainer, module)
     test = run_test(tester, module, data, folder.best)
     if trainer.is_global_zero:
         results = report(run, trainer, module, data, test, best.validation, throughput)
@@ -102,6 +98,23 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
         log.info("\n%.0f images per second in training", throughput.images_per_second)
         print_next_steps(run)
     return values_of(cfg, best.validation)
+
+
+def _begin(
+    run: Run, model: ImageAutoencoder, data: ImageDataModule, start: Start, loggers: list[Logger]
+) -> list[Logger]:
+    """Writes and prints what the run is, and opens its loggers."""
+    began = run.folder.record.is_file()
+    _write_record(run, data, start)
+    print_start(run, model, data, start, began)
+    return start_loggers(run.cfg, run.folder, loggers, start.step)
+
+
+def _check_trained(trainer: L.Trainer, folder: RunFolder, pruning: list[Pruning]) -> None:
+    if pruning and pruning[0].why:
+        raise Pruned(pruning[0].why)
+    if trainer.global_step == 0:
+        raise RunFailedError(f"{folder.label}: no optimizer step was made; expected a longer trainer.max_time")
 
 
 def _choice(best: BestCheckpoint, start: Start) -> str:
