@@ -67,6 +67,7 @@ def resolve_config(cfg: DictConfig) -> DictConfig:
     ]
     if len(typed) == 1:
         cfg.model["latent_channels" if typed == ["latent_dim"] else "latent_dim"] = None
+    cfg.data_dir = str(Path(cfg.data_dir).absolute())  # by default an environment variable's value
     for path in marked(FOLDER, cfg.data._target_):
         node, key = (cfg.data, path.removeprefix("data.")) if path.startswith("data.") else (cfg, path)
         value = None if OmegaConf.is_interpolation(node, key) else node.get(key)
