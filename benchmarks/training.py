@@ -50,7 +50,7 @@ def prepare():
     configure_process(cfg)
     model, data = build(cfg)
     pixels = torch.randint(0, 256, (STEPS * BATCH, 1, 28, 28), dtype=torch.uint8)
-    data.splits["train"] = Images(pixels)
+    data.splits = {**data.splits, "train": Images(pixels)}
     plain_images = type(data).__mro__[1]
     data.present = plain_images.present.__get__(data)  # type: ignore[method-assign, attr-defined]  # no speckle
     return cfg, model, data

@@ -36,7 +36,7 @@ MAY_IMPORT = {
 }
 """The packages from the bottom up: config -> runs -> evaluation -> training -> cli, config -> runs -> sweeps -> cli."""
 TORCH = {"torch", "numpy"}
-DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning", "litdata", "botocore", "tqdm"}
+DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning", "fsspec", "tqdm"}
 CONFIG = {"hydra", "omegaconf"}
 OUTSIDE = {
     "ranges": {"annotated_types"},

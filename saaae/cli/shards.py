@@ -1,4 +1,4 @@
-"""Writes the tiles of an archive as shards: python -m saaae.cli.shards data=sar data.root=<folder> to=<new folder>"""
+"""Writes the tiles of a data set as shards: python -m saaae.cli.shards data=sar data.root=<folder> to=<new folder>"""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Shards:
 
 
 def check(cfg: DictConfig, overrides: list[str]) -> None:
-    """Everything that can be refused before torch is imported.
+    """Checks what can be checked before torch is imported.
 
     Raises:
         UserError: Naming the key.
@@ -34,11 +34,11 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     if not cfg.to:
         raise UserError("to: missing; expected to=<a new folder>")
     if cfg.data is None or cfg.data._target_ not in KINDS:
-        raise UserError("data: expected data=sar or data=folder; other sets fit into memory")
+        raise UserError("data: expected data=sar or data=folder; the other data sets fit into memory")
 
 
 def run(cfg: DictConfig) -> None:
-    """Writes the shards and says what they hold."""
+    """Writes the shards and prints their numbers of images and sizes."""
     from saaae.data.datamodule import SPLITS
     from saaae.data.shards import write_shards
 

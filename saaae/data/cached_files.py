@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from saaae.data.cache import ArrayWriter, Cached, cached
+from saaae.data.cache import ArrayWriter, Cached, cached, record_layout
 from saaae.data.checks import ScaleCheck, duplicates_across
 from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
 from saaae.data.files import BrokenFiles, digest_of, unread_images
@@ -23,7 +23,7 @@ MANY_FILES = 1000
 """From so many on, decoding is announced."""
 
 Keep = Callable[[Mapping[str, Any], Callable[[ArrayWriter], dict[str, Any]]], Cached]
-"""Puts away what a build appends, given all that decides it: in the cache, if nobody says otherwise."""
+"""Stores what a build function appends, given its key, and returns it."""
 
 
 class DecodedFile(NamedTuple):
@@ -83,6 +83,7 @@ class CachedFiles(ImageDataModule):
         **serving: How the images are served.
     """
 
+    splits: dict[Split, Images]
     test_all = False
     """Whether all images test: evaluate.py sets it for a `FolderData` that its model was not trained on."""
 
@@ -99,7 +100,7 @@ class CachedFiles(ImageDataModule):
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)
         self.root, self.on_error, self.allow_duplicates = Path(root), on_error, allow_duplicates
-        self.keep: Keep = partial(cached, cache_dir, type(self).__name__)
+        self._keep: Keep = partial(cached, cache_dir, type(self).__name__)
         self._notes: dict[str, Any] = {}
 
     def files(self) -> dict[str, Path]:
@@ -135,7 +136,7 @@ class CachedFiles(ImageDataModule):
         digests = {name: unread.attempt(name, partial(self._digest, name, files[name])) for name in files}
         sources = {name: digest for name, digest in digests.items() if digest is not None}
         key = {"sources": sources, "settings": self.settings(), "on_error": self.on_error}
-        cache = self.keep(key, partial(self._write, files, sources))
+        cache = self._keep(key, partial(self._write, files, sources))
         skipped = unread.reasons | cache.notes["skipped"]
         left_out = cache.notes["left_out"] | self.unread()
         if not cache.notes["names"]:
@@ -179,6 +180,11 @@ class CachedFiles(ImageDataModule):
                 raise UserError(f"{files[name]}: changed while it was being read; start again")
         reasons = {name: why.replace(f"{self.root}/", "") for name, why in broken.reasons.items()}
         return {"names": used, "left_out": dict(left_out), "side": side, "skipped": reasons, "scale": scale.warnings()}
+
+    def setup_layout(self) -> None:
+        """Loads the splits without a cache of pixels: these are zeros that take no memory, and `again` reads them."""
+        self._keep = record_layout
+        self.setup()
 
     def again(self) -> Iterator[dict[str, Tensor]]:
         """Arrays of each file that the loaded splits are made of, read once more, in the order of their rows.

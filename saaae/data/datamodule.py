@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict, Unpack
 
 import lightning as L
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from saaae.data.corruption import Corruption, Identity
-from saaae.data.images import Images, IndexedImages, Positions, RawBatch, to_unit_range
+from saaae.data.images import Images, ImageSplit, IndexedImages, Positions, RawBatch, to_unit_range
 from saaae.data.sampler import EpochBatches
 from saaae.errors import UserError
 from saaae.ranges import NonNegativeInt, PositiveInt, Runtime
@@ -96,12 +96,12 @@ class ImageDataModule(L.LightningDataModule):
         self.image_size, self.channels = image_size, channels
         self.batch_size, self.num_workers, self.seed = serving["batch_size"], serving["num_workers"], serving["seed"]
         self.resident, self.corruption = serving["resident"], serving["corruption"]
-        self.splits: dict[Split, Images] = {}
+        self.splits: Mapping[Split, ImageSplit] = {}
         self._manifest: Manifest | None = None
         self._on_device: dict[Split, Images] = {}
         self._position = (0, 0)
 
-    def load(self) -> dict[Split, Images]:
+    def load(self) -> Mapping[Split, ImageSplit]:
         raise NotImplementedError
 
     def describe(self) -> Manifest:
@@ -147,7 +147,9 @@ class ImageDataModule(L.LightningDataModule):
         split: Split = "train" if self.trainer.training else "test" if self.trainer.testing else "val"
         if isinstance(batch, Tensor):
             if split not in self._on_device:
-                self._on_device[split] = self.splits[split].on(batch.device)
+                images = self.splits[split]
+                assert isinstance(images, Images), "only images in memory can be resident"
+                self._on_device[split] = images.on(batch.device)
             batch = self._on_device[split].take(batch)
         return self._feed(batch, self.rng(batch.indices, split))
 

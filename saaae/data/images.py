@@ -1,7 +1,7 @@
 """Images in memory: one indexed read a batch."""
 
 import hashlib
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -36,6 +36,17 @@ class RawBatch(NamedTuple):
     fabric: Tensor | None = None
     defect: Tensor | None = None
     window: Tensor | None = None
+
+
+class ImageSplit(Protocol):
+    """One split, of which batches are taken."""
+
+    @property
+    def size(self) -> int: ...
+
+    def take(self, indices: Tensor) -> RawBatch:
+        """The images at positions (B,) of the split."""
+        ...
 
 
 class Images(NamedTuple):
@@ -90,7 +101,7 @@ class Images(NamedTuple):
 class IndexedImages(Dataset[RawBatch | UserError]):
     """Serves the images of a whole index tensor (B,) at once; a mistake of the user as itself, to keep it one line."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: ImageSplit) -> None:
         self.images = images
 
     def __len__(self) -> int:

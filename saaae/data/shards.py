@@ -1,16 +1,15 @@
-"""Shards: files of many tiles each, with an index, that are read from a folder or an object store.
+"""Shards: files of many tiles each, with an index, that are read from a folder or a URL.
 
-A set of shards is one folder. `index.json`, written last, says what it holds; `train`, `val` and `test` are data sets
-in the format of litdata. Their items are bytes of one length, so that a shard is one array after its header: uint32
-number of items, uint32 where each begins and the last ends; then for each item its length (uint32) and its bytes.
+A set of shards is one folder: `index.json`, written last, and below `train`, `val` and `test` the shards. These are
+`.npy` files of a structured type: `pixels` and, where the data has them, `reference` and `window` of each image.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,29 +17,26 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from saaae.atomic import replacing
-from saaae.data.cache import ArrayWriter, Cached, content_digest
+from saaae.data.cache import content_digest
 from saaae.data.datamodule import SPLITS, Manifest
 from saaae.data.folder import FolderData
-from saaae.data.images import Images
 from saaae.errors import UserError
 from saaae.types import Domain, Split
 
-INDEX, FORMAT = "index.json", 1
-"""What the set's folder is found out from; litdata fetches a file of this name without a thread of its own."""
-WRITE_THEM = "python -m saaae.cli.shards writes them"
-INSTALL = "pip install 'saaae[stream]'"
+INDEX, FORMAT = "index.json", 2
+WRITE_SHARDS = "write the shards with python -m saaae.cli.shards"
 FIELDS = ("pixels", "reference", "window")
-"""What an item may hold, in the order that it is written in."""
+"""Fields of `Images` that shards can have."""
 
 
 class Shard(NamedTuple):
     """One file of a set.
 
     Attributes:
-        name: Where it is below the set's folder.
-        images: Tiles in it.
-        size: Its bytes.
-        digest: Of its content.
+        name: Its path relative to the set's folder.
+        images: Number of images.
+        size: Size of the file in bytes.
+        digest: Digest of its content.
     """
 
     name: str
@@ -48,219 +44,147 @@ class Shard(NamedTuple):
     size: int
     digest: str
 
+    def damage(self, content: bytes) -> str | None:
+        """Why this is not the content of the shard; None if it is."""
+        if len(content) != self.size:
+            return f"{len(content)} bytes instead of {self.size}"
+        return None if content_digest(content) == self.digest else "not the content that was written"
+
 
 class Index(NamedTuple):
-    """What a set of shards holds.
+    """Content of a set of shards.
 
     Attributes:
-        field: What the images are.
+        domain: Imaging domain of the images.
         image_size: Side of the images in pixels.
         channels: Their channels.
-        record: Type and shape of each field of an item.
-        shards: Those of each split, in the order of its images.
-        manifest: What the splits are made of, as in the run that would read the same images from files.
+        fields: Fields of an image, of `FIELDS`.
+        shards: The shards of each split, in the order of its images.
+        manifest: The manifest of the data module that the images are from.
     """
 
-    field: Domain
+    domain: Domain
     image_size: int
     channels: int
-    record: dict[str, tuple[str, list[int]]]
+    fields: list[str]
     shards: dict[Split, list[Shard]]
     manifest: Manifest
-
-    def dtype(self) -> np.dtype:
-        """An item without the sizes before it."""
-        return np.dtype([(name, kind, tuple(shape)) for name, (kind, shape) in self.record.items()])
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT} | self._asdict())
 
     @classmethod
-    def from_json(cls, text: str | bytes, name: str) -> "Index":
-        """The index in a file.
+    def from_json(cls, text: bytes, name: str) -> "Index":
+        """Reads the content of an index file.
 
         Raises:
-            UserError: If it is none, or of another version.
+            UserError: If it is damaged or of another version, naming `name`.
         """
         try:
-            found = json.loads(text)
-            version = found.pop("format")
+            content = json.loads(text)
+            version = content.pop("format")
             if version == FORMAT:
-                shards = {split: [Shard(*shard) for shard in found["shards"][split]] for split in SPLITS}
-                return cls(**found | {"shards": shards})
+                shards = {split: [Shard(*shard) for shard in content["shards"][split]] for split in SPLITS}
+                return cls(**content | {"shards": shards})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{name}: damaged ({type(error).__name__}: {error}); {WRITE_THEM} anew") from None
-        raise UserError(f"{name}: format {version}, this version reads {FORMAT}; {WRITE_THEM} anew")
-
-
-LENGTH_KEYS = 4
-"""Bytes that litdata writes before an item."""
-
-
-def size_of(images: int, record: np.dtype) -> tuple[int, int]:
-    """Bytes of the header of a shard and of the whole file."""
-    header = 4 * (images + 2)
-    return header, header + images * (LENGTH_KEYS + record.itemsize)
-
-
-def items_of(path: Path, shard: Shard, record: np.dtype) -> np.ndarray:
-    """The items of a shard (n, bytes of an item), uint8, mapped from disk."""
-    shape = (shard.images, LENGTH_KEYS + record.itemsize)
-    return np.memmap(path, np.uint8, mode="r", offset=size_of(shard.images, record)[0], shape=shape)[:, LENGTH_KEYS:]
-
-
-def fault_of(path: Path, shard: Shard) -> str | None:
-    """Why a file is not the shard that was written; None if it is.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    size = path.stat().st_size
-    if size != shard.size:
-        return f"{size} bytes instead of {shard.size}"
-    return None if content_digest(path.read_bytes()) == shard.digest else "not the content that was written"
-
-
-class Survey(ArrayWriter):
-    """Keeps of the decoded images where they were cut from, and of their pixels the type and shape alone."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, list[Tensor]] = {"file": [], "start": []}
-        self.layouts: dict[str, Tensor] = {}
-
-    def append(self, name: str, rows: Tensor) -> None:
-        """Notes rows (n, ...) of an array."""
-        if name in self.places:
-            self.places[name].append(rows)
-        else:
-            self.layouts[name] = rows.new_zeros(()).expand(rows.shape[1:])
-
-    def arrays(self) -> dict[str, Tensor]:
-        """All arrays; those of pixels are zeros that take no memory."""
-        places = {name: torch.cat(parts) if parts else torch.zeros(0) for name, parts in self.places.items()}
-        return places | {name: zero.expand(len(places["file"]), *zero.shape) for name, zero in self.layouts.items()}
-
-
-def survey(key: Mapping[str, Any], build: Callable[[ArrayWriter], dict[str, Any]]) -> Cached:
-    """What a cache would hold, without the pixels."""
-    writer = Survey()
-    notes = build(writer)
-    return Cached(writer.arrays(), notes)
+            raise UserError(f"{name}: damaged ({type(error).__name__}: {error}); {WRITE_SHARDS} again") from None
+        raise UserError(f"{name}: format {version}, this version reads {FORMAT}; {WRITE_SHARDS} again")
 
 
 class ShardWriter:
-    """Writes the items of one split, a shard at a time.
+    """Writes the images of one split, one shard at a time.
 
     Args:
-        folder: The set's folder.
+        folder: Folder of the set.
         split: The split.
-        shard_images: Tiles a shard.
-        record: An item.
-
-    Raises:
-        UserError: If litdata is not installed.
+        shard_images: Images per shard; the last one may have fewer.
+        dtype: Structured type of an image.
     """
 
-    def __init__(self, folder: Path, split: Split, shard_images: int, record: np.dtype) -> None:
-        try:
-            from litdata.streaming.writer import BinaryWriter
-        except ImportError:
-            raise UserError(f"shards are written with litdata, which is not installed; {INSTALL}") from None
-        self.folder, self.record = folder, record
+    def __init__(self, folder: Path, split: Split, shard_images: int, dtype: np.dtype) -> None:
+        self.folder, self.split, self.shard_images, self.dtype = folder, split, shard_images, dtype
         self.shards: list[Shard] = []
-        self._writer = BinaryWriter(str(folder / split), chunk_size=shard_images)
-        self._written = 0
+        self._parts: list[np.ndarray] = []
 
     def append(self, fields: Mapping[str, Tensor]) -> None:
-        """Adds items, given the rows (n, ...) of each field."""
-        items = np.empty(len(fields["pixels"]), self.record)
-        for name in self.record.names or ():
-            items[name] = fields[name].numpy()
-        for item in items:
-            path = self._writer.add_item(self._written, item.tobytes())
-            self._written += 1
-            if path:  # a shard of the items before this one
-                self._note(Path(path))
+        """Adds images, given the rows (n, ...) of each field."""
+        rows = np.empty(len(fields["pixels"]), self.dtype)
+        for name in self.dtype.names or ():
+            rows[name] = fields[name].numpy()
+        self._parts.append(rows)
+        if sum(map(len, self._parts)) >= self.shard_images:
+            rows = np.concatenate(self._parts)
+            whole = len(rows) // self.shard_images * self.shard_images
+            for start in range(0, whole, self.shard_images):
+                self._save(rows[start : start + self.shard_images])
+            self._parts = [rows[whole:].copy()]
 
     def finish(self) -> list[Shard]:
-        """Writes the last shard and litdata's own index."""
-        for path in self._writer.done():
-            self._note(Path(path))
-        self._writer.merge()
-        assert sum(shard.images for shard in self.shards) == self._written
+        """Writes the rest; returns all shards of the split."""
+        if any(map(len, self._parts)):
+            self._save(np.concatenate(self._parts))
         return self.shards
 
-    def _note(self, path: Path) -> None:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            content = file.read()
-        images = int.from_bytes(content[:4], "little")
-        assert len(content) == size_of(images, self.record)[1], f"{path}: litdata has written another format"
-        name = path.relative_to(self.folder).as_posix()
-        self.shards.append(Shard(name, images, len(content), content_digest(content)))
+    def _save(self, rows: np.ndarray) -> None:
+        name, file = f"{self.split}/{len(self.shards):05d}.npy", BytesIO()
+        np.save(file, rows)
+        with replacing(self.folder / name) as target:
+            target.write(file.getbuffer())
+        self.shards.append(Shard(name, len(rows), file.tell(), content_digest(file.getvalue())))
 
 
 def write_shards(data: FolderData, folder: Path, shard_images: int) -> Index:
     """Cuts the files of a data module into tiles, file by file, and writes them as shards.
 
-    Each file is read twice: which split its tiles are in depends on which files can be used. Memory holds the tiles of
-    one file, a shard of each split, and of every tile its file and place.
+    Each file is read twice, because the split of its tiles depends on which files can be used. Memory holds the tiles
+    of one file, one shard of each split, and the file and location of every tile.
 
     Args:
-        data: What would hold the same images in memory; not yet set up.
-        folder: The set's folder; appears all at once.
-        shard_images: Tiles a shard.
+        data: The data module that would hold the same images in memory; not yet set up.
+        folder: Folder of the set; appears as a whole at the end.
+        shard_images: Images per shard.
 
     Raises:
-        UserError: If the folder exists, or another process writes it, or the images cannot be used.
+        UserError: If the folder exists, another process writes it, or the images cannot be used.
     """
     folder = folder.absolute()
-    if folder.exists():
-        raise UserError(f"to={folder}: exists already; expected the name of a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     part, lock = (folder.with_name(folder.name + ending) for ending in (".part", ".lock"))
     try:
         with FileLock(lock, timeout=0):
-            if folder.exists():  # another process was faster
-                raise UserError(f"to={folder}: exists already; expected the name of a new folder")
-            shutil.rmtree(part, ignore_errors=True)
             try:
+                if folder.exists():
+                    raise UserError(f"to={folder}: exists already; expected the name of a new folder")
+                shutil.rmtree(part, ignore_errors=True)
                 index = _write(data, part, shard_images)
                 part.rename(folder)
-            except BaseException:
-                shutil.rmtree(part, ignore_errors=True)
-                raise
             finally:
+                shutil.rmtree(part, ignore_errors=True)
                 lock.unlink(missing_ok=True)
     except Timeout:
-        raise UserError(f"to={folder}: another process writes it") from None
+        raise UserError(f"to={folder}: another process is writing it") from None
     return index
 
 
 def _write(data: FolderData, folder: Path, shard_images: int) -> Index:
-    data.keep = survey
-    data.setup()
+    data.setup_layout()
     whole = data.splits["train"]
-    record = _record_of(whole)
-    index = Index(data.domain, data.image_size, data.channels, record, {}, data.manifest())
-    writers = {split: ShardWriter(folder, split, shard_images, index.dtype()) for split in SPLITS}
-    code = torch.full((len(whole.pixels),), -1)
+    layout = {name: rows for name in FIELDS if (rows := getattr(whole, name)) is not None}
+    dtype = np.dtype([(name, rows[:0].numpy().dtype, tuple(rows.shape[1:])) for name, rows in layout.items()])
+    writers = [ShardWriter(folder, split, shard_images, dtype) for split in SPLITS]
+    split_of = torch.full((len(whole.pixels),), -1)
     for number, split in enumerate(SPLITS):
-        code[data.splits[split].rows] = number
+        split_of[data.splits[split].rows] = number
     start = 0
-    for pieces in data.again():
-        rows = slice(start, start + len(pieces["pixels"]))
-        fields = pieces if whole.window is None else pieces | {"window": whole.window[rows]}
-        for number, split in enumerate(SPLITS):
-            mine = code[rows] == number
-            writers[split].append({field: fields[field][mine] for field in record})
+    for arrays in data.again():
+        rows = slice(start, start + len(arrays["pixels"]))
+        fields = arrays if whole.window is None else arrays | {"window": whole.window[rows]}
+        for number, writer in enumerate(writers):
+            chosen = split_of[rows] == number
+            writer.append({name: fields[name][chosen] for name in layout})
         start = rows.stop
-    index = index._replace(shards={split: writers[split].finish() for split in SPLITS})
+    shards = {writer.split: writer.finish() for writer in writers}
+    index = Index(data.domain, data.image_size, data.channels, list(layout), shards, data.manifest())
     with replacing(folder / INDEX) as file:
         file.write(index.to_json().encode())
     return index
-
-
-def _record_of(images: Images) -> dict[str, tuple[str, list[int]]]:
-    fields = {name: getattr(images, name) for name in FIELDS if getattr(images, name) is not None}
-    return {name: (rows[:0].numpy().dtype.str, list(rows.shape[1:])) for name, rows in fields.items()}

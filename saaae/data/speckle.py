@@ -60,6 +60,8 @@ class SpeckleData(ImageDataModule):
         if self.scene_size % image_size:
             raise UserError(f"data.scene_size={scene_size}: expected a multiple of data.image_size={image_size}")
 
+    splits: dict[Split, Images]
+
     def load(self) -> dict[Split, Images]:
         """Generates the scenes of all splits and cuts them."""
         return {

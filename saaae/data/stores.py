@@ -1,32 +1,26 @@
-"""Where shards are: in a folder, or in an object store from which the engine (litdata) downloads them."""
+"""Where shards are: in a folder, or at a URL from which fsspec downloads them."""
 
-import atexit
 import contextlib
 import os
 import random
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
+import fsspec
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from saaae.data.cache import content_digest
-from saaae.data.shards import INDEX, INSTALL, WRITE_THEM, Index, Shard, fault_of
-from saaae.errors import UserError, disk_error
-
-SCHEMES = ("s3://", "gs://", "azure://", "hf://", "local:")
-"""What a URL that the engine can read begins with; `local:` is a folder treated like an object store."""
-ATTEMPTS = 6
-"""How often a download is begun before it counts as failed: about half a minute in all."""
-PATIENCE = 10.0
-"""Seconds that the end of the program waits for a download in the background."""
+from saaae.data.shards import INDEX, WRITE_SHARDS, Index, Shard
+from saaae.errors import UserError
 
 
 class FolderStore:
-    """Shards in a folder, read where they are.
+    """Shards in a folder, read in place.
 
     Args:
         root: The folder.
@@ -34,212 +28,161 @@ class FolderStore:
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
-        self._sound: set[str] = set()
+        self._checked: set[Shard] = set()
 
     def index(self) -> Index:
-        """What the shards hold.
+        """Reads the index.
 
         Raises:
-            UserError: If the folder is missing or not one of shards.
+            UserError: If the folder is missing or has no valid index.
         """
-        if not self.root.is_dir():
-            raise UserError(f"data.root={self.root}: no such folder; expected one of shards ({WRITE_THEM}), or a URL")
         path = self.root / INDEX
         if not path.is_file():
-            raise UserError(f"data.root={self.root}: no {INDEX} in it; expected a folder of shards ({WRITE_THEM})")
-        return Index.from_json(_read(path), str(path))
+            problem = f"no {INDEX} in it" if self.root.is_dir() else "no such folder"
+            raise UserError(f"data.root={self.root}: {problem}; expected a folder of shards or a URL ({WRITE_SHARDS})")
+        try:
+            return Index.from_json(path.read_bytes(), str(path))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
     def local(self, shard: Shard) -> Path:
-        """A shard's file; its content is checked once.
+        """The file of a shard, whose content is checked once.
 
         Raises:
             UserError: If it is missing or damaged.
         """
         path = self.root / shard.name
-        if shard.name not in self._sound or not path.is_file():
-            try:
-                fault = fault_of(path, shard)
-            except OSError as error:
-                fault = f"cannot be read: {error.strerror}"
-            if fault:
-                raise UserError(f"{path}: damaged ({fault}); put it back, or write the shards again")
-            self._sound.add(shard.name)
+        if shard not in self._checked or not path.is_file():
+            if damage := damage_of(path, shard):
+                raise UserError(f"{path}: damaged ({damage}); restore it, or {WRITE_SHARDS} again")
+            self._checked.add(shard)
         return path
 
     def prepare(self, shards: list[Shard]) -> None:
         """Does nothing: the shards are local."""
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-
-
 class RemoteStore:
-    """Shards in an object store, downloaded when needed; beyond a limit, the longest unused ones are deleted.
+    """Shards at a URL, downloaded when they are needed; above a limit, those are deleted whose use is longest ago.
 
-    Several processes share the folder of downloads. One of them downloads or deletes at a time. A file that is deleted
+    Several processes share the folder of downloads; one of them downloads or deletes at a time. A file that is deleted
     while another process reads it stays readable there.
 
     Args:
-        url: Where `index.json` is.
+        url: URL of the folder of shards.
         cache_dir: Folder of all caches; None is the user's cache folder.
-        cache_gb: Limit of what is kept of this set, in 10^9 bytes.
-
-    Raises:
-        UserError: If litdata is not installed.
+        cache_gb: Limit of the downloads of this set, in 10^9 bytes.
     """
 
     def __init__(self, url: str, cache_dir: str | None, cache_gb: float) -> None:
         self.url, self.limit = url.rstrip("/"), int(cache_gb * 1e9)
         self.base = Path(cache_dir).expanduser() if cache_dir else user_cache_path("saaae")
         self.folder = self.base / f"shards-{content_digest(self.url.encode())}"
-        self._sound: set[str] = set()
-        self._engine: tuple[int, Any] = (0, None)
-        self._background: Thread | None = None
-        self._ended = Event()
-        try:
-            from litdata.streaming.downloader import get_downloader
-        except ImportError:
-            raise UserError(f"data.root={url}: needs litdata, which is not installed; {INSTALL}") from None
-        self._make_engine = get_downloader
+        self._checked: set[Shard] = set()
+        self._prepared: list[Shard] = []
+        self._requests: SimpleQueue[list[Shard]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_requests": None}
 
     def index(self) -> Index:
-        """The index of the shards, fetched again.
+        """Downloads the index.
 
         Raises:
-            UserError: If it cannot be reached, is not that of shards, or the cache is too small for one of them.
+            UserError: If it cannot be downloaded or is invalid, or the cache cannot be written.
         """
-        path = self.folder / INDEX
         with self._locked():
-            path.unlink(missing_ok=True)
-            self._download(INDEX, path)
-            return Index.from_json(_read(path), f"{self.url}/{INDEX}")
+            return Index.from_json(self._fetch(INDEX), f"{self.url}/{INDEX}")
 
     def local(self, shard: Shard) -> Path:
-        """A shard's file, downloaded if it is not here.
+        """The file of a shard, downloaded if it is not in the cache.
 
         Raises:
-            UserError: If it cannot be, or what arrives is damaged.
+            UserError: If it cannot be downloaded, or is damaged at its source.
         """
-        path = self.folder / shard.name
-        if shard.name not in self._sound or not path.is_file():
-            if self._lacks(shard):
-                with self._locked():
-                    if self._lacks(shard):  # another process may have been faster
-                        self._fetch(shard, path)
-            self._sound.add(shard.name)
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(path)  # the time of its last use
-        return path
+        self._ensure(shard)
+        return self._path(shard)
+
+    def _ensure(self, shard: Shard, wanted: Callable[[], bool] = lambda: True) -> None:
+        path = self._path(shard)
+        if shard in self._checked and path.is_file():
+            return
+        if damage_of(path, shard):
+            with self._locked():
+                if not wanted():  # while waiting, others may have downloaded, used and deleted it
+                    return
+                if damage_of(path, shard):
+                    self._download(shard, path)
+        self._checked.add(shard)
 
     def prepare(self, shards: list[Shard]) -> None:
-        """Downloads shards in the background, after those of the current window, which they must not evict.
+        """Downloads shards in the background, in place of those of the last call that are still missing.
 
-        What goes wrong there goes wrong again for the one who needs them.
+        Those of both calls are the last that are deleted: workers may be a window behind. An error is not reported
+        here: it occurs again in `local` when the shard is read.
         """
-        before = self._background
+        for shard in [*self._prepared, *shards]:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._path(shard))
+        self._prepared = shards
+        if self._requests is None:
+            self._requests = SimpleQueue()
+            Thread(target=self._work, args=(self._requests,), daemon=True).start()
+        self._requests.put(shards)
 
-        def fetch() -> None:
-            if before:
-                before.join()
-            with contextlib.suppress(Exception):
-                for shard in shards:
-                    if not self._ended.is_set():
-                        self.local(shard)
+    def _work(self, requests: "SimpleQueue[list[Shard]]") -> None:
+        while True:
+            for shard in requests.get():
+                if requests.empty():  # otherwise the next request is for the current window
+                    with contextlib.suppress(Exception):
+                        self._ensure(shard, requests.empty)
 
-        if any(not (self.folder / shard.name).is_file() for shard in shards):
-            self._background = Thread(target=fetch, daemon=True)
-            self._background.start()
-            if not before:
-                atexit.register(self.close)
-
-    def close(self) -> None:
-        """Ends what is done in the background: Python must not end with a thread inside the engine."""
-        self._ended.set()
-        if self._background:
-            self._background.join(PATIENCE)
+    def _path(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.digest}.npy"
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock")
-            lock.acquire()
+            with FileLock(self.folder / ".lock", poll_interval=0.01):
+                yield
         except OSError as error:
             raise UserError(f"cache_dir={self.base}: cannot be used ({error.strerror or error})") from None
-        try:
-            yield
-        finally:
-            lock.release()
 
-    def _lacks(self, shard: Shard) -> bool:
-        try:
-            return fault_of(self.folder / shard.name, shard) is not None
-        except OSError:
-            return True
-
-    def _fetch(self, shard: Shard, path: Path) -> None:
+    def _download(self, shard: Shard, path: Path) -> None:
+        """Downloads a shard, and deletes those whose use is longest ago until it fits."""
+        content = self._fetch(shard.name)
+        if damage := shard.damage(content):
+            raise UserError(f"{self.url}/{shard.name}: damaged ({damage}); upload it again, or {WRITE_SHARDS} again")
         path.unlink(missing_ok=True)
-        self._make_room(shard.size)
-        self._download(shard.name, path)
-        if fault := fault_of(path, shard):
-            path.unlink()
-            raise UserError(f"{self.url}/{shard.name}: damaged ({fault}); upload it again, or write the shards again")
+        kept = sorted(self.folder.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        total = sum(path.stat().st_size for path in kept) + len(content)
+        while kept and total > self.limit:
+            total -= kept[-1].stat().st_size
+            kept.pop().unlink()
+        part = self.folder / "part"  # always the same: a killed process leaves at most one
+        part.write_bytes(content)
+        part.replace(path)
 
-    def _make_room(self, size: int) -> None:
-        """Deletes what killed downloads have left, and shards until another one fits, the longest unused first."""
-        files = [path for path in self.folder.glob("*/*") if path.is_file()]
-        for path in files:
-            if path.suffix != ".bin":
-                path.unlink()
-        kept = sorted((path for path in files if path.suffix == ".bin"), key=lambda path: path.stat().st_mtime_ns)
-        total = sum(path.stat().st_size for path in kept)
-        for path in kept:
-            if total + size <= self.limit:
-                return
-            total -= path.stat().st_size
-            path.unlink()
-
-    def _options(self) -> dict[str, Any]:
-        """For the engine's client: without them it would try a thousand times to reach a host that is not there."""
-        if not self.url.startswith("s3://"):
-            return {}
-        from botocore.config import Config
-
-        return {"config": Config(retries={"max_attempts": ATTEMPTS, "mode": "standard"})}
-
-    def _download(self, name: str, path: Path) -> None:
-        state = random.getstate()  # clients draw the names of their files and their patience from the run's generator
+    def _fetch(self, name: str) -> bytes:
+        state = random.getstate()  # clients draw the pauses between attempts from the random numbers of the run
         try:
-            if self._engine[0] != os.getpid():  # connections do not survive a fork
-                self._engine = os.getpid(), self._make_engine(self.url, str(self.folder), [], self._options())
-            path.parent.mkdir(exist_ok=True)
-            self._engine[1].download_file(f"{self.url}/{name}", str(path))
-            if not path.is_file():
-                raise FileNotFoundError("nothing arrived")
-        except Exception as error:  # those of a dozen libraries
-            if disk_error(error):
-                raise
-            why = textwrap.shorten(str(error), 200) or type(error).__name__
-            raise UserError(f"data.root={self.url}: {name} cannot be fetched ({why}); is the URL right?") from None
+            filesystem, path = fsspec.url_to_fs(f"{self.url}/{name}")  # a new one after a fork
+            return filesystem.cat_file(path)
+        except Exception as error:  # of any client library
+            reason = textwrap.shorten(str(error), 200) or type(error).__name__
+            if isinstance(error, ImportError) and self.url.startswith("s3"):
+                reason += ": pip install 'saaae[stream]'"
+            raise UserError(
+                f"data.root={self.url}: {name} cannot be downloaded ({reason}); expected the URL of a folder of shards"
+            ) from None
         finally:
             random.setstate(state)
 
 
-Store = FolderStore | RemoteStore
-
-
-def store_at(root: str, cache_dir: str | None, cache_gb: float) -> Store:
-    """Where the shards are: a URL, or else a folder.
-
-    Raises:
-        UserError: If the URL is of a kind that the engine cannot read.
-    """
-    if root.startswith(SCHEMES):
-        return RemoteStore(root, cache_dir, cache_gb)
-    if "://" in root:
-        raise UserError(f"data.root={root}: expected a folder, or a URL that begins with {', '.join(SCHEMES)}")
-    return FolderStore(root)
+def damage_of(path: Path, shard: Shard) -> str | None:
+    """Why a file is not the shard; None if it is."""
+    try:
+        return shard.damage(path.read_bytes())
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"

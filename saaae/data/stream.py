@@ -1,24 +1,20 @@
-"""Images streamed from shards, in an order of our own that a checkpoint's position resumes exactly.
+"""Images streamed from shards, in an order that a checkpoint's position resumes exactly."""
 
-The engine (litdata) writes and downloads shards. What is read when is decided here: its random access is slow and keeps
-to no cache limit, and its own order depends on the number of workers.
-"""
-
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from itertools import islice
-from typing import Any, Literal, Unpack, cast
+from typing import Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
-from saaae.data.images import Images, RawBatch
+from saaae.data.images import ImageSplit, RawBatch
 from saaae.data.sampler import EpochBatches
 from saaae.data.sar import paired
-from saaae.data.shards import Shard, items_of
-from saaae.data.stores import RemoteStore, Store, store_at
+from saaae.data.shards import Shard
+from saaae.data.stores import FolderStore, RemoteStore
 from saaae.errors import UserError
 from saaae.ranges import Folder, ImageSize, PositiveFloat, PositiveInt, Runtime, Target
 from saaae.rng import RandomSource
@@ -26,22 +22,21 @@ from saaae.types import Batch, Split
 
 
 class StreamedImages:
-    """One split in shards, of which a few are open at a time.
+    """One split in shards, a few of which are open at a time.
 
     Args:
         store: Where they are.
-        shards: They, in the order of their images.
-        record: An item of theirs.
-        num_open: How many are open at most.
+        shards: The shards, in the order of their images.
+        num_open: How many are open at most; the least recently used one is closed.
     """
 
-    def __init__(self, store: Store, shards: list[Shard], record: np.dtype, num_open: int) -> None:
-        self.store, self.shards, self.record, self.num_open = store, shards, record, num_open
+    def __init__(self, store: FolderStore | RemoteStore, shards: list[Shard], num_open: int) -> None:
+        self.store, self.shards, self.num_open = store, shards, num_open
         self.ends = np.cumsum([shard.images for shard in shards])
-        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": OrderedDict()}
+    def __reduce__(self) -> tuple[object, ...]:
+        """Open files are not pickled: a worker opens its own."""
+        return StreamedImages, (self.store, self.shards, self.num_open)
 
     @property
     def size(self) -> int:
@@ -55,43 +50,38 @@ class StreamedImages:
         """
         position = indices.numpy()
         number = np.searchsorted(self.ends, position, side="right")
-        items = {k: self.items(k) for k in dict.fromkeys(number.tolist())}
-        places = (position - self.ends[number]).tolist()  # from the end
-        rows = np.empty((len(position), self.record.itemsize), np.uint8)
-        for row, (k, place) in enumerate(zip(number.tolist(), places, strict=True)):
-            rows[row] = items[k][place]  # twice as fast as a gather from each shard
-        fields = rows.view(self.record)[:, 0]
-        found = {name: torch.from_numpy(np.ascontiguousarray(fields[name])) for name in self.record.names or ()}
-        return RawBatch(found["pixels"], indices, reference=found.get("reference"), window=found.get("window"))
+        shards = {k: self.opened(k) for k in dict.fromkeys(number.tolist())}
+        row_from_end = (position - self.ends[number]).tolist()
+        rows = np.empty(len(position), shards[int(number[0])].dtype)
+        for i, (k, row) in enumerate(zip(number.tolist(), row_from_end, strict=True)):
+            rows[i] = shards[k][row]  # twice as fast as one indexed read of each shard, in batches of 16
+        fields = {name: torch.from_numpy(np.ascontiguousarray(rows[name])) for name in rows.dtype.names or ()}
+        return RawBatch(fields.pop("pixels"), indices, **fields)
 
-    def items(self, number: int) -> np.ndarray:
-        """The items of a shard, mapped; the longest unused one is closed when there are too many."""
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        shard = self.shards[number]
+    @cached_property
+    def opened(self) -> Callable[[int], np.ndarray]:
+        """The images of a shard, given its number: a structured array, memory-mapped."""
+        return lru_cache(self.num_open)(self._open)
+
+    def _open(self, number: int) -> np.ndarray:
         while True:
             try:
-                self._open[number] = items_of(self.store.local(shard), shard, self.record)
-                break
-            except FileNotFoundError:  # deleted in this moment by another process that needed the room
+                return np.load(self.store.local(self.shards[number]), mmap_mode="r")
+            except FileNotFoundError:  # deleted since by another process that needed the space
                 continue
-        if len(self._open) > self.num_open:
-            self._open.popitem(last=False)
-        return self._open[number]
 
 
 class ShardBatches(EpochBatches):
     """Batches in an order that touches a few shards at a time; it is a function of (seed, epoch).
 
-    The shards are shuffled and dealt into windows, and the images of each window are shuffled. A step at the border of
-    two windows has images of both.
+    The shards are shuffled and divided into windows, and the images of each window are shuffled. A step at the border
+    of two windows has images of both.
 
     Args:
         counts: Images of each shard.
-        window: Shards a window.
+        window: Shards per window.
         prepare: Called at the start of a window with its shards and those of the next.
-        batch_size: Images a batch of one process.
+        batch_size: Images per batch of one process.
         seed: Seed of the order.
         rank: Number of this process.
         num_processes: How many there are.
@@ -112,7 +102,7 @@ class ShardBatches(EpochBatches):
         self.starts = self.counts.cumsum(0) - self.counts
 
     def steps(self, start: int) -> Iterator[Tensor]:
-        """What all processes share at each step of the epoch, from one step on."""
+        """The images of all processes at each step of the epoch, from step `start` on."""
         return islice(self._all_steps(start), len(self) - start)
 
     def _all_steps(self, start: int) -> Iterator[Tensor]:
@@ -128,7 +118,7 @@ class ShardBatches(EpochBatches):
             yield rest
 
     def _orders(self, skip: int) -> Iterator[Tensor]:
-        """The images of each window, but for the first `skip` of the epoch, whose windows are passed over unseen."""
+        """The images of each window without the first `skip` of the epoch, whose windows are not prepared."""
         generator = self.generator()
         windows = torch.randperm(len(self.counts), generator=generator).split(self.window)
         seeds = torch.randint(2**62, (len(windows),), generator=generator).tolist()
@@ -143,19 +133,19 @@ class ShardBatches(EpochBatches):
 
 
 class StreamData(ImageDataModule):
-    """Images from shards that no disk need hold: a few shards are open, and those of a URL are downloaded on the way.
+    """Images from shards, which may be larger than the disk: a few are open, and those of a URL are downloaded in time.
 
     The splits are those of the shards, whatever the seed. Validation and test are read in order.
 
     Args:
         root: Folder of the shards, or its URL.
-        target: `noisy`: an autoencoder of the images. `clean`: the references are the target, if the shards have them.
-        shuffle_shards: Shards a window: images are shuffled among so many of them.
-        cache_gb: Limit of the downloads that are kept, in 10^9 bytes; a folder needs none.
+        target: `noisy`: the images themselves. `clean`: their references, which the shards must have.
+        shuffle_shards: Shards per window: images are shuffled within so many of them.
+        cache_gb: Limit of the downloads that are kept, in 10^9 bytes; not used for a folder.
         cache_dir: Folder of the downloads; None is the user's cache folder.
-        image_size: Side of the images in pixels; that of the shards.
-        channels: Channels of the images; those of the shards.
-        **serving: How the images are served; `resident` is false.
+        image_size: Side of the images in pixels, as in the shards.
+        channels: Channels of the images, as in the shards.
+        **serving: How the images are served; `resident` must be false.
     """
 
     def __init__(
@@ -174,37 +164,36 @@ class StreamData(ImageDataModule):
         if self.resident:
             raise UserError("data.resident=true: streamed images do not stay on the device; expected false")
         self.target, self.shuffle_shards = target, shuffle_shards
-        self.store = store_at(root, cache_dir, cache_gb)
+        self.store = RemoteStore(root, cache_dir, cache_gb) if "://" in root else FolderStore(root)
         self.index = self.store.index()
-        self.domain = self.index.field
-        self._refuse_mismatch()
+        self.domain = self.index.domain
+        self._check()
 
-    def _refuse_mismatch(self) -> None:
+    def _check(self) -> None:
         for key in ("image_size", "channels"):
-            given, held = getattr(self, key), getattr(self.index, key)
-            if given != held:
-                raise UserError(f"data.{key}={given}: the shards hold {held}; expected data.{key}={held}")
-        if self.target == "clean" and "reference" not in self.index.record:
+            given, stored = getattr(self, key), getattr(self.index, key)
+            if given != stored:
+                raise UserError(f"data.{key}={given}: the shards have {stored}; expected data.{key}={stored}")
+        if self.target == "clean" and "reference" not in self.index.fields:
             raise UserError("data.target=clean: these shards have no references; expected data.target=noisy")
         sizes = [shard.size for split in SPLITS for shard in self.index.shards[split]]
-        needed = min(sum(sizes), 3 * self.shuffle_shards * max(sizes))  # being left, being read, being fetched
+        needed = min(sum(sizes), 3 * self.shuffle_shards * max(sizes))  # the last, the current, the next window
         if isinstance(self.store, RemoteStore) and self.store.limit < needed:
             raise UserError(
                 f"data.cache_gb={self.store.limit / 1e9:g}: three windows of data.shuffle_shards={self.shuffle_shards} "
                 f"shards do not fit; expected at least {needed / 1e9:.3g}"
             )
 
-    def load(self) -> dict[Split, Images]:
-        record, num_open = self.index.dtype(), 2 * self.shuffle_shards
-        streamed = {split: StreamedImages(self.store, self.index.shards[split], record, num_open) for split in SPLITS}
-        return cast(dict[Split, Images], streamed)  # the base asks for their size, and takes batches
+    def load(self) -> Mapping[Split, ImageSplit]:
+        num_open = 2 * self.shuffle_shards
+        return {split: StreamedImages(self.store, self.index.shards[split], num_open) for split in SPLITS}
 
     def describe(self) -> Manifest:
-        """The manifest from the time when the shards were written."""
+        """The manifest of the data that the shards were written from."""
         return self.index.manifest
 
     def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
-        """The image as input; the image or the reference as target."""
+        """The image is the input; the image or the reference is the target."""
         return paired(raw, rng, self.target)
 
     def _batches(self, split: Split, seed: int | None, rank: int, num_processes: int) -> EpochBatches:

@@ -71,7 +71,7 @@ def resolve_config(cfg: DictConfig) -> DictConfig:
     for path in marked(FOLDER, cfg.data._target_):
         node, key = (cfg.data, path.removeprefix("data.")) if path.startswith("data.") else (cfg, path)
         value = None if OmegaConf.is_interpolation(node, key) else node.get(key)
-        if value is not None and "://" not in value and not value.startswith("local:"):  # a URL stays as it is
+        if value is not None and "://" not in value:  # a URL stays as it is
             node[key] = str(Path(value).expanduser().absolute())
     if isinstance(OmegaConf.select(cfg, "posterior.factor"), str):
         cfg.posterior.factor = factor_of_run(cfg.posterior.factor, cfg.posterior.match)

@@ -1,13 +1,16 @@
 """Images from shards: the same as from memory, in an order that touches few shards at a time and resumes exactly."""
 
+import importlib.util
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import signal
 import sys
 
+import fsspec
 import lightning as L
 import numpy as np
 import pytest
@@ -28,16 +31,20 @@ from tests.data.test_datamodule import Watch
 from tests.runs.test_survival import steps
 from tests.zygote import wait_until
 
-NEEDED = "litdata is not installed: pip install 'saaae[stream]'"
+FILES = {
+    "val_fraction": 0.2, "test_fraction": 0.2, "split_by": "file", "on_error": "raise", "allow_duplicates": False,
+    "cache_dir": None, "image_size": 16, "channels": 1, **SERVING,
+}  # fmt: skip
 SAR = {
     "reference_root": None, "target": "noisy", "scale": "amplitude", "full_scale": None, "enl_windows": None,
-    "scene_pattern": r"^(scene\d+)_", "split_by": "file", "val_fraction": 0.2, "test_fraction": 0.2,
-    "on_error": "raise", "allow_duplicates": False, "cache_dir": None, "image_size": 16, "channels": 1, **SERVING,
+    "scene_pattern": r"^(scene\d+)_", **FILES,
 }  # fmt: skip
 STREAM = {
     "target": "noisy", "shuffle_shards": 2, "cache_gb": 1.0, "cache_dir": None, "image_size": 16, "channels": 1,
     **SERVING,
 }  # fmt: skip
+LIMIT = 13_000
+"""Bytes of a cache with room for three windows of two shards, about half of the training shards."""
 
 
 def write_scenes(root, seed=0, channels=()):
@@ -59,7 +66,6 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shards(scenes):
     """72 training tiles in shards of 7."""
-    pytest.importorskip("litdata", reason=NEEDED)
     write_shards(SARData(root=str(scenes), **SAR), scenes.parent / "shards", 7)
     return scenes.parent / "shards"
 
@@ -83,14 +89,16 @@ def stream(shards, tmp_path):
 @pytest.fixture
 def memory(tmp_path):
     def made(root, kind=SARData, **options):
-        data = kind(root=str(root), **{**SAR, "cache_dir": str(tmp_path / "memory"), **options})
+        options = {**(SAR if kind is SARData else FILES), "cache_dir": str(tmp_path / "memory"), **options}
+        data = kind(root=str(root), **options)
         data.setup()
         return data
 
     return made
 
 
-def refusal(call, *arguments, **options):
+def error_of(call, *arguments, **options):
+    """The message of a usage error."""
     with pytest.raises(UserError) as caught:
         call(*arguments, **options)
     line = str(caught.value)
@@ -101,10 +109,10 @@ def refusal(call, *arguments, **options):
 
 def same(a, b):
     """Whether two batches are equal."""
-    fields = [field for field in a._fields if field != "rng"]
     return all(
         torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
-        for x, y in ((getattr(a, field), getattr(b, field)) for field in fields)
+        for field, x, y in zip(a._fields, a, b, strict=True)
+        if field != "rng"
     )
 
 
@@ -113,6 +121,9 @@ def assert_equal(streamed, held):
         assert streamed.num_images(split) == held.num_images(split)
         indices = torch.randperm(held.num_images(split))
         assert same(streamed.batch(split, indices), held.batch(split, indices)), split
+    for loader in ("val_dataloader", "test_dataloader"):
+        for a, b in zip(getattr(streamed, loader)(), getattr(held, loader)(), strict=True):
+            assert same(a, b)
     assert streamed.manifest() == held.manifest()
     assert streamed.split_hash() == held.split_hash()
     assert streamed.domain == held.domain
@@ -123,20 +134,12 @@ def assert_equal(streamed, held):
 
 def test_images_order_of_evaluation_noise_and_manifest_are_those_of_memory(stream, memory, scenes):
     noisy = {"corruption": GaussianNoise(std=0.1)}
-    streamed, held = stream(**noisy), memory(scenes, **noisy)
+    held = memory(scenes, **noisy)
     assert held.num_images("train") == 72
-    assert_equal(streamed, held)
-    for streamed_loader, loader in (
-        (streamed.val_dataloader(), held.val_dataloader()),
-        (streamed.test_dataloader(), held.test_dataloader()),
-    ):
-        for a, b in zip(streamed_loader, loader, strict=True):
-            assert torch.equal(a.pixels, b.pixels)
-            assert torch.equal(a.indices, b.indices)
+    assert_equal(stream(**noisy), held)
 
 
-def test_references_windows_and_regions_travel_too(stream, memory, tmp_path):
-    pytest.importorskip("litdata", reason=NEEDED)
+def test_references_windows_and_regions_are_those_of_memory(stream, memory, tmp_path):
     noisy, clean = write_scenes(tmp_path / "noisy"), write_scenes(tmp_path / "clean", seed=1)
     options = {
         "reference_root": str(clean), "target": "clean", "split_by": "region", "scale": "intensity",
@@ -144,59 +147,51 @@ def test_references_windows_and_regions_travel_too(stream, memory, tmp_path):
     }  # fmt: skip
     held = memory(noisy, **options)
     assert held.splits["train"].pixels.dtype == torch.float32
-    write_shards(SARData(root=str(noisy), **{**SAR, **options}), tmp_path / "shards", 9)
-    streamed = stream(tmp_path / "shards", target="clean")
     assert held.batch("test", torch.arange(held.num_images("test"))).window[:, 2].any()
-    assert_equal(streamed, held)
+    write_shards(SARData(root=str(noisy), **{**SAR, **options}), tmp_path / "shards", 9)
+    assert_equal(stream(tmp_path / "shards", target="clean"), held)
 
 
-def test_colours_and_skipped_files_travel_too(stream, memory, tmp_path):
-    pytest.importorskip("litdata", reason=NEEDED)
+def test_colours_and_skipped_files_are_those_of_memory(stream, memory, tmp_path):
     root = write_scenes(tmp_path / "colours", channels=(3,))
     (root / "scene04_1.png").write_bytes(b"broken")
     Image.new("RGB", (9, 9)).save(root / "small.png")
     options = {
-        "test_root": None, "group_pattern": r"^(scene\d+)_", "split_by": "file", "fit": "tiles", "val_fraction": 0.2,
-        "test_fraction": 0.2, "on_error": "skip", "allow_duplicates": False, "image_size": 16,
-        "cache_dir": str(tmp_path / "memory"), "channels": 3, **SERVING,
+        "test_root": None, "group_pattern": r"^(scene\d+)_", "fit": "tiles", "on_error": "skip", "channels": 3,
     }  # fmt: skip
-    held = FolderData(root=str(root), **options)
-    held.setup()
-    write_shards(FolderData(root=str(root), **options), tmp_path / "shards", 9)
+    write_shards(FolderData(root=str(root), **{**FILES, **options}), tmp_path / "shards", 9)
     streamed = stream(tmp_path / "shards", channels=3)
-    assert_equal(streamed, held)
+    assert_equal(streamed, memory(root, FolderData, **options))
     assert list(streamed.manifest()["skipped"]) == ["scene04_1.png"]
     assert streamed.manifest()["left_out"] == {"images smaller than a tile": 1}
 
 
 def test_real_scenes_are_streamed_as_they_are_held(stream, memory, tmp_path):
-    pytest.importorskip("litdata", reason=NEEDED)
     root = real_data("sar", "mstar", "scenes")
     write_shards(SARData(root=str(root), **{**SAR, "image_size": 128}), tmp_path / "shards", 64)
     assert_equal(stream(tmp_path / "shards", image_size=128), memory(root, image_size=128))
 
 
-def test_the_shards_are_a_data_set_that_litdata_itself_reads(shards, stream):
-    litdata = pytest.importorskip("litdata", reason=NEEDED)
-    theirs, ours = litdata.StreamingDataset(str(shards / "val"), shuffle=False), stream()
-    assert len(theirs) == ours.num_images("val")
-    pixels = ours.splits["val"].take(torch.arange(len(theirs))).pixels
-    assert [theirs[i] for i in range(len(theirs))] == [image.numpy().tobytes() for image in pixels]
+def test_shards_are_arrays_that_numpy_reads(shards, stream):
+    parts = [np.load(path)["pixels"] for path in sorted((shards / "val").iterdir())]
+    pixels = stream().splits["val"].take(torch.arange(24)).pixels
+    assert torch.equal(torch.from_numpy(np.concatenate(parts)), pixels)
 
 
 # The order
 
 
 COUNTS = [7] * 10 + [2]
+FIRST = [[3, 5, 32, 71], [34, 28, 29, 31]]
 
 
-def order_of(epoch, seed=0, start=0, rank=0, num_processes=1, window=3, told=None, batch_size=4):
-    prepare = (lambda shards: told.append(shards)) if told is not None else (lambda shards: None)
-    batches = ShardBatches(COUNTS, window, prepare, batch_size, seed, rank, num_processes)
-    batches.epoch, batches.start = epoch, start
-    found = [batch.tolist() for batch in batches]
-    assert len(found) == len(batches) - start
-    return found
+def order_of(epoch, seed=0, start=0, rank=0, num_processes=1, window=3, prepared=None, batch_size=4):
+    prepare = [].append if prepared is None else prepared.append
+    sampler = ShardBatches(COUNTS, window, prepare, batch_size, seed, rank, num_processes)
+    sampler.epoch, sampler.start = epoch, start
+    batches = [batch.tolist() for batch in sampler]
+    assert len(batches) == len(sampler) - start
+    return batches
 
 
 def shard_of(image):
@@ -211,33 +206,34 @@ def test_an_epoch_holds_every_image_once_in_an_order_of_seed_and_epoch_alone():
     assert order_of(1) != first
     assert order_of(0, seed=1) != first
     assert [len(batch) for batch in first] == [4] * 18
+    assert first[:2] == FIRST  # that of earlier versions: their runs resume
 
 
-def test_the_order_can_start_anywhere_and_leaves_the_windows_before_alone():
+def test_the_order_can_start_anywhere_and_prepares_no_window_before():
     whole = order_of(2)
     for start in range(len(whole) + 1):
-        told = []
-        assert order_of(2, start=start, told=told) == whole[start:]
-        assert len(told) <= 4 - (start * 4) // 21
+        prepared = []
+        assert order_of(2, start=start, prepared=prepared) == whole[start:]
+        assert len(prepared) <= 4 - (start * 4) // 21
 
 
-def test_a_window_never_touches_more_shards_than_it_may():
-    told = []
-    images = [i for batch in order_of(0, told=told) for i in batch]
+def test_a_window_reads_no_more_shards_than_its_size():
+    prepared = []
+    images = [i for batch in order_of(0, prepared=prepared) for i in batch]
     place = 0
-    for shards in told:
-        window, following = shards[:3], shards[3:]
-        assert len(following) <= 3
+    for shards in prepared:
+        window = shards[:3]
+        assert len(shards) <= 6
         size = sum(COUNTS[shard] for shard in window)
         assert {shard_of(i) for i in images[place : place + size]} == set(window)
         place += size
     assert place == 72
-    assert len({shard_of(i) for i in images[:7]}) > 1  # the tiles of a window are shuffled, not its shards alone
+    assert len({shard_of(i) for i in images[:7]}) > 1  # not only the shards are shuffled
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
 @pytest.mark.parametrize("batch_size", [4, 5])
-def test_several_processes_share_each_step_as_they_do_in_memory(num_processes, batch_size):
+def test_several_processes_share_each_step_as_in_memory(num_processes, batch_size):
     one = order_of(1, batch_size=batch_size * num_processes)
     ranks = [order_of(1, rank=r, num_processes=num_processes, batch_size=batch_size) for r in range(num_processes)]
     assert len({len(of_rank) for of_rank in ranks}) == 1
@@ -250,7 +246,7 @@ def test_several_processes_share_each_step_as_they_do_in_memory(num_processes, b
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_resumed_at_any_step_yields_the_very_same_rest(stream, workers):
+def test_a_loader_resumed_at_any_step_yields_exactly_the_rest(stream, workers):
     def epoch(data):
         return [(raw.indices.tolist(), raw.pixels) for raw in data.train_dataloader()]
 
@@ -268,17 +264,17 @@ def test_a_loader_resumed_at_any_step_yields_the_very_same_rest(stream, workers)
 def test_few_shards_are_open_at_a_time(stream):
     data = stream()
     for _ in data.train_dataloader():
-        assert len(data.splits["train"]._open) <= 4
+        assert data.splits["train"].opened.cache_info().currsize <= 4
     assert len(list(data.val_dataloader())) == 6
 
 
-# An object store
+# A URL
 
 
 def kept(data):
-    """Bytes of the shards that are kept of a URL."""
+    """Bytes of the downloads that are kept."""
     sizes = []
-    for path in data.store.folder.glob("*/*.bin"):
+    for path in data.store.folder.iterdir():
         try:
             sizes.append(path.stat().st_size)
         except FileNotFoundError:
@@ -287,30 +283,35 @@ def kept(data):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_url_is_read_through_a_cache_that_keeps_to_its_limit(stream, shards, workers, monkeypatch):
-    held, limit = stream(), 13_000
-    data = stream(f"local:{shards}", cache_gb=limit / 1e9, num_workers=workers)
-    fetched = []
-    fetch = RemoteStore._fetch
-    monkeypatch.setattr(
-        RemoteStore, "_fetch", lambda store, shard, path: (fetched.append(path), fetch(store, shard, path))
-    )
+def test_a_url_is_read_through_a_bounded_cache_and_no_shard_is_downloaded_twice_in_an_epoch(
+    stream, shards, workers, tmp_path, monkeypatch
+):
+    held, fetch, log = stream(), RemoteStore._fetch, tmp_path / "downloads"
+    options = {"num_workers": workers, "batch_size": 2}  # so that the workers are less than a window behind
+    data = stream(f"file://{shards}", cache_gb=LIMIT / 1e9, **options)
+
+    def logged(store, name):  # in the workers too
+        with log.open("a") as file:
+            file.write(f"{name}\n")
+        return fetch(store, name)
+
+    monkeypatch.setattr(RemoteStore, "_fetch", logged)
     seen = []
     for raw in data.train_dataloader():
         assert torch.equal(raw.pixels, held.splits["train"].take(raw.indices).pixels)
-        assert 0 < kept(data) <= limit
+        assert 0 < kept(data) <= LIMIT
         seen += raw.indices.tolist()
     assert sorted(seen) == list(range(72))
     assert kept(data) < sum(shard.size for shard in data.index.shards["train"])
-    assert len(set(fetched)) == len(fetched)
-    for a, b in zip(data.test_dataloader(), held.test_dataloader(), strict=True):
-        assert torch.equal(a.pixels, b.pixels)
-    assert kept(data) <= limit
+    downloads = log.read_text().split()
+    assert len(set(downloads)) == len(downloads) == 11
+    for raw in data.test_dataloader():
+        assert torch.equal(raw.pixels, held.splits["test"].take(raw.indices).pixels)
+    assert kept(data) <= LIMIT
 
 
 def read_all(url, cache, seed, queue):
-    options = {**STREAM, "seed": seed, "cache_dir": cache, "cache_gb": 13_000 / 1e9}
-    data = StreamData(root=url, **options)
+    data = StreamData(root=url, **{**STREAM, "seed": seed, "cache_dir": cache, "cache_gb": LIMIT / 1e9})
     data.setup()
     queue.put(sum(int(raw.pixels.sum(dtype=torch.int64)) for raw in data.train_dataloader()))
 
@@ -319,7 +320,7 @@ def test_processes_that_delete_each_others_shards_still_read_the_right_images(st
     held = stream().splits["train"].take(torch.arange(72)).pixels
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    arguments = [(f"local:{shards}", str(tmp_path / "c"), seed, queue) for seed in range(4)]
+    arguments = [(f"file://{shards}", str(tmp_path / "c"), seed, queue) for seed in range(4)]
     processes = [context.Process(target=read_all, args=each) for each in arguments]
     for process in processes:
         process.start()
@@ -328,124 +329,145 @@ def test_processes_that_delete_each_others_shards_still_read_the_right_images(st
         process.join()
 
 
-def test_a_download_that_was_damaged_or_cut_short_is_fetched_again(stream, shards):
-    data = stream(f"local:{shards}")
+def test_a_download_that_was_damaged_or_cut_short_is_repeated(stream, shards):
+    data = stream(f"file://{shards}")
     expected = data.batch("val", torch.arange(24)).input
-    paths = sorted(data.store.folder.glob("val/*.bin"))
-    paths[0].write_bytes(b"short")
-    content = bytearray(paths[1].read_bytes())
-    content[100] ^= 1
-    paths[1].write_bytes(content)
-    (paths[0].parent / "chunk-0-0.bin.tmp.123").write_bytes(b"left by a kill")
-    assert torch.equal(stream(f"local:{shards}").batch("val", torch.arange(24)).input, expected)
-    assert not list(paths[0].parent.glob("*.tmp*"))
+    cut, changed, *_ = data.store.folder.glob("*.npy")
+    cut.write_bytes(b"short")
+    content = bytearray(changed.read_bytes())
+    content[-100] ^= 1
+    changed.write_bytes(content)
+    (data.store.folder / "part").write_bytes(b"left by a killed process")
+    assert torch.equal(stream(f"file://{shards}").batch("val", torch.arange(24)).input, expected)
+    assert not (data.store.folder / "part").exists()
 
 
-def test_shards_written_anew_under_the_same_url_are_not_taken_for_the_old_ones(stream, memory, copied, tmp_path):
-    stream(f"local:{copied}").batch("train", torch.arange(72))
+def test_other_shards_under_the_same_url_are_downloaded(stream, memory, copied, tmp_path):
+    stream(f"file://{copied}").batch("train", torch.arange(72))
     shutil.rmtree(copied)
     other = write_scenes(tmp_path / "other", seed=5)
     write_shards(SARData(root=str(other), **SAR), copied, 7)
-    assert_equal(stream(f"local:{copied}"), memory(other))
+    assert_equal(stream(f"file://{copied}"), memory(other))
 
 
-# Mistakes
+@pytest.mark.parametrize("url", [False, True])
+def test_a_split_can_be_sent_to_a_worker_that_is_not_forked(stream, shards, url):
+    data = stream(f"file://{shards}" if url else shards)
+    next(iter(data.train_dataloader()))  # files are open, and downloads are going on
+    split = data.splits["train"]
+    sent = pickle.loads(pickle.dumps(split))
+    assert same(sent.take(torch.arange(9)), split.take(torch.arange(9)))
 
 
-def test_what_is_no_folder_of_shards_is_refused_in_one_line(stream, copied, tmp_path):
-    assert refusal(stream, tmp_path / "none").startswith(f"data.root={tmp_path}/none: no such folder; expected one of")
+# Usage errors
+
+
+def test_what_is_not_a_folder_of_shards_is_named_in_one_line(stream, copied, tmp_path):
+    assert error_of(stream, tmp_path / "none").startswith(f"data.root={tmp_path}/none: no such folder; expected a")
     (tmp_path / "empty").mkdir()
-    assert f"data.root={tmp_path}/empty: no {INDEX} in it" in refusal(stream, tmp_path / "empty")
-    assert "expected a folder, or a URL that begins with s3://" in refusal(stream, "ftp://host/x")
+    assert f"data.root={tmp_path}/empty: no {INDEX} in it" in error_of(stream, tmp_path / "empty")
     index = copied / INDEX
     whole = json.loads(index.read_text())
     for content, why in (
         ("{", "damaged (JSONDecodeError"),
         ("[]", "damaged"),
-        (json.dumps(whole | {"format": 2}), "format 2, this version reads 1"),
+        (json.dumps(whole | {"format": 1}), "format 1, this version reads 2"),
         (json.dumps({key: value for key, value in whole.items() if key != "shards"}), "damaged (KeyError: 'shards')"),
     ):
         index.write_text(content)
-        assert why in refusal(stream, copied)
+        assert why in error_of(stream, copied)
     index.unlink()
     index.mkdir()
-    assert f"no {INDEX} in it" in refusal(stream, copied)
+    assert f"no {INDEX} in it" in error_of(stream, copied)
 
 
-def test_settings_that_do_not_go_with_the_shards_are_refused_in_one_line(stream, shards):
-    assert refusal(stream, image_size=32) == "data.image_size=32: the shards hold 16; expected data.image_size=16"
-    assert refusal(stream, channels=3) == "data.channels=3: the shards hold 1; expected data.channels=1"
-    assert refusal(stream, resident=True).startswith("data.resident=true: ")
-    assert refusal(stream, target="clean").startswith("data.target=clean: these shards have no references")
-    assert refusal(stream, f"local:{shards}", cache_gb=1e-6).startswith("data.cache_gb=1e-06: three windows of")
+def test_settings_that_differ_from_the_shards_are_named_in_one_line(stream, shards):
+    assert error_of(stream, image_size=32) == "data.image_size=32: the shards have 16; expected data.image_size=16"
+    assert error_of(stream, channels=3) == "data.channels=3: the shards have 1; expected data.channels=1"
+    assert error_of(stream, resident=True).startswith("data.resident=true: ")
+    assert error_of(stream, target="clean").startswith("data.target=clean: these shards have no references")
+    assert error_of(stream, f"file://{shards}", cache_gb=1e-6).startswith("data.cache_gb=1e-06: three windows of")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("url", [False, True])
 def test_a_damaged_cut_or_missing_shard_is_named_in_one_line(stream, copied, workers, url):
-    root = f"local:{copied}" if url else copied
-
-    def read():
-        for _ in stream(root, num_workers=workers).train_dataloader():
-            pass
-
-    path = copied / "train" / "chunk-0-3.bin"
+    root = f"file://{copied}" if url else copied
+    path = copied / "train" / "00003.npy"
     content = path.read_bytes()
     for damage, why in (
         (lambda: path.write_bytes(content[:-1]), "bytes instead of"),
         (lambda: path.write_bytes(content[:-1] + b"x"), "not the content that was written"),
-        (path.unlink, "cannot be fetched" if url else "cannot be read: No such file"),
+        (path.unlink, "cannot be downloaded" if url else "cannot be read: No such file"),
     ):
         damage()
-        line = refusal(read)
-        assert "chunk-0-3.bin" in line
+        line = error_of(lambda: list(stream(root, num_workers=workers).train_dataloader()))
+        assert "00003.npy" in line
         assert why in line
 
 
-def test_a_url_that_cannot_be_reached_is_named_in_one_line(stream, tmp_path, monkeypatch):
-    assert f"data.root=local:{tmp_path}/none: {INDEX} cannot be fetched" in refusal(stream, f"local:{tmp_path}/none")
+def test_a_shard_that_disappears_while_it_is_not_open_is_named_in_one_line(stream, copied):
+    split = stream(copied, shuffle_shards=1).splits["train"]
+    split.take(torch.arange(72))  # two of eleven shards stay open
+    shutil.rmtree(copied / "train")
+    assert "00000.npy: damaged (cannot be read: No such file" in error_of(split.take, torch.arange(7))
+
+
+def test_a_url_that_cannot_be_read_is_named_in_one_line(stream, tmp_path, monkeypatch):
+    line = error_of(stream, f"file://{tmp_path}/none")
+    assert f"data.root=file://{tmp_path}/none: {INDEX} cannot be downloaded" in line
+    assert "(Protocol not known: xyz); expected the URL of a folder of shards" in error_of(stream, "xyz://host/x")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    assert "pip install 'saaae[stream]'" in error_of(stream, "s3://bucket/x")
+
+    def unreachable(url):
+        random.random()
+        raise ConnectionError("no answer\nfrom host")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", unreachable)
+    before = random.getstate()
+    assert "index.json cannot be downloaded (no answer from host)" in error_of(stream, "s3://bucket/x")
+    assert random.getstate() == before
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("s3fs"), reason="s3fs is not installed: pip install 'saaae[stream]'")
+def test_an_object_store_that_does_not_answer_is_named_in_one_line(stream, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody answers there
-    monkeypatch.setattr("saaae.data.stores.ATTEMPTS", 1)
-    before = random.getstate()
-    line = refusal(stream, "s3://bucket/x")
-    assert "data.root=s3://bucket/x: index.json cannot be fetched (Could not connect" in line
-    assert random.getstate() == before  # boto3 draws of it
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "index.json cannot be downloaded (Could not connect" in error_of(stream, "s3://bucket/x")
 
 
 def test_a_cache_that_cannot_be_written_is_named(stream, shards, tmp_path):
     (tmp_path / "file").write_text("")
-    assert refusal(stream, f"local:{shards}", cache_dir=str(tmp_path / "file")).startswith("cache_dir=")
-
-
-def test_without_litdata_a_folder_is_read_and_the_rest_says_what_to_install(stream, scenes, tmp_path, monkeypatch):
-    for name in ("litdata", "litdata.streaming.writer", "litdata.streaming.downloader"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert len(list(stream().train_dataloader())) == 18
-    assert "pip install 'saaae[stream]'" in refusal(stream, "s3://bucket/x")
-    data = SARData(root=str(scenes), **SAR)
-    assert "pip install 'saaae[stream]'" in refusal(write_shards, data, tmp_path / "new", 7)
-    assert list(tmp_path.iterdir()) == []
+    assert error_of(stream, f"file://{shards}", cache_dir=str(tmp_path / "file")).startswith("cache_dir=")
 
 
 # The writer
 
 
-@pytest.mark.usefixtures("shards")
+@pytest.mark.parametrize("shard_images", [1, 5, 72, 1000])
+def test_shards_of_any_size_have_all_images_in_order(scenes, stream, tmp_path, shard_images):
+    index = write_shards(SARData(root=str(scenes), **SAR), tmp_path / "shards", shard_images)
+    counts = [shard.images for shard in index.shards["train"]]
+    assert counts[:-1] == [shard_images] * (len(counts) - 1)
+    assert 0 < counts[-1] <= shard_images
+    a, b = (data.splits["train"].take(torch.arange(72)) for data in (stream(tmp_path / "shards"), stream()))
+    assert same(a, b)
+
+
 def test_an_interrupted_writer_leaves_nothing_and_a_killed_one_nothing_that_looks_complete(
     scenes, stream, tmp_path, monkeypatch
 ):
-    folder, part = tmp_path / "new", tmp_path / "new.part"
-    again = FolderData.again
+    folder, part, again = tmp_path / "new", tmp_path / "new.part", FolderData.again
 
     def interrupted(data):
-        for number, pieces in enumerate(again(data)):
+        for number, arrays in enumerate(again(data)):
             if number == 9:
-                assert list(part.glob("*/*.bin"))
-                assert f"no {INDEX} in it" in refusal(stream, part)
+                assert list(part.glob("*/*.npy"))
+                assert f"no {INDEX} in it" in error_of(stream, part)
                 raise KeyboardInterrupt
-            yield pieces
+            yield arrays
 
     monkeypatch.setattr(FolderData, "again", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -453,14 +475,13 @@ def test_an_interrupted_writer_leaves_nothing_and_a_killed_one_nothing_that_look
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     (part / "train").mkdir(parents=True)
-    (part / "train" / "chunk-0-99.bin").write_bytes(b"left by a kill")
+    (part / "train" / "00099.npy").write_bytes(b"left by a kill")
     write_shards(SARData(root=str(scenes), **SAR), folder, 7)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
-    assert not list(folder.rglob("chunk-0-99.bin"))
-    assert "exists already" in refusal(write_shards, SARData(root=str(scenes), **SAR), folder, 7)
+    assert not list(folder.rglob("00099.npy"))
+    assert "exists already" in error_of(write_shards, SARData(root=str(scenes), **SAR), folder, 7)
 
 
-@pytest.mark.usefixtures("shards")
 def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
     root = write_scenes(tmp_path / "scenes")
     again = FolderData.again
@@ -470,7 +491,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
         return again(data)
 
     monkeypatch.setattr(FolderData, "again", changed)
-    line = refusal(write_shards, SARData(root=str(root), **SAR), tmp_path / "new", 7)
+    line = error_of(write_shards, SARData(root=str(root), **SAR), tmp_path / "new", 7)
     assert "scene05_0.png: changed while it was being read" in line
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
 
@@ -485,7 +506,7 @@ def test_the_writer_answers_the_command_line(zygote, scenes, shards, tmp_path):
     assert status == 0, printed
     assert "train         72 images     11 shards" in printed
     assert "python train.py data=stream data.root=deep/new data.image_size=16" in printed
-    for path in shards.rglob("*.bin"):
+    for path in (shards / INDEX, *shards.rglob("*.npy")):
         assert path.read_bytes() == (tmp_path / "deep" / "new" / path.relative_to(shards)).read_bytes()
     for arguments, line in (
         (words, "error: to: missing; expected to=<a new folder>"),
@@ -500,20 +521,30 @@ def test_the_writer_answers_the_command_line(zygote, scenes, shards, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["deep"]
 
 
+def test_the_configuration_of_the_writer_is_valid(compose_config):
+    from saaae.cli.shards import Shards
+    from saaae.config.validation import config_errors
+    from tests.test_config import GROUPS
+
+    assert (CONF / "shards.yaml").is_file()
+    cfg = compose_config("to=x", f"data.root={os.getcwd()}", name="shards")
+    assert config_errors(cfg, Shards, GROUPS) == []
+
+
 # Runs
 
 
 RUN = [
     "data=stream", "data.image_size=16", "data.batch_size=2", "data.shuffle_shards=2", "model=vae",
     "model.encoder.widths=[8,8]", "threads=1", "trainer.log_every_n_steps=1", "optimizer.schedule=constant",
-    "pictures.count=1", "corruption=gaussian", "trainer.max_epochs=2", "checkpoint.every_n_steps=5",
+    "pictures.count=1", "corruption=gaussian", "trainer.max_epochs=2", "checkpoint.every_n_steps=5", "accelerator=cpu",
 ]  # fmt: skip
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_killed_inside_an_epoch_ends_as_if_nothing_had_happened(zygote, tmp_path, shards, workers):
-    words = [*RUN, f"data.root={shards}", "accelerator=cpu", f"data.num_workers={workers}"]
+    words = [*RUN, f"data.root={shards}", f"data.num_workers={workers}"]
     status, printed = zygote.run(tmp_path, "name=whole", *words)
     assert status == 0, printed
     run = tmp_path / "outputs" / "broken"
@@ -527,11 +558,11 @@ def test_a_run_killed_inside_an_epoch_ends_as_if_nothing_had_happened(zygote, tm
 
 @pytest.mark.processes
 def test_a_run_on_damaged_shards_ends_with_one_line(zygote, tmp_path, copied):
-    path = copied / "train" / "chunk-0-3.bin"
+    path = copied / "train" / "00003.npy"
     path.write_bytes(path.read_bytes()[:-1])
-    words = [*RUN, f"data.root={copied}", "accelerator=cpu"]
     for workers in (0, 1):
-        status, printed = zygote.run(tmp_path, f"name=x{workers}", *words, f"data.num_workers={workers}")
+        words = [f"name=x{workers}", *RUN, f"data.root={copied}", f"data.num_workers={workers}"]
+        status, printed = zygote.run(tmp_path, *words)
         assert status == 2, printed
         assert "Traceback" not in printed
         assert sum(line.startswith("error: ") for line in printed.splitlines()) == 1
@@ -550,13 +581,3 @@ def test_training_sees_every_image_once_an_epoch(stream, tmp_path):
     assert not torch.equal(*seen)
     in_order = torch.cat([batch.indices for batch in model.seen["val"]])
     assert in_order.tolist() == [*range(24), *range(24)]
-
-
-def test_the_configuration_of_the_writer_stands_in_its_file(compose_config):
-    from saaae.cli.shards import Shards
-    from saaae.config.validation import config_errors
-    from tests.test_config import GROUPS
-
-    assert (CONF / "shards.yaml").is_file()
-    cfg = compose_config("to=x", f"data.root={os.getcwd()}", name="shards")
-    assert config_errors(cfg, Shards, GROUPS) == []
