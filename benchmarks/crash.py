@@ -1,10 +1,10 @@
 """Kills runs at random moments, resumes them, and compares the end: python benchmarks/crash.py [kills] [seed]
 
-Real processes and SIGKILL. Each scenario has a run that nobody disturbs and one that is killed again and again until it
+Real processes and SIGKILL. Each scenario has an undisturbed run and one that is killed again and again until it
 gets through; both must end with the same weights, optimizer, schedules, random state, curves and test, to the bit.
 After every kill each checkpoint that is there must be readable to its end. Scenarios: models and data sets, loader
 workers, two processes, a checkpoint after every step, temporary files on another filesystem, a cache that is being
-written, and (as root) a small disk that fills up. The digits are looked for in $SAAAE_DATA_DIR.
+written, and (as root) a small disk that fills up. The digits are read from $SAAAE_DATA_DIR.
 """
 
 import logging
@@ -72,7 +72,7 @@ class Tally:
         """Counts ends that differ."""
         found = differences(whole, run)
         self.finished += 1
-        in_logs = [fault for fault in found if fault.startswith(("metrics.csv", "TensorBoard"))]
+        in_logs = [line for line in found if line.startswith(("metrics.csv", "TensorBoard"))]
         self.inexact += len(found) > len(in_logs)
         self.log_faults += bool(in_logs)
         if found:

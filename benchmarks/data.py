@@ -3,7 +3,7 @@
 Speed: images per second of one training epoch of each data module (bytes to float batches, as a model gets them) over
 those of a bare loop that indexes the same tensor in a shuffled order and converts; in turn, in one process, without and
 with corruption=gaussian. Memory: growth of the resident set since the imports over the bytes of the tiles, after each
-of five epochs over all splits. The real sets are looked for in $SAAAE_DATA_DIR (or ./data); one that is not there is
+of five epochs over all splits. The real sets are read from $SAAAE_DATA_DIR (or ./data); one that is not there is
 left out. `--counts` prints what each set holds instead.
 """
 

@@ -4,8 +4,8 @@ Two principal component analyses, the anchors of a fabric autoencoder, on the ve
 by the same protocol and metrics as trained runs (`saaae.evaluation.detection.detect`), whose numbers are read from
 their metrics.json. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8 one of
 16x16 patches with 8 each. Both are fitted on the training tiles; the map is the squared residual. Tiles lie 128
-pixels apart. Unmarked tiles of defective strips are left out, but in `AUROC of all tiles`, where they are sound.
-Brackets are 95 % intervals over resampled strips; F1 is an oracle's. The strips are looked for in
+pixels apart. Unmarked tiles of defective strips are left out, but in `AUROC of all tiles`, where they count as normal.
+Brackets are 95 % intervals over resampled strips; F1 is an oracle's. The strips are read from
 $SAAAE_DATA_DIR/aitex (or ./data/aitex).
 """
 
@@ -115,7 +115,7 @@ def print_parts(results, part, what):
         ranks = [found[part][code] for found in results.values()]
         areas = [f"{rank[key]:.3f}" for rank in ranks for key in ("auroc", "average_precision")]
         rows.append([code, str(numbers["defective"]), str(numbers["sound"]), *areas])
-    print_table([what, "defective tiles", "sound tiles", *heads], rows)
+    print_table([what, "defective tiles", "normal tiles", *heads], rows)
 
 
 def stored(run):

@@ -31,7 +31,7 @@ SEEDS = range(20)
 
 
 def image_metrics(seed):
-    """Name, what it was compared with, found and expected values (N,)."""
+    """Name, the reference, measured and expected values (N,)."""
     g = torch.Generator().manual_seed(seed)
     size = (28, 64, 128, 192)[seed % 4]
     x = torch.rand(3, 1, size, size, generator=g)

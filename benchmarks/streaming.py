@@ -88,7 +88,7 @@ def training(words, name, folder):
 
 
 def table(rounds):
-    """Prints one row a way of reading, the first of which is that of memory."""
+    """Prints one row for each way of reading; the first one is memory."""
     print(f"{'':<34}{'images/s':>10}{'of memory':>11}  range")
     for name in rounds[0]:
         ratios = sorted(each[name] / each["memory"] for each in rounds)

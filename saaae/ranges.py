@@ -45,7 +45,7 @@ Span = NonNegativeInt | Fraction
 """A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""
 NumLooks = Annotated[float, Ge(0.01), Le(10_000)]
 Looks = NumLooks | Annotated[list[NumLooks], Len(1)]
-"""Number of looks of speckle, or several of which each image draws one."""
+"""Number of looks of speckle, or a list from which each image draws one."""
 
 
 def has_mark(annotation: Any, mark: str) -> bool:

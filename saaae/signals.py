@@ -30,7 +30,7 @@ class Interrupted(SystemExit):
 class Interruption:
     """Handles SIGTERM and SIGINT while it is entered, and SIGUSR1 and SIGUSR2 where they announce a preemption.
 
-    During training the first signal is remembered for whoever saves at the end of the step; a second one, and any
+    During training the first signal is remembered until the checkpoint at the end of the step; a second one, and any
     signal elsewhere, ends the run at once. A launcher that waits for SIGUSR1 or SIGUSR2 itself, as submitit does, gets
     it once everything is saved, and sees to the rest; else SIGUSR1 under SLURM has the job queued again.
 

@@ -17,11 +17,11 @@ class Batch(NamedTuple):
 
     Attributes:
         input: What the encoder sees (B, C, H, W), float32 in [0, 1].
-        target: What the decoder should give back (B, C, H, W), float32 in [0, 1].
+        target: What the decoder should reconstruct (B, C, H, W), float32 in [0, 1].
         indices: Position of each image in its split (B,), int64.
         noise: Where the model draws its random numbers for this batch from.
         label: Class of each image (B,), int64, where the data set has classes; of a fabric tile 1 with a defect in it,
-            0 without, -1 where nobody knows.
+            0 without, -1 where it is not known.
         clean: Cleaner reference (B, C, H, W) of the same scenes where there is one: exact under simulated speckle, the
             user's own (another estimate, say) beside real images; never trained on unless it is the target.
         mask: Defective pixels (B, 1, H, W), uint8: 1 defect, 0 normal, 255 unknown; where the data set has masks.
@@ -73,7 +73,7 @@ class Posterior(Protocol):
 
     @property
     def kl(self) -> Tensor:
-        """The KL divergence to N(0, I) that the loss charges."""
+        """The KL divergence to N(0, I) in the loss."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class Posterior(Protocol):
 
     @property
     def kl_per_dimension(self) -> Tensor | None:
-        """The charged KL of each latent dimension (B, D), or None where it is no sum over them."""
+        """The KL in the loss of each latent dimension (B, D), or None where it is not a sum over them."""
         ...
 
     @property

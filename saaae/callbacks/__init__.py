@@ -1,1 +1,1 @@
-"""What watches a run: checkpoints, random state, pictures, health, speed."""
+"""Lightning callbacks: checkpoints, random state, pictures, latent health, speed."""

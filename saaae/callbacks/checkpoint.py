@@ -1,4 +1,4 @@
-"""When best.ckpt and last.ckpt are written, and how: never at the cost of the previous one."""
+"""best.ckpt and last.ckpt: when they are written, and how the previous file survives a failed write."""
 
 import math
 import os
@@ -22,7 +22,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes by `replacing`: a kill or a full disk leaves the previous checkpoint as it was.
 
     Lightning's own writer goes through the temporary folder, which on another filesystem means a copy over the old
-    file, and passes over missing write permission without a word.
+    file, and ignores missing write permission.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -35,14 +35,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             with replacing(target) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where its zip archive cannot grow
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where its zip archive cannot grow
             reason = error.strerror if isinstance(error, OSError) else "the disk is full, or the file may not grow"
             kept = "; the checkpoint before it is intact" if target.is_file() else ""
             raise RunFailedError(f"{target}: not written ({reason}){kept}") from error
 
 
 def keep_as(path: Path, older: Path) -> None:
-    """Keeps the file at `path` under the name `older` as well, so that there is no moment without an intact one."""
+    """Keeps the file at `path` under the name `older` as well, so that an intact one exists at any time."""
     if not path.is_file():
         return
     partial = older.with_name(f".{older.name}.part")
@@ -78,7 +78,7 @@ class BestCheckpoint(Checkpoint):
         return self.validation.get(self.monitor)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves what is better; a score that is not a number never is."""
+        """Saves a better score; NaN is never better."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or self.monitor not in trainer.callback_metrics:
             return
         score = float(trainer.callback_metrics[self.monitor])
@@ -89,7 +89,7 @@ class BestCheckpoint(Checkpoint):
 
 
 AGREE_EVERY = 8
-"""Optimizer steps between the moments when several processes ask each other whether a signal has come."""
+"""Optimizer steps after which several processes exchange whether one of them got a signal."""
 
 
 class LastCheckpoint(Checkpoint):
@@ -120,7 +120,7 @@ class LastCheckpoint(Checkpoint):
         self._step, self._saved = 0, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where the run begins; Lightning has put its own signal handlers in place by now."""
+        """Replaces Lightning's signal handlers, which are in place by now, and notes the first step."""
         self._step, self._saved = trainer.global_step, time.monotonic()
         self.interruption.install()
         self.interruption.in_training = True
@@ -145,7 +145,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal ends the run at once: everything is saved. One that came since then does so now."""
+        """From here on a signal ends the run at once, since everything is saved; one from the last step does so now."""
         self._agree(trainer)
         self.interruption.in_training = False
         self.interruption.leave()
@@ -158,7 +158,7 @@ class LastCheckpoint(Checkpoint):
         return bool(trainer.strategy.broadcast(time.monotonic() - self._saved >= 60 * self.every_n_minutes))
 
     def _agree(self, trainer: L.Trainer) -> None:
-        """Several processes must save and leave at the same step, whichever of them got the signal."""
+        """All processes must save and stop at the same step, whichever of them got the signal."""
         signum = self.interruption.signum or 0
         if trainer.world_size > 1:
             seen = torch.tensor(signum, device=trainer.strategy.root_device)
@@ -166,7 +166,7 @@ class LastCheckpoint(Checkpoint):
         self.interruption.agreed = signum or None
 
     def _save(self, trainer: L.Trainer) -> None:
-        """What was logged up to here must be on disk first: a resumed run logs only what comes after."""
+        """Flushes the loggers first: a resumed run logs only what comes after the checkpoint."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.flush()

@@ -1,4 +1,4 @@
-"""Numbers that are not finite end a run, or cost it a step, and are named."""
+"""Non-finite losses or gradients end a run or skip a step, and are reported."""
 
 import logging
 from typing import Any, Literal
@@ -13,19 +13,19 @@ from saaae.errors import RunFailedError
 log = logging.getLogger("saaae")
 
 PATIENCE = 50
-"""Steps in a row that `skip` may skip: weights that give no finite step any more will not recover."""
+"""Steps in a row that `skip` may skip: after that the weights will not recover."""
 SHOWN = 16
 """Image indices that a message lists."""
 
 
 class FiniteGuard(Callback):
-    """Looks at loss, its terms and the gradient norm of every step; the optimizer itself leaves a bad step out.
+    """Checks the loss, its terms and the gradient norm of every step; the optimizer itself skips a bad step.
 
-    On a CPU it looks at once. On a GPU, where looking waits for the device, every `interval` batches.
+    On a CPU it checks at once; on a GPU, where a check waits for the device, every `interval` batches.
 
     Args:
         on_nonfinite: `stop` ends the run; `skip` warns and continues with the next batch.
-        interval: Batches between looks on a GPU.
+        interval: Batches between checks on a GPU.
     """
 
     def __init__(self, on_nonfinite: Literal["stop", "skip"], interval: int) -> None:
@@ -40,7 +40,7 @@ class FiniteGuard(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers the numbers of a step, of all its batches, and looks when it is time."""
+        """Collects the numbers of all batches of a step, and checks them when due."""
         self._batches.append((batch.indices, {name: outputs[name] for name in ("loss", "nll", "kl")}))
         if trainer.global_step == self._step:  # more batches of this step follow
             return
@@ -56,16 +56,16 @@ class FiniteGuard(Callback):
         self.look()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the validation: one finite step may have been enough to ruin the weights."""
+        """Checks the validation: one finite step may have ruined the weights."""
         names = [n for n, v in trainer.callback_metrics.items() if n.startswith("val/") and not torch.isfinite(v)]
         if names and trainer.state.fn == "fit":
             self._answer(f"epoch {trainer.current_epoch + 1}: {', '.join(names)} not finite", left_out=False)
 
     def look(self) -> None:
-        """Names what is not finite.
+        """Reports what is not finite.
 
         Raises:
-            RunFailedError: If the run is to stop, or nothing but bad steps has come for long.
+            RunFailedError: If the run is to stop, or too many steps in a row were bad.
         """
         unseen, self._unseen = self._unseen, []
         if not unseen:

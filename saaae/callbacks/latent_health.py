@@ -1,4 +1,4 @@
-"""Names what goes wrong in the latent space, within the epoch in which it shows."""
+"""Warnings about the latent space, in the epoch in which a problem appears."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ NOISELESS = 1e-4
 
 
 class LatentHealth(Callback):
-    """Warns, once a process for each, of a collapsed, exploded or deterministic latent and of a loss that is no bound.
+    """Warns once per process of a collapsed, exploded or deterministic latent and of a loss that is not a bound.
 
     Also shows of each latent dimension, as histograms in TensorBoard, the KL, the standard deviation of the posterior
     mean over the data (the prior's is 1) and the mean posterior standard deviation.
@@ -29,11 +29,11 @@ class LatentHealth(Callback):
         self._owner_message: set[str] = set()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the statistics of a validation whose means are known."""
+        """Checks the latent statistics of a validation."""
         if not isinstance(pl_module, AutoencoderModule) or not pl_module.model.is_variational:
             return
         statistics = pl_module.latent_statistics.compute()
-        known = bool(statistics["kl"].any())  # not of a KL that is no sum
+        known = bool(statistics["kl"].any())  # not if the KL is not a sum over dimensions
         shown = {"kl": statistics["kl"]} if known else {}
         shown |= {"std_of_mean": statistics["spread"].sqrt(), "posterior_std": statistics["variance"].sqrt()}
         for logger in trainer.loggers if trainer.is_global_zero else []:
@@ -60,7 +60,7 @@ class LatentHealth(Callback):
     def _faults(
         numbers: dict[str, float], active: int, size: int, spread: float, variance: float
     ) -> Iterator[tuple[str, str]]:
-        """Name and description of each fault.
+        """Name and description of each problem.
 
         Args:
             numbers: Logged metrics.

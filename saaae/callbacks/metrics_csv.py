@@ -1,4 +1,4 @@
-"""Every logged number in one plain file that a resumed run continues."""
+"""Every logged number in one CSV file that a resumed run continues."""
 
 import csv
 import io
@@ -27,9 +27,9 @@ def rows_before(path: Path, step: int) -> list[list[str]]:
 
 
 class MetricsCSV(Logger):
-    """Appends one row a number to metrics.csv: step, epoch, metric, value.
+    """Appends one row per number to metrics.csv: step, epoch, metric, value.
 
-    Lightning's CSVLogger deletes an older file; this one cuts it back to the step that the run continues from.
+    Lightning's CSVLogger deletes an older file; this one truncates it to the step that the run continues from.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Pictures of a run in TensorBoard and as PNG files: of the same few images each time, drawn on rank 0."""
+"""Pictures of a run in TensorBoard and as PNG files, always of the same few images, drawn on rank 0."""
 
 from pathlib import Path
 from typing import cast
@@ -19,7 +19,7 @@ FOLDER = "pictures"
 
 
 class ReconstructionPictures(Callback):
-    """What the model is fed, at the start; validation images after chosen epochs; the strip of them, at the end.
+    """Draws model inputs at the start, validation images after chosen epochs, and a strip of these at the end.
 
     Args:
         every: Epochs between pictures; None takes all of the first 15 and then eight at each doubling of their number,
@@ -40,7 +40,7 @@ class ReconstructionPictures(Callback):
         return (epoch - 1) % self.every == 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws what the model is fed, once in the life of a run: the step of a resumed one is known here."""
+        """Draws the model's inputs, once per run: here the step of a resumed run is known."""
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / FOLDER

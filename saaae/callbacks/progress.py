@@ -1,4 +1,4 @@
-"""How far a run is: one bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: one bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger("saaae")
 
 SHOWN = {"val/elbo": "elbo {:9.1f}", "val/ssim": "ssim {:.4f}", "val/psnr": "psnr {:5.2f}"}
 KEPT = 0.8
-"""Share of its past that the bar's rate keeps at each look: the last five or so count."""
+"""Smoothing of the bar's rate: about the last five updates count."""
 
 
 def clock(seconds: float) -> str:
@@ -25,13 +25,13 @@ def clock(seconds: float) -> str:
 
 
 def epoch_of(trainer: L.Trainer) -> str:
-    """Which epoch it is, of how many if that is known."""
+    """Number of the epoch, and of all epochs if known."""
     last = str(trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?")
     return f"epoch {trainer.current_epoch + 1:{len(last)}}/{last}"
 
 
 def terminal_width() -> int:
-    """Columns of the terminal at stderr but the last, 79 where it does not know."""
+    """Columns of the terminal at stderr minus one; 79 if unknown."""
     try:
         return (os.get_terminal_size(2).columns or 80) - 1
     except OSError:
@@ -39,10 +39,10 @@ def terminal_width() -> int:
 
 
 class Progress(Callback):
-    """Knows loss, metrics, training rate and time left; only a look, once in an interval, waits for the device.
+    """Base: loss, metrics, training rate and time left. Only an update, once per interval, waits for the device.
 
     Attributes:
-        interval: Seconds between looks.
+        interval: Seconds between updates.
     """
 
     interval: float
@@ -54,7 +54,7 @@ class Progress(Callback):
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock, at the step that a resumed run has come to."""
+        """Starts the clock, at the step that a resumed run continues from."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         limits = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
         self._begin(trainer.global_step, trainer.estimated_stepping_batches, *limits)
@@ -83,7 +83,7 @@ class Progress(Callback):
         self._metrics = {name: float(metrics[name]) for name in SHOWN if name in metrics}
 
     def _begin(self, first: int, total: float, *limits: float | None) -> None:
-        """Counts from step `first` to `total`, if there is one, for so many seconds at most."""
+        """Counts from step `first` to `total`, if given, for at most so many seconds."""
         self._first, self._total = first, total if total > 0 else math.inf
         self._limit = min((limit for limit in limits if limit is not None), default=math.inf)
         self._start = self._seen = time.monotonic()
@@ -104,7 +104,7 @@ class Progress(Callback):
         return [*texts, f"{self._images / self._seconds:4.0f} img/s"] if self._seconds else texts
 
     def _left(self, step: int) -> list[str]:
-        """The time left, at the pace of this process with all that it did beside training, or up to the limit."""
+        """The time left: at the pace of this process, including validation and checkpoints, or up to the time limit."""
         elapsed = time.monotonic() - self._start
         left = self._limit - elapsed
         if step > self._first:
@@ -113,7 +113,7 @@ class Progress(Callback):
 
 
 class ProgressBar(Progress):
-    """One bar over all optimizer steps of a run, at stderr; a test has its own, which vanishes with it."""
+    """One bar over all optimizer steps of a run, at stderr; a test has its own, removed at its end."""
 
     interval = 0.5
     _bar: Any = None
@@ -164,7 +164,7 @@ class ProgressBar(Progress):
         from tqdm import tqdm
 
         if trainer.is_global_zero:
-            self._bar = tqdm(total=self._total, leave=leave, bar_format=title, nrows=20)  # some terminals say 0
+            self._bar = tqdm(total=self._total, leave=leave, bar_format=title, nrows=20)  # some terminals report 0
             self._draw(trainer, title, self._first)
             log.addFilter(self._make_way)
 
@@ -192,7 +192,7 @@ class ProgressBar(Progress):
 
 
 class EpochLines(Progress):
-    """One plain line an epoch, after its validation, and one a minute inside a longer one."""
+    """One plain line per epoch, after its validation, and one per minute inside a longer epoch."""
 
     interval = 60.0
 

@@ -1,4 +1,4 @@
-"""Trials that a study gives up on: their training ends after the validation that decided it."""
+"""Ends the training of a trial that its study prunes."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Pruning(Callback):
-    """Asks after each validation whether to go on.
+    """Asks the study after each validation whether to continue.
 
     Args:
         monitor: Logged metric that is reported.
-        is_pruned: Given the metric and the epoch, counted from 0, whether to give up; None in further processes,
-            which hear of it from the first.
+        is_pruned: Given the metric and the epoch, counted from 0, whether to prune; None in further processes, which
+            get the answer from the first.
 
     Attributes:
-        why: What was given up on, and when; empty while nothing was.
+        why: Why and when the trial was pruned; empty otherwise.
     """
 
     def __init__(self, monitor: str, is_pruned: Callable[[float, int], bool] | None) -> None:
@@ -23,7 +23,7 @@ class Pruning(Callback):
         self.why = ""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Reports, and stops the training where the study says so."""
+        """Reports the metric, and stops the training if the study prunes the trial."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or self.why:
             return
         if self.monitor not in trainer.callback_metrics:

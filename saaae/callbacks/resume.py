@@ -1,4 +1,4 @@
-"""What a checkpoint needs beyond weights so that a resumed run equals an uninterrupted one."""
+"""Random state in checkpoints, so that a resumed run equals an uninterrupted one."""
 
 import logging
 import random
@@ -24,7 +24,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Puts `random_state()` back."""
+    """Restores a `random_state()`."""
     torch.set_rng_state(state["torch"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -57,7 +57,7 @@ class RandomState(Callback):
         checkpoint["random_state"] = states
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state until training starts: the set-up still draws random numbers."""
+        """Holds the state until training starts, because the set-up still draws random numbers."""
         self._pending = checkpoint["random_state"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -8,16 +8,16 @@ from lightning.pytorch.callbacks import Callback
 
 
 def write_curves(trainer: L.Trainer, values: dict[str, float]) -> None:
-    """Writes numbers of the step that has just been made, at once."""
+    """Logs the numbers of the last step at once."""
     for logger in trainer.loggers:
         logger.log_metrics(values | {"epoch": trainer.current_epoch}, step=trainer.global_step - 1)
 
 
 class StepMetrics(Callback):
-    """Writes what a training step gives back to the loggers, every `trainer.log_every_n_steps` optimizer steps.
+    """Logs the values that a training step returns, every `trainer.log_every_n_steps` optimizer steps.
 
-    At once: Lightning writes what a module logs after the callbacks, so a checkpoint of that step would precede it and
-    a run that ends there would have lost a point.
+    At once: Lightning writes what a module logs after the callbacks, so a checkpoint of that step would precede it
+    and a run that ends there would lose a point.
     """
 
     def __init__(self, interval: int) -> None:
@@ -34,7 +34,7 @@ class StepMetrics(Callback):
         if not stepped or self._step % self.interval:
             return
         values = torch.stack([value.detach().float().to(pl_module.device) for value in outputs.values()])
-        if trainer.world_size > 1:  # each process has seen its share of the batch
+        if trainer.world_size > 1:  # each process has its share of the batch
             values = trainer.strategy.reduce(values, reduce_op="mean")
         numbers = {f"train/{name}": value for name, value in zip(outputs, values.tolist(), strict=True)}
         numbers["train/loss"] *= trainer.accumulate_grad_batches  # Lightning has given each batch its share

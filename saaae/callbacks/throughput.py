@@ -27,7 +27,7 @@ class Throughput(Callback):
             self._since = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock: a run resumed inside an epoch sees no start of that epoch."""
+        """Starts the clock: a run resumed inside an epoch gets no epoch start."""
         self._since = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -47,6 +47,6 @@ class Throughput(Callback):
             self._since = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stops the clock and logs the mean, at once: Lightning would only after the checkpoint."""
+        """Stops the clock and logs the mean at once: Lightning would log it after the checkpoint."""
         self._stop()
         write_curves(trainer, {"train/images_per_second": self.images_per_second})

@@ -25,7 +25,7 @@ BASE = "base"
 """File of a group that its options inherit from; not an option."""
 
 SEVERAL = ("logger",)
-"""Groups of which several options may be chosen at once, as a list."""
+"""Groups that take several options at once, as a list."""
 MANY_JOBS, MAX_CHECKED = 50, 1000
 """Jobs from which on checking is announced, and how many are checked before the first starts."""
 GRID_SWEEPERS = (None, "basic")
@@ -51,7 +51,7 @@ class Jobs(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Where options are looked for.
+    """Where options are searched.
 
     Attributes:
         own: The folder conf/ of this project.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def checkpoint_path(cfg: DictConfig) -> Path:
-    """The checkpoint that is asked for.
+    """The requested checkpoint.
 
     Raises:
         UserError: If neither a run nor a checkpoint is given, or the file is missing.
@@ -120,10 +120,10 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
 
 
 def _check_sweep(overrides: list[str]) -> None:
-    """A sweep is compared by what its runs have measured.
+    """A sweep is compared by the stored metrics of its runs.
 
     Raises:
-        UserError: If anything is said that would measure again.
+        UserError: If an override would need a new test.
     """
     keys = [key_of(override) for override in overrides]
     for key in keys:
@@ -265,7 +265,7 @@ def export_files(
     title: str,
     results: dict[str, Any],
 ) -> None:
-    """Writes pictures and the files that were asked for; adds new codes to metrics.json.
+    """Writes pictures and the requested files; adds new `codes` to metrics.json.
 
     Args:
         module: The tested model.

@@ -69,23 +69,23 @@ class Task:
             value, status, _ = self._answer(cfg)
             return value if status == DONE else sys.exit(status)
         job = HydraConfig.get().job
-        begun = Outcome(job.num, HydraConfig.get().runtime.output_dir)
+        started = Outcome(job.num, HydraConfig.get().runtime.output_dir)
         if rank() > 0:
             return self._answer(cfg)[0]
         print(f"\n[{job.num + 1}{f'/{self.num_jobs}' if self.num_jobs else ''}] {job.override_dirname}", flush=True)
-        self.launch.record(begun)
+        self.launch.record(started)
         try:
             value, status, why = self._answer(cfg)
         except Interrupted as stop:
-            self.launch.record(begun._replace(status=stop.status, why=stop.signal))
+            self.launch.record(started._replace(status=stop.status, why=stop.signal))
             if self.launch.launcher not in (None, "basic"):  # the end of a launcher's worker would end others
                 return None
             raise
-        self.launch.record(begun._replace(status=status, why=why))
+        self.launch.record(started._replace(status=status, why=why))
         return value
 
     def _answer(self, cfg: DictConfig) -> tuple[Any, int, str]:
-        """The return value of the command, the exit status, and why it is what it is."""
+        """The return value of the command, the exit status and its reason."""
         try:
             if self.launch is not None:  # a large grid or a sweeper's trial is not checked before
                 check_job(self.command, cfg, list(HydraConfig.get().overrides.task), self.groups)

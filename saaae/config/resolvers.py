@@ -49,10 +49,10 @@ def job_folder(swept: str, overrides: ListConfig | list[str]) -> str:
 
 
 def gpus_of(accelerator: str, devices: int | str) -> int | None:
-    """GPUs that a cluster is asked for on each machine of a run; None for none.
+    """GPUs per machine that a run requests from a cluster; None for none.
 
     Raises:
-        UserError: If nobody has said how many.
+        UserError: If the number of devices is not given.
     """
     if accelerator in ("cpu", "mps"):
         return None

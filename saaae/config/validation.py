@@ -91,7 +91,7 @@ def check_stored_config(stored: DictConfig) -> None:
     """Checks the configuration of an earlier run: it may be of another version of this project, or edited.
 
     Raises:
-        UserError: With the first fault.
+        UserError: With the first error.
     """
     for line in config_errors(stored, Train, {str(key): [] for key in stored}):
         raise UserError(line)
@@ -147,7 +147,7 @@ def _check_group(node: Any, path: str) -> list[str]:
     if not isinstance(node, DictConfig) or node._is_none() or node._is_interpolation():
         return []
     if "_target_" not in node:
-        return [fault for key in map(str, node) for fault in _check_group(node._get_node(key), f"{path}.{key}")]
+        return [error for key in map(str, node) for error in _check_group(node._get_node(key), f"{path}.{key}")]
     target = str(node._target_)
     found = signature(target)
     if found is None:
@@ -179,7 +179,7 @@ def _check_arguments(node: DictConfig, expected: Signature, path: str, partial: 
 
 
 def _check_leaf(parent: DictConfig, key: str, annotation: Any, path: str) -> list[str]:
-    source = (_source_of(parent, key) if "." in path else None) or path  # root settings are nobody's copies
+    source = (_source_of(parent, key) if "." in path else None) or path  # root settings are not copies of others
     try:
         value = parent[key]
     except MissingMandatoryValue:

@@ -24,11 +24,11 @@ MASK_NAME = re.compile(r"_mask\d*$")
 NO_FABRIC = "tiles without fabric"
 WHITE = 255
 WINDOW = 32
-"""Columns over which the texture is averaged where the fabric's edge is looked for."""
+"""Columns over which the texture is averaged to find the edge of the fabric."""
 
 
 class Strip(NamedTuple):
-    """What the name of a strip tells.
+    """The parts of a strip's name.
 
     Attributes:
         fabric: Code of the fabric.
@@ -52,7 +52,7 @@ def strip_of(path: Path) -> Strip:
 
 
 def fabric_start(strip: Tensor) -> int:
-    """First column of a strip that shows fabric: what is left of it is white padding or the machine's background.
+    """First column of a strip that shows fabric; left of it is white padding or the background of the machine.
 
     Padding is pure white. The background is smooth along a row: its mean difference of horizontal neighbours, over
     WINDOW columns, is below half of the fabric's (the median over the right half), or below three quarters of it
@@ -109,7 +109,7 @@ def split_strips(strips: dict[str, Strip], val_fraction: float, test_fraction: f
 class AITEXData(CachedFiles):
     """Tiles of AITEX fabric: normal ones for training and validation, normal and defective ones for test; 1.0 is white.
 
-    Strips are split whole, with every fabric on all sides. Test tiles have a mask and a label: 1 with a defect in the
+    Strips are split whole, with every fabric in all splits. Test tiles have a mask and a label: 1 with a defect in the
     tile, 0 without, -1 on a defective strip whose mask is missing or empty. Tiles begin where the fabric does.
 
     Args:
@@ -150,7 +150,7 @@ class AITEXData(CachedFiles):
         return {split: part if split == "test" else part._replace(masks=None) for split, part in splits.items()}
 
     def files(self) -> dict[str, Path]:
-        """Sound strips, then defective ones, by their path below the root.
+        """Normal strips, then defective ones, by their path below the root.
 
         Raises:
             UserError: If the folder has another layout.
@@ -171,7 +171,7 @@ class AITEXData(CachedFiles):
         """The masks of each strip.
 
         Raises:
-            UserError: If a mask belongs to none: its strip would silently count as unknown.
+            UserError: If a mask belongs to no strip, which would otherwise count as unknown.
         """
         masks: dict[str, list[Path]] = defaultdict(list)
         for path in list_images(self.root / MASKS):
@@ -200,7 +200,7 @@ class AITEXData(CachedFiles):
         masks, _ = cut_tiles(mask[..., start:], self.image_size, self.stride, cover=True)
         codes = masks.flatten(1).amax(1).long() if len(masks) else torch.zeros(0, dtype=torch.int64)
         alone = (starts % self.image_size == 0).all(1)
-        order = (~alone).int().argsort(stable=True)  # training reads the ones without overlap only: keep them together
+        order = (~alone).int().argsort(stable=True)  # training reads only the tiles without overlap: keep them together
         rows = len(tile_starts(image.shape[1], self.image_size, self.image_size))
         arrays = {
             "pixels": tiles[order],
@@ -225,7 +225,7 @@ class AITEXData(CachedFiles):
             if mask.shape != image.shape:
                 sizes = (f"{shape[2]}x{shape[1]}" for shape in (mask.shape, image.shape))
                 raise BrokenFileError(f"{path}: the mask is {' pixels, its image '.join(sizes)}; expected one size")
-            marked |= (mask > WHITE // 2).to(torch.uint8)  # masks are smoothed at their edges
+            marked |= (mask > WHITE // 2).to(torch.uint8)  # masks have smoothed edges
         return marked if marked.any() else torch.full_like(image, UNKNOWN_MASK)
 
     def split_rows(self, arrays: dict[str, Tensor], names: list[str]) -> dict[Split, Tensor]:

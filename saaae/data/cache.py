@@ -1,4 +1,4 @@
-"""Decoded images on disk: written once, then mapped into memory by every run that reads the same files alike."""
+"""Decoded images on disk: written once, then memory-mapped by every run with the same files and settings."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ from torch import Tensor
 from saaae.errors import UserError
 
 FORMAT = 2
-"""Part of every cache's key. Raise it when the code that reads images gives other pixels for the same files."""
+"""Part of every cache's key. Raise it when the code that reads images changes their pixels."""
 
 
 def content_digest(data: bytes) -> str:
@@ -31,7 +31,7 @@ class Cached(NamedTuple):
 
     Attributes:
         arrays: By name, mapped from disk; writing to one changes this process's copy only.
-        notes: What was written down while it was built, plain values.
+        notes: Notes of the build, plain values.
     """
 
     arrays: dict[str, Tensor]
@@ -39,7 +39,7 @@ class Cached(NamedTuple):
 
 
 class ArrayWriter:
-    """Appends to named arrays, one flat file each, so that memory holds no more than a piece at a time.
+    """Appends to named arrays, one flat file each, so that memory holds only one piece at a time.
 
     Args:
         folder: Where the files go.
@@ -61,7 +61,7 @@ class ArrayWriter:
         known["rows"] += len(rows)
 
     def finish(self, notes: dict[str, Any]) -> None:
-        """Closes the files and writes their index; from here on the folder can be read."""
+        """Closes the files and writes their index; then the folder can be read."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -103,8 +103,8 @@ def cached(
 ) -> Cached:
     """What `build` writes, from the cache if it was written before.
 
-    A cache appears under its name all at once, so a kill leaves none or a whole one; of two processes that want the
-    same one, the second waits for the first.
+    A cache appears under its name all at once, so a killed build leaves nothing or all of it. Of two processes that
+    want the same one, the second waits for the first.
 
     Args:
         cache_dir: Folder of all caches; None is the user's cache folder.
@@ -137,7 +137,7 @@ def cached(
 
 
 def _build(folder: Path, build: Callable[[ArrayWriter], dict[str, Any]]) -> None:
-    """Builds beside the folder's place and moves there: the lock's holder is the only one that touches either."""
+    """Builds in a temporary folder and moves it; only the holder of the lock touches either."""
     part = folder.with_name(folder.name + ".part")
     for leftover in (part, folder):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -152,7 +152,7 @@ def _build(folder: Path, build: Callable[[ArrayWriter], dict[str, Any]]) -> None
 
 
 def _remove_leftovers(base: Path) -> None:
-    """Deletes what killed builds have left: nobody holds their lock."""
+    """Deletes the files of killed builds, whose lock is free."""
     for part in base.glob("*.part"):
         with contextlib.suppress(Timeout), FileLock(part.with_suffix(".lock"), timeout=0):
             shutil.rmtree(part, ignore_errors=True)
@@ -169,7 +169,7 @@ def _read(folder: Path) -> Cached | None:
 
 
 def _map(path: Path, layout: Mapping[str, Any]) -> Tensor:
-    """An array on disk; copy-on-write, because torch knows no read-only tensors."""
+    """An array on disk; copy-on-write, because torch has no read-only tensors."""
     shape = (layout["rows"], *layout["shape"])
     if not layout["rows"]:
         return torch.from_numpy(np.empty(shape, layout["dtype"]))

@@ -20,20 +20,20 @@ from saaae.ranges import ExistingFolder, Folder, Runtime
 from saaae.types import Split
 
 MANY_FILES = 1000
-"""From so many on, decoding is announced."""
+"""Number of files from which decoding is announced."""
 
 Keep = Callable[[Mapping[str, Any], Callable[[ArrayWriter], dict[str, Any]]], Cached]
 """Stores what a build function appends, given its key, and returns it."""
 
 
 class DecodedFile(NamedTuple):
-    """What one file becomes.
+    """Content of one decoded file.
 
     Attributes:
-        arrays: Rows for every array of the cache, by name: `pixels` (n, C, H, W) and whatever else the set has.
+        arrays: Rows for every array of the cache, by name: `pixels` (n, C, H, W) and other fields of the data set.
         left_out: How many pieces were not kept, by reason.
         side: The shorter side of the image.
-        kind: Type of the stored pixels, of which a folder may have one only; empty where any will do.
+        kind: Type of the stored pixels; a folder may have only one. Empty where any will do.
     """
 
     arrays: dict[str, Tensor]
@@ -71,7 +71,7 @@ class FileSettings(Serving):
 
 
 class CachedFiles(ImageDataModule):
-    """Base of the data modules that read files: a subclass lists them and says what each becomes, and its split.
+    """Base of the data modules that read files: a subclass lists them, decodes each and assigns splits.
 
     Args:
         root: See `FileSettings`.
@@ -104,15 +104,15 @@ class CachedFiles(ImageDataModule):
         self._notes: dict[str, Any] = {}
 
     def files(self) -> dict[str, Path]:
-        """The files by the names that cache and manifest know them by, in the order of their pieces."""
+        """The files by their names in cache and manifest, in order."""
         raise NotImplementedError
 
     def companions(self, name: str) -> list[Path]:
-        """Further files that decide what a file becomes, such as its masks; by default none."""
+        """Further files that belong to a file, such as its masks; by default none."""
         return []
 
     def settings(self) -> dict[str, Any]:
-        """What decides, beside the content of the files, what they become; plain values."""
+        """Settings that affect the decoded content; plain values."""
         raise NotImplementedError
 
     def read(self, name: str, path: Path) -> DecodedFile:
@@ -131,7 +131,7 @@ class CachedFiles(ImageDataModule):
         return Images(arrays["pixels"])
 
     def load(self) -> dict[Split, Images]:
-        """Maps the cache, after writing it if need be, and shares its rows out."""
+        """Maps the cache, after writing it if necessary, and assigns its rows to the splits."""
         files, unread = self.files(), BrokenFiles(self.on_error == "skip")
         digests = {name: unread.attempt(name, partial(self._digest, name, files[name])) for name in files}
         sources = {name: digest for name, digest in digests.items() if digest is not None}
@@ -147,7 +147,7 @@ class CachedFiles(ImageDataModule):
         return self._share_out(cache)
 
     def unread(self) -> dict[str, int]:
-        """Image files below the folder that are of a kind that is not read, by kind."""
+        """Number of image files of unsupported kinds, by kind."""
         return unread_images(self.root)
 
     def _digest(self, name: str, path: Path) -> str:

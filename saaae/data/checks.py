@@ -1,4 +1,4 @@
-"""Checks of loaded images: equal files in several splits, and scales that leave nothing to learn."""
+"""Checks of loaded images: equal files in several splits, and scales that make tiles useless."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ DARK = 1 / 8
 
 
 class ScaleCheck:
-    """Counts tiles that a wrong scale has made constant, clipped or dark."""
+    """Counts tiles that are constant, clipped or dark because of a wrong scale."""
 
     def __init__(self) -> None:
         self.tiles = self.constant = self.clipped = self.dark = 0
@@ -32,7 +32,7 @@ class ScaleCheck:
         self.dark += 0 if pixels.dtype == torch.uint8 else int((flat.amax(1) < DARK).sum())
 
     def warnings(self) -> list[str]:
-        """One line for each fault that more than half of the tiles have."""
+        """One line for each problem that more than half of the tiles have."""
         shares = {
             "are constant: a wrong data.full_scale or data.scale, or empty images": self.constant,
             "have most of their pixels at 1.0: data.full_scale may be too small": self.clipped,
@@ -53,7 +53,7 @@ def duplicates_across(files: Mapping[Split, set[str]], digests: Mapping[str, str
         allowed: Whether training and test may share them.
 
     Raises:
-        UserError: If training and test share any and may not.
+        UserError: If training and test share files and `allowed` is false.
     """
     by_digest: dict[Split, dict[str, list[str]]] = {}
     for split, names in files.items():

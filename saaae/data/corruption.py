@@ -17,7 +17,7 @@ from saaae.rng import RandomSource
 
 
 def per_image(x: Tensor) -> Tensor:
-    """A template of one number an image (B, 1, 1, 1), for draws that a whole image shares."""
+    """One number per image (B, 1, 1, 1), for draws that a whole image shares."""
     return x[:, :1, :1, :1]
 
 
@@ -34,7 +34,7 @@ class Corruption(nn.Module):
 
 
 class Identity(Corruption):
-    """Nothing is corrupted: the data module then feeds the target itself."""
+    """No corruption: the input is the target itself."""
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         return x
@@ -103,7 +103,7 @@ class PoissonNoise(Corruption):
         self.peak = peak
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """Counts by inversion of the distribution function: one uniform number a pixel from any source of noise."""
+        """Counts by inversion of the distribution function: one uniform number per pixel from any source of noise."""
         rate = (self.peak * x).double()
         u = rng.uniform(x).double()
         counts, probability = torch.zeros_like(rate), torch.exp(-rate)
@@ -193,11 +193,11 @@ class JPEG(Corruption):
 
 
 class Composition(Corruption):
-    """Several corruptions one after another, each with a probability of its own.
+    """Several corruptions one after another, each with its own probability.
 
     Args:
-        parts: The corruptions in order, by names of their own.
-        probability: How likely each is applied to an image.
+        parts: The corruptions in order, by name.
+        probability: Probability that each is applied to an image.
     """
 
     def __init__(self, *, parts: Mapping[str, Corruption], probability: Fraction) -> None:
@@ -206,7 +206,7 @@ class Composition(Corruption):
         self.probability = probability
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """Applies each part to the images that drew it."""
+        """Applies each part to the images that were drawn for it."""
         for part in self.parts.values():
             chosen = rng.uniform(per_image(x)) <= self.probability
             x = torch.where(chosen, part(x, rng), x)

@@ -1,4 +1,4 @@
-"""The one path from images in memory to batches on the device: one indexed read a batch, no per-sample Python."""
+"""From images in memory to batches on the device: one indexed read per batch, no per-sample Python."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class BatchLoader(DataLoader):
-    """A DataLoader of whole batches that spares its own machinery, a quarter of the time, where it has no workers."""
+    """A DataLoader of whole batches; without workers it bypasses torch's iterator, a quarter of the time."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         batches = super().__iter__() if self.num_workers else (self.dataset[indices] for indices in self.sampler)
@@ -38,11 +38,11 @@ class Serving(TypedDict):
     """How a data module serves its images.
 
     Attributes:
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         num_workers: Loader processes; 0 is fastest for images in memory.
-        resident: Whether the images stay on the device, and only their positions cross to it.
+        resident: Whether the images stay on the device, and only their positions are copied to it.
         seed: Seed of the splits, the order and the evaluation noise.
-        corruption: What happens to the input on its way to the model; the target stays as it is.
+        corruption: Corruption of the input; the target is unchanged.
     """
 
     batch_size: PositiveInt
@@ -53,12 +53,12 @@ class Serving(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What the splits are made of, and what is in none of them; plain values.
+    """Content of the splits, and what was left out; plain values.
 
     Attributes:
         splits: For each split how many images or tiles it has of each source.
         sources: Digest of the content of each source.
-        settings: What decides, beside the sources, what the images are.
+        settings: Settings that affect the images.
         left_out: How many tiles are in no split, by reason.
         skipped: Why files were not used, by name.
         warnings: What else is suspicious about them, one line each.
@@ -73,7 +73,7 @@ class Manifest(TypedDict):
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Base of the data modules: a subclass loads splits and, where it likes, states what the model is fed.
+    """Base of the data modules: a subclass loads splits and may override how a batch is made.
 
     Resuming is exact: the order is a function of (seed, epoch), and a checkpoint holds the position in it.
 
@@ -89,7 +89,7 @@ class ImageDataModule(L.LightningDataModule):
     target: str = "noisy"
     """`clean` where reconstructions are compared with a cleaner image than the input."""
     sample_seed: int | None = None
-    """Seed of the latents that a model samples in evaluation; None draws on from the noise of its inputs."""
+    """Seed of the latents that a model samples in evaluation; None continues the noise of its inputs."""
 
     def __init__(self, *, image_size: int, channels: int, **serving: Unpack[Serving]) -> None:
         super().__init__()
@@ -105,11 +105,11 @@ class ImageDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def describe(self) -> Manifest:
-        """What the loaded splits are made of: the same on every machine for the same data and seed."""
+        """Content of the loaded splits: the same on every machine for the same data and seed."""
         raise NotImplementedError
 
     def manifest(self) -> Manifest:
-        """What the loaded splits are made of, found out once."""
+        """Content of the loaded splits, computed once."""
         if self._manifest is None:
             self._manifest = self.describe()
         return self._manifest
@@ -133,7 +133,7 @@ class ImageDataModule(L.LightningDataModule):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def rng(self, indices: Tensor, split: Split) -> RandomSource:
-        """The noise of a batch: the run's own state in training, (seed, index) alone elsewhere."""
+        """The noise of a batch: the run's own state in training, a function of (seed, index) elsewhere."""
         return GlobalRandom() if split == "train" else IndexedRandom(self.seed, indices, SPLITS.index(split))
 
     def batch(self, split: Split, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
@@ -175,7 +175,8 @@ class ImageDataModule(L.LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(self.seed),  # starting an iterator must not touch the run's state
+            # starting an iterator must not draw from the run's random state
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def train_dataloader(self) -> DataLoader:

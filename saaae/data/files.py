@@ -1,4 +1,4 @@
-"""Image files: finding, reading and sharing them out between the splits."""
+"""Image files: finding, reading and assigning them to splits."""
 
 import logging
 import os
@@ -19,8 +19,8 @@ from saaae.data.cache import content_digest
 from saaae.errors import UserError
 from saaae.types import Split
 
-Image.MAX_IMAGE_PIXELS = None  # a radar scene is larger than what Pillow takes for an attack
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds amiss is raised here
+Image.MAX_IMAGE_PIXELS = None  # a radar scene is larger than Pillow's limit against decompression bombs
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its errors are raised here
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff")
 UNREAD = (".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jxl", ".npz", ".pgm", ".ppm",
           ".tga", ".webp")  # fmt: skip
@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 
 class BrokenFileError(UserError):
-    """One file of many cannot be used."""
+    """One file cannot be used."""
 
 
 class BrokenFiles:
     """Handles unusable files: stops at the first, or continues and keeps a list.
 
     Args:
-        skip: Whether to go on.
+        skip: Whether to continue without it.
     """
 
     def __init__(self, skip: bool) -> None:
@@ -86,7 +86,7 @@ def list_images(root: Path, key: str = "data.root") -> list[Path]:
 
 
 def unread_images(root: Path) -> dict[str, int]:
-    """How many image files in `root` and below are of a kind that is not read, by a description of the kind."""
+    """Number of image files of unsupported kinds in `root` and below, by kind."""
     names = (name for _, _, names in os.walk(root) for name in names if not name.startswith("."))
     endings = Counter(ending for name in names if (ending := Path(name).suffix.lower()) in UNREAD)
     return {f"{ending} files, a kind of image that is not read": count for ending, count in sorted(endings.items())}
@@ -118,7 +118,7 @@ def read_array(path: Path) -> np.ndarray:
     Transparency is left out, palettes become colours, and NPY files may have their channels first or last.
 
     Raises:
-        BrokenFileError: If the file is no readable image, or several.
+        BrokenFileError: If the file is not a readable image, or several.
         UserError: If the file system fails.
     """
     try:
@@ -199,7 +199,7 @@ def read_image(path: Path, channels: int) -> Tensor:
     """An image (C, H, W), uint8: gray, colours weighted by their luminance (ITU-R 601), or RGB.
 
     Raises:
-        BrokenFileError: If the file is no readable image of 8 or 16 bits.
+        BrokenFileError: If the file is not a readable image of 8 or 16 bits.
     """
     return _byte_image(to_bytes(path, read_array(path)), channels)
 
@@ -213,7 +213,7 @@ def read_levels(path: Path, channels: int) -> Tensor:
     """An image (C, H, W): uint8 of 8-bit files, float32 in [0, 1] with every level of 16-bit files (1.0 is 65535).
 
     Raises:
-        BrokenFileError: If the file is no readable image of 8 or 16 bits.
+        BrokenFileError: If the file is not a readable image of 8 or 16 bits.
     """
     pixels = read_array(path)
     if pixels.dtype != np.uint16:

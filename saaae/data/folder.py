@@ -90,7 +90,7 @@ class FolderData(CachedFiles):
         return self.pieces(image)._replace(kind="8-bit" if image.dtype == torch.uint8 else "16-bit")
 
     def pieces(self, image: Tensor) -> DecodedFile:
-        """What an image (C, H, W) becomes; tiles with pixels that are no numbers are left out."""
+        """What an image (C, H, W) becomes; tiles with NaN or infinite pixels are left out."""
         if self.fit == "resize":
             square = center_crop(resize(image, [self.image_size], antialias=True), [self.image_size] * 2)[None]
             return DecodedFile({"pixels": square, "start": torch.zeros(1, 2, dtype=torch.int64)}, {}, self.image_size)

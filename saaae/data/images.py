@@ -14,10 +14,10 @@ UNKNOWN_LABEL, UNKNOWN_MASK = -1, 255
 
 
 class Masks(NamedTuple):
-    """Pixel masks of images, of which most share the empty one.
+    """Pixel masks of images; most share the empty one.
 
     Attributes:
-        masks: (K, 1, H, W), uint8: 1 where there is a defect, UNKNOWN_MASK where nobody knows.
+        masks: (K, 1, H, W), uint8: 1 where there is a defect, UNKNOWN_MASK where it is not known.
         row: Which mask each image has (N,), int64.
     """
 
@@ -39,7 +39,7 @@ class RawBatch(NamedTuple):
 
 
 class ImageSplit(Protocol):
-    """One split, of which batches are taken."""
+    """One split of a data set."""
 
     @property
     def size(self) -> int: ...
@@ -54,7 +54,7 @@ class Images(NamedTuple):
 
     Attributes:
         pixels: (N, C, H, W), uint8 with 255 for 1.0, or float32 in [0, 1].
-        label: Classes (N,), int64, or None; UNKNOWN_LABEL where nobody knows.
+        label: Classes (N,), int64, or None; UNKNOWN_LABEL where it is not known.
         reference: Cleaner images of the same scenes (N, C, H, W), or None.
         masks: Pixel masks, or None.
         fabric: Code of each image's fabric (N,), int64, or None.
@@ -99,7 +99,7 @@ class Images(NamedTuple):
 
 
 class IndexedImages(Dataset[RawBatch | UserError]):
-    """Serves the images of a whole index tensor (B,) at once; a mistake of the user as itself, to keep it one line."""
+    """Serves the images of a whole index tensor (B,) at once; a UserError as itself, to keep it one line."""
 
     def __init__(self, images: ImageSplit) -> None:
         self.images = images

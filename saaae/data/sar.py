@@ -173,7 +173,7 @@ class SARData(FolderData):
         return super().settings() | {"scale": self.scale, "full_scale": self.full_scale}
 
     def read(self, name: str, path: Path) -> DecodedFile:
-        """Tiles of an image and of its reference; those with pixels that are no numbers are left out."""
+        """Tiles of an image and of its reference; those with NaN or infinite pixels are left out."""
         stored = {part: read_array(part) for part in (path, *self.companions(name))}
         images = [sar_image(part, values, self.scale, self.full_scale) for part, values in stored.items()]
         if len({image.shape for image in images}) > 1:

@@ -75,7 +75,7 @@ class SpeckleData(ImageDataModule):
         return torch.cat([cut_tiles(scene, self.image_size)[0] for scene in torch.from_numpy(scenes)])
 
     def describe(self) -> Manifest:
-        """Generated scenes; their digest tells a change of the generator."""
+        """Generated scenes; their digest changes with the generator."""
         return {
             "splits": {split: {f"{split} scenes": images.size} for split, images in self.splits.items()},
             "sources": {f"{split} scenes": tensor_digest(images.pixels) for split, images in self.splits.items()},

@@ -140,7 +140,7 @@ def detect(
 ) -> dict[str, Any]:
     """How well maps of anomaly find defects in fabric.
 
-    One process does it all, whatever others there are. Maps are smoothed; a tile scores as the maximum of its map.
+    Runs in one process only. Maps are smoothed; a tile scores as the maximum of its map.
     Scores become z-scores by the scores of the training tiles of their fabric, and pixels by the pixels. The threshold
     comes from validation tiles, which are normal.
 

@@ -1,1 +1,1 @@
-"""Shape-in, shape-out blocks that have never heard of a VAE."""
+"""Layers that keep the shape of features, independent of any VAE."""

@@ -57,25 +57,25 @@ def relative(heat: Tensor) -> Tensor:
 
 
 class AttentionLayer(nn.Module):
-    """What every attention layer is: features (B, C, H, W) to features of the same shape, weights for pictures."""
+    """Base of the attention layers: features (B, C, H, W) to features of the same shape, and weights for pictures."""
 
     def refuse(self, size: int) -> None:
-        """Says no to maps of `size` x `size` positions.
+        """Checks maps of `size` x `size` positions.
 
         Raises:
-            UserError: If the layer cannot afford them.
+            UserError: If they are too many for the layer.
         """
 
     def weights(self, x: Tensor) -> Tensor:
-        """What `forward` weighs features (B, C, H, W) with."""
+        """The weights that `forward` applies to features (B, C, H, W)."""
         raise NotImplementedError
 
     def heat_map(self, x: Tensor) -> Tensor | None:
-        """Where the layer looks (B, 1, H, W), 1 at each image's strongest position; None if it has no positions."""
+        """Attention received (B, 1, H, W), 1 at each image's strongest position; None if it has no positions."""
         return None
 
     def channel_gates(self, x: Tensor) -> Tensor | None:
-        """What each channel is multiplied by (B, C); None if the layer has no such gates."""
+        """Factor on each channel (B, C); None if the layer has no channel gates."""
         return None
 
 
@@ -135,7 +135,7 @@ class FullAttention(PositionAttention):
         self.allow_large = allow_large
 
     def refuse(self, size: int) -> None:
-        """More than 32x32 positions, unless they are allowed."""
+        """Refuses more than 32x32 positions, unless they are allowed."""
         if size * size > LARGE and not self.allow_large:
             raise UserError(
                 f"attention=self: a {size**2} x {size**2} matrix for {size}x{size} positions; expected at most 32x32, "
@@ -217,7 +217,7 @@ class AxialAttention(PositionAttention):
         return along_rows + along_columns
 
     def weights(self, x: Tensor) -> Tensor:
-        """How much each position attends to each (B, heads, H*W, H*W): rows sum to 2, one for each axis."""
+        """How much each position attends to each other one (B, heads, H*W, H*W): rows sum to 2, one for each axis."""
         q, k, _ = self.qkv(x)
         batch, heads, height, width, _ = q.shape
         rows = torch.exp(log_attention(q, k))  # (B, heads, H, W, W)
@@ -249,7 +249,7 @@ class LinearAttention(PositionAttention):
             return ((q_feature @ summary) / normal).view(q.shape).to(v.dtype)
 
     def weights(self, x: Tensor) -> Tensor:
-        """The matrix that it never builds (B, heads, H*W, H*W), for pictures; every row sums to 1."""
+        """The implied matrix (B, heads, H*W, H*W), for pictures; every row sums to 1."""
         q, k, _ = self.qkv(x)
         scores = self.feature(q) @ self.feature(k).transpose(-1, -2)
         return scores / scores.sum(-1, keepdim=True)

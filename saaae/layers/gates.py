@@ -22,7 +22,7 @@ class Gate(AttentionLayer):
         raise NotImplementedError
 
     def weights(self, x: Tensor) -> Tensor:
-        """The gate in (0, 2), in the shape of the logits; 1 leaves the features alone."""
+        """The gate in (0, 2), in the shape of the logits; 1 leaves the features unchanged."""
         return 2.0 * torch.sigmoid(self.logits(x))
 
     def channel_gates(self, x: Tensor) -> Tensor | None:
@@ -41,7 +41,7 @@ class Gate(AttentionLayer):
 
 
 class SqueezeExcitation(Gate):
-    """One gate a channel from its average over positions (Hu et al. 2018, eq. 3).
+    """One gate per channel from its average over positions (Hu et al. 2018, eq. 3).
 
     Args:
         channels: Channels in and out.
@@ -83,7 +83,7 @@ class EfficientChannelAttention(Gate):
 
 
 class SpatialAttention(Gate):
-    """One gate a position from the mean and maximum over channels (Woo et al. 2018, eq. 3).
+    """One gate per position from the mean and maximum over channels (Woo et al. 2018, eq. 3).
 
     Args:
         channels: Channels in and out.

@@ -1,4 +1,4 @@
-"""Vectors that stand for a class."""
+"""Vectors that represent classes."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from saaae.ranges import PositiveInt
 
 
 class OneHot(nn.Module):
-    """One entry a class.
+    """One-hot vectors.
 
     Args:
         num_classes: Number of classes K.
@@ -24,7 +24,7 @@ class OneHot(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """One learnt vector a class; `weight` (K, size) can be used elsewhere.
+    """One learned vector per class; `weight` (K, size) can be used elsewhere.
 
     Args:
         num_classes: Number of classes K.

@@ -11,7 +11,7 @@ Place = Literal["bottleneck", "encoder", "decoder"]
 
 
 class Attention:
-    """Attention layers of one kind at chosen places of a network.
+    """Attention layers of one kind at chosen stages of a network.
 
     Args:
         placement: `bottleneck` is the end of the encoder, `encoder` and `decoder` are after their other stages, `all`
@@ -28,7 +28,7 @@ class Attention:
         self.placement, self.layer = placement, layer
 
     def at(self, place: Place, channels: int, size: int) -> list[nn.Module]:
-        """The layer for a place with features (B, channels, size, size), or nothing.
+        """The layer for features (B, channels, size, size), or None.
 
         Raises:
             UserError: If the layer refuses the size or the channels.

@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class PlainResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))), without normalisation, which would hide the level of an image from a restorer.
+    """x + conv(relu(conv(x))), without normalisation, which would remove the level of an image.
 
     The second convolution starts at 0.3 of its usual size, so that a deep stack of blocks starts close to the identity.
 

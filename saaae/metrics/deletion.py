@@ -1,4 +1,4 @@
-"""Does an importance map know what matters? Hide what it calls important, and compare with hiding at random."""
+"""Deletion test: masking the latent cells that an importance map ranks highest, against masking others."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ def hide(z: Tensor, cells: Tensor) -> Tensor:
     """Codes whose chosen cells are at 0, the mean of the prior.
 
     Args:
-        z: Codes (B, D), or maps (B, C, h, w), of which a cell is a position with all its channels.
+        z: Latent vectors (B, D), or maps (B, C, h, w), where a cell is a position with all its channels.
         cells: Which cells to hide (B, D) or (B, h * w), bool.
     """
     return z.masked_fill(cells.view(len(z), 1, *z.shape[2:]) if z.dim() == 4 else cells, 0.0)

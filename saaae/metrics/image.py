@@ -47,7 +47,7 @@ def reconstruction_quality(x_hat: Tensor, reference: Tensor, multiscale: bool = 
 
     Args:
         x_hat: Reconstructions (B, C, H, W); clipped to [0, 1].
-        reference: What they are compared with, likewise.
+        reference: Reference images (B, C, H, W); clipped to [0, 1].
         multiscale: Whether to add `ms_ssim`.
     """
     x_hat, reference = x_hat.float().clamp(0, 1), reference.float().clamp(0, 1)
@@ -67,7 +67,7 @@ def quality_of(x_hat: Tensor, target: Tensor, clean: Tensor | None, multiscale: 
 
     Args:
         x_hat: Reconstructions (B, C, H, W).
-        target: What the model was to give back.
+        target: The training target.
         clean: The clean reference; None, or the target itself, adds nothing.
         multiscale: Whether to add MS-SSIM.
     """

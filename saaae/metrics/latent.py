@@ -42,7 +42,7 @@ class LatentStatistics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Of each dimension (D,): variance of the posterior mean over the data, mean posterior variance, mean KL.
 
-        Also the number of active dimensions. The KL, in nats, is 0 where it is no sum over dimensions.
+        Also the number of active dimensions. The KL, in nats, is 0 where it is not a sum over dimensions.
         """
         spread = (self.square_sum / self.count - (self.mean_sum / self.count) ** 2).clamp_min(0.0)
         return {

@@ -10,10 +10,10 @@ from scipy import ndimage
 from torch import Tensor
 from torchmetrics import Metric
 
-from saaae.metrics.ranking import Array, Counts, _area, _auroc, _average_precision, _best_f1, _ratio
+from saaae.metrics.ranking import Array, Counts, area, auroc, average_precision, best_f1, ratio
 
 BINS = 2**21
-"""Bins of pixel scores; the first is for what is no number."""
+"""Bins of pixel scores; the first is for NaN."""
 
 FARTHEST = 1e6
 """Absolute score beyond which all share a bin."""
@@ -25,7 +25,7 @@ SIGMA = 4.0
 
 
 def ordered_bins(scores: Tensor) -> Tensor:
-    """Bin of each score in its order of size: integers (...,) in [1, BINS), int64; 0 for what is no number.
+    """Bin of each score in its order of size: integers (...,) in [1, BINS), int64; 0 for NaN.
 
     Bins are equally wide in asinh(score): scores up to 1 share one if they differ by less than 1.4e-5, larger ones by
     less than that part of their size.
@@ -59,7 +59,7 @@ def area_below(false_positives: Array, overlap: Array, limit: float) -> float:
     """
     below = false_positives <= limit
     end = np.interp(limit, false_positives, overlap)
-    return float(_area(np.append(false_positives[below], limit), np.append(overlap[below], end)) / limit)
+    return float(area(np.append(false_positives[below], limit), np.append(overlap[below], end)) / limit)
 
 
 class PixelDetection(Metric):
@@ -111,8 +111,8 @@ class PixelDetection(Metric):
         if filled[-1]:
             curves[:] = np.nan
         pixels = Counts(curves[0], curves[1])
-        found = {"pixel_auroc": _auroc(pixels), "pixel_ap": _average_precision(pixels), "pixel_f1": _best_f1(pixels)}
-        false_positives, overlap = _ratio(pixels.alarms, pixels.alarms[-1:]), curves[2] / max(int(self.regions), 1)
+        found = {"pixel_auroc": auroc(pixels), "pixel_ap": average_precision(pixels), "pixel_f1": best_f1(pixels)}
+        false_positives, overlap = ratio(pixels.alarms, pixels.alarms[-1:]), curves[2] / max(int(self.regions), 1)
         areas = {name: np.array(area_below(false_positives, overlap, limit)) for name, limit in LIMITS.items()}
         return {name: float(value) for name, value in (found | _both(pixels, areas)).items()}
 

@@ -8,15 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-RankingMetric = Callable[[ArrayLike, ArrayLike, ArrayLike | None], Array]
-"""A function of scores (N,), labels (N,) and weights (..., N): one number for each set of weights."""
-
 CHUNK = 2**18
 """Weights that the bootstrap holds at a time."""
 
 
 class Counts(NamedTuple):
-    """What lies at or above each of K thresholds, from one above all scores, where nothing does, downwards.
+    """Weight at or above each of K thresholds, which descend from one above all scores.
 
     Attributes:
         hits: Weight of the defective items (..., K).
@@ -35,7 +32,7 @@ def counts_of(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = 
     """Cumulative weights at every distinct score: exact, with ties taken as one.
 
     Args:
-        scores: Scores (N,); if any is nan, so is every number that comes of them.
+        scores: Scores (N,); if any is nan, so are all metrics.
         labels: Labels (N,).
         weights: Weights (..., N), at least 0; None is 1 each.
 
@@ -58,72 +55,37 @@ def counts_of(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = 
     return Counts(cumulated(defective), cumulated(~defective))
 
 
-def _area(x: Array, y: Array) -> Array:
+RankingMetric = Callable[[Counts], Array]
+"""A number in [0, 1] for each set of weights (...,); nan where only one class has weight or a score is nan."""
+
+
+def area(x: Array, y: Array) -> Array:
     """Area under straight lines between points (..., K) with x ascending."""
     return (np.diff(x) * (y[..., 1:] + y[..., :-1])).sum(-1) / 2
 
 
-def _ratio(part: Array, whole: Array) -> Array:
+def ratio(part: Array, whole: Array) -> Array:
     """Part / whole; 0 where the whole is 0."""
     return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole != 0)
 
 
-def _auroc(counts: Counts) -> Array:
-    hits, alarms = (_ratio(count, count[..., -1:]) for count in counts)
-    return counts.where_both(_area(alarms, hits))
+def auroc(counts: Counts) -> Array:
+    """Area under the receiver operating characteristic: P(a defect scores higher than a normal item), ties half."""
+    hits, alarms = (ratio(count, count[..., -1:]) for count in counts)
+    return counts.where_both(area(alarms, hits))
 
 
-def _average_precision(counts: Counts) -> Array:
-    steps = np.diff(_ratio(counts.hits, counts.hits[..., -1:]))
-    precision = _ratio(counts.hits, counts.hits + counts.alarms)[..., 1:]
+def average_precision(counts: Counts) -> Array:
+    """Precision averaged over the steps of recall, not interpolated (scikit-learn's definition)."""
+    steps = np.diff(ratio(counts.hits, counts.hits[..., -1:]))
+    precision = ratio(counts.hits, counts.hits + counts.alarms)[..., 1:]
     return counts.where_both((steps * precision).sum(-1))
 
 
-def _best_f1(counts: Counts) -> Array:
-    f1 = _ratio(2 * counts.hits, counts.hits + counts.alarms + counts.hits[..., -1:])
+def best_f1(counts: Counts) -> Array:
+    """The largest F1 of any threshold. An oracle: it chooses the threshold by the labels that it is tested on."""
+    f1 = ratio(2 * counts.hits, counts.hits + counts.alarms + counts.hits[..., -1:])
     return counts.where_both(f1.max(-1))
-
-
-def auroc(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """Area under the receiver operating characteristic: P(a defect scores higher than a normal item), ties half.
-
-    Args:
-        scores: Scores (N,).
-        labels: Labels (N,).
-        weights: Weights (..., N), at least 0; several sets of them are evaluated at once.
-
-    Returns:
-        In [0, 1], (...,); nan where only one class has weight or a score is nan.
-    """
-    return _auroc(counts_of(scores, labels, weights))
-
-
-def average_precision(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """Precision averaged over the steps of recall, not interpolated: scikit-learn's definition.
-
-    Args:
-        scores: Scores (N,).
-        labels: Labels (N,).
-        weights: Weights (..., N), at least 0; several sets of them are evaluated at once.
-
-    Returns:
-        In [0, 1], (...,); the share of defects for chance; nan where only one class has weight or a score is nan.
-    """
-    return _average_precision(counts_of(scores, labels, weights))
-
-
-def best_f1(scores: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Array:
-    """The largest F1 of any threshold. An oracle: it chooses the threshold by the labels that it is tested on.
-
-    Args:
-        scores: Scores (N,).
-        labels: Labels (N,).
-        weights: Weights (..., N), at least 0; several sets of them are evaluated at once.
-
-    Returns:
-        In [0, 1], (...,); nan where only one class has weight or a score is nan.
-    """
-    return _best_f1(counts_of(scores, labels, weights))
 
 
 def bootstrap_interval(
@@ -143,7 +105,7 @@ def bootstrap_interval(
         metric: `auroc`, `average_precision` or `best_f1`.
         scores: Scores (N,).
         labels: Labels (N,).
-        groups: The group that each belongs to (N,): numbers or names.
+        groups: The group of each item (N,): numbers or names.
         num_resamples: Number of resamples.
         seed: Seed of the resampling.
 
@@ -157,7 +119,8 @@ def bootstrap_interval(
     draws = np.random.default_rng(seed).integers(number, size=(num_resamples, number))
     times = np.stack([np.bincount(draw, minlength=number) for draw in draws])
     rows = max(1, CHUNK // len(group))
-    parts = [metric(scores, labels, times[i : i + rows, group]) for i in range(0, num_resamples, rows)]
+    starts = range(0, num_resamples, rows)
+    parts = [metric(counts_of(scores, labels, times[i : i + rows, group])) for i in starts]
     values = np.concatenate(parts)
     values = values[~np.isnan(values)]
     low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (np.nan, np.nan)
@@ -165,24 +128,26 @@ def bootstrap_interval(
 
 
 def detection(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> dict[str, float]:
-    """What a ranking is worth.
+    """Detection metrics of scored items.
 
     Args:
         scores: Scores (N,).
         labels: Labels (N,).
-        groups: The strip that each belongs to (N,).
+        groups: The strip of each item (N,).
 
     Returns:
         `auroc` and `average_precision`, each with its 95 % interval `_low` and `_high`; the oracle `best_f1`; the
         numbers of `defective` and normal (`sound`) items.
     """
     found: dict[str, float] = {}
+    counts = counts_of(scores, labels)
     metrics: dict[str, RankingMetric] = {"auroc": auroc, "average_precision": average_precision}
     for name, metric in metrics.items():
         low, high = bootstrap_interval(metric, scores, labels, groups)
-        found |= {name: float(metric(scores, labels, None)), f"{name}_low": low, f"{name}_high": high}
-    return found | {"best_f1": float(best_f1(scores, labels))} | _sizes(np.asarray(labels))
+        found |= {name: float(metric(counts)), f"{name}_low": low, f"{name}_high": high}
+    return found | {"best_f1": float(best_f1(counts))} | num_items(np.asarray(labels))
 
 
-def _sizes(labels: NDArray[Any]) -> dict[str, int]:
+def num_items(labels: NDArray[Any]) -> dict[str, int]:
+    """Numbers of defective and normal labels (N,)."""
     return {"defective": int((labels == 1).sum()), "sound": int((labels == 0).sum())}

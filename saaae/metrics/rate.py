@@ -49,7 +49,7 @@ class CodeModel(NamedTuple):
         return coder.get_compressed().tobytes()
 
     def decode(self, content: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The symbols (count, D) and labels (count,) again, int32; labels are 0 where there are no classes."""
+        """The symbols (count, D) and labels (count,), int32; labels are 0 where there are no classes."""
         coder = constriction.stream.queue.RangeDecoder(np.frombuffer(content, np.uint32))
         symbols = coder.decode(*self._parameters(count)).reshape(count, -1)
         if self.classes == 1:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from saaae.metrics.ranking import Array, _auroc, _average_precision, _sizes, counts_of, detection
+from saaae.metrics.ranking import Array, auroc, average_precision, counts_of, detection, num_items
 
 STD_FLOOR = 1e-3
 """Least standard deviation of one fabric's scores, as a part of that of all scores."""
@@ -137,5 +137,5 @@ def evaluate_detection(tiles: ScoredTiles, threshold: float) -> dict[str, Any]:
 
 def _ranking(tiles: ScoredTiles) -> dict[str, float]:
     counts = counts_of(tiles.score, tiles.label)
-    found = {"auroc": float(_auroc(counts)), "average_precision": float(_average_precision(counts))}
-    return found | _sizes(tiles.label)
+    found = {"auroc": float(auroc(counts)), "average_precision": float(average_precision(counts))}
+    return found | num_items(tiles.label)

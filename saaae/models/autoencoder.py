@@ -30,7 +30,7 @@ class Parts(TypedDict):
         image_channels: Channels of the images.
         latent_dim: Size D of a latent vector; None for a latent map.
         latent_channels: Channels C of a latent map (C, H', W') at the encoder's resolution; None for a vector.
-        encoder: Makes the encoder of `image_shape`; it tells its `output_shape`.
+        encoder: Makes the encoder of `image_shape`; it has an `output_shape`.
         posterior: Makes q(z|x) of `feature_shape` and `latent_shape`.
         decoder: Makes the decoder of `latent_shape` and `image_shape`.
         likelihood: p(x|z), with the link to images in [0, 1].

@@ -4,7 +4,7 @@ from saaae.models.autoencoder import ImageAutoencoder
 
 
 class CBAMAutoencoder(ImageAutoencoder):
-    """A deterministic autoencoder with attention in its networks (CBAM, Woo et al. 2018): the chain as it stands.
+    """A deterministic autoencoder with attention in its networks (CBAM, Woo et al. 2018).
 
-    Its code is `encode(batch).mode`, its reconstruction `forward(batch)`.
+    Its latent is `encode(batch).mode`, its reconstruction `forward(batch)`.
     """

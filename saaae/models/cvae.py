@@ -1,4 +1,4 @@
-"""The conditional VAE: encoder and decoder are given the class."""
+"""The conditional VAE: encoder and decoder take the class."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,10 +21,10 @@ class ConditionalVAE(ImageAutoencoder):
     """A VAE of images given their class (Kingma et al. 2014; Sohn et al. 2015).
 
     Args:
-        num_classes: Number of classes; None where the data have none, which is refused.
+        num_classes: Number of classes; None, for data without classes, is refused.
         label_encoder: Makes the vectors that stand for classes, of `num_classes`.
         label_drop: Share of training images whose class is withheld (a vector of zeros), so that the model also
-            learns to do without (Ho and Salimans 2022).
+            works without a class (Ho and Salimans 2022).
         **parts: What it is made of; encoder and decoder also take a `condition_size`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The denoising VAE: what it restores may also reach the image past the code."""
+"""The denoising VAE, with an optional skip path around the latent."""
 
 from collections.abc import Callable
 from typing import Unpack
@@ -13,11 +13,11 @@ from saaae.types import Batch
 class DenoisingVAE(ImageAutoencoder):
     """A VAE whose input is corrupted and whose target is not (Im et al. 2017), with an optional skip path.
 
-    With a skip path the decoder's logits are added to those of a small network on the corrupted image: the code then
-    holds what that network cannot know, and may collapse.
+    With a skip path the decoder's logits are added to those of a small network on the corrupted image: the latent then
+    holds only what that network cannot restore, and may collapse.
 
     Args:
-        skip: Makes the network beside the code, of `channels`; None for the pure bottleneck.
+        skip: Makes the network beside the latent, of `channels`; None for the pure bottleneck.
         **parts: What it is made of.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The despeckler: a residual U-Net in the logarithm of intensity, with a code at its coarsest level."""
+"""The despeckler: a residual U-Net in the logarithm of intensity, with the latent at its coarsest level."""
 
 from typing import Unpack
 
@@ -12,8 +12,8 @@ from saaae.types import Batch, Posterior
 class Despeckler(ImageAutoencoder):
     """Removes speckle from amplitude images, blind to the number of looks (Zhang et al. 2018 for the residual in logs).
 
-    The decoder also sees what each finer level of the encoder saw, so a stochastic code is not needed and collapses:
-    the default is deterministic.
+    The decoder also gets the features of each finer level of the encoder, so a stochastic latent is not needed and
+    collapses: the default is deterministic.
 
     Raises:
         UserError: If the likelihood does not take logarithms of intensity.
@@ -33,11 +33,11 @@ class Despeckler(ImageAutoencoder):
 
     def encode(self, batch: Batch) -> Posterior:
         """Posterior of the inputs of a batch, from the coarsest level."""
-        return self.posterior(self._seen(batch)[-1], batch.rng)
+        return self.posterior(self._levels(batch)[-1], batch.rng)
 
     def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:
-        """Logarithms of intensity (B, C, H, W) of codes for the images of a batch."""
-        return self.decoder(z, self._seen(batch))
+        """Logarithms of intensity (B, C, H, W) of latents for the images of a batch."""
+        return self.decoder(z, self._levels(batch))
 
-    def _seen(self, batch: Batch) -> tuple[Tensor, ...]:
+    def _levels(self, batch: Batch) -> tuple[Tensor, ...]:
         return batch.skips or self.encoder(batch.input)

@@ -23,9 +23,9 @@ from saaae.types import Batch
 log = logging.getLogger("saaae")
 
 DomainScores = Callable[[Tensor, Batch], Mapping[str, Tensor]]
-"""Numbers (B,) by name of reconstructions (B, C, H, W) and their batch."""
+"""Scores (B,) by name, of reconstructions (B, C, H, W) and their batch."""
 PREFIX = "model."
-"""Before the names of the torch model's weights in a checkpoint; checkpoints of version 0.1 have none."""
+"""Prefix of the torch model's weights in a checkpoint; checkpoints of version 0.1 have none."""
 
 
 def model_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

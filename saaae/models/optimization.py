@@ -60,7 +60,7 @@ class Optimization:
         return self.schedule((step - self.warmup_steps) / max(1.0, total_steps - self.warmup_steps))
 
     def exception_after_end(self, total_steps: int) -> str:
-        """For the log of an extended run: how the rate still changes after `total_steps`; empty if it does not."""
+        """How the rate changes after `total_steps`, for the log of an extended run; empty if it does not."""
         if self.schedule is not constant or self.warmup_steps <= total_steps:
             return ""
         return f", but the learning rate still rises until step {self.warmup_steps}"

@@ -10,14 +10,14 @@ from saaae.types import Batch, Posterior
 
 
 class SAAAE(ImageAutoencoder):
-    """A VAE that injects less noise into its code where self-attention finds the image important.
+    """A VAE that injects less noise into its latent where self-attention finds the image important.
 
     z = mean + std * (1 - a) * eps; everything that differs from the VAE lives in `AnchoredPosterior`.
     """
 
     @property
     def loss_warning(self) -> str:
-        """The nominal objective is no bound."""
+        """The nominal objective is not a bound."""
         nominal = getattr(self.posterior, "objective", "") == "nominal"
         return "posterior.kl=nominal charges noise that is then removed: the loss is NOT an ELBO" if nominal else ""
 

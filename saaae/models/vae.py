@@ -4,4 +4,4 @@ from saaae.models.autoencoder import ImageAutoencoder
 
 
 class VAE(ImageAutoencoder):
-    """Variational autoencoder (Kingma and Welling 2014; Rezende et al. 2014): the chain as it stands."""
+    """Variational autoencoder (Kingma and Welling 2014; Rezende et al. 2014)."""

@@ -14,13 +14,13 @@ from saaae.ranges import Fraction, PositiveInt, Widths
 
 
 class ConvEncoder(nn.Module):
-    """Strided 3x3 convolutions with ReLU, then, where asked for, one hidden linear layer that also sees a condition.
+    """Strided 3x3 convolutions with ReLU, then optionally one hidden linear layer that also takes a condition.
 
     Args:
         image_shape: (C, H, W) of the images.
         widths: Channels of each halving; an image that cannot be halved as often uses the first ones only.
         norm: Group normalisation after each convolution.
-        dropout: Share of feature maps that training drops after each stage.
+        dropout: Share of feature maps dropped in training after each stage.
         hidden: Size of the hidden linear layer; None for none, the features then stay a map.
         attention: Layers of attention at chosen places.
         condition_size: Size of the condition vector; 0 for none.
@@ -140,12 +140,12 @@ class ConvDecoder(nn.Module):
         self.stages = nn.Sequential(*stages, upsampling(before, channels, strides[-1]))
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Codes (B, *latent_shape), and a condition (B, condition_size), to real-valued images (B, C, H, W)."""
+        """Latents (B, *latent_shape), and a condition (B, condition_size), to real-valued images (B, C, H, W)."""
         return self.stages(self.start(z if condition is None else torch.cat([z, condition.to(z.dtype)], 1)))
 
 
 class SkipPath(nn.Module):
-    """What a restorer adds to the decoder's logits: the corrupted image and a few convolutions of it.
+    """Skip path of a restorer, added to the decoder's logits: the corrupted image and a few convolutions of it.
 
     Args:
         channels: Channels of the images.

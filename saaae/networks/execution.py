@@ -1,4 +1,4 @@
-"""How a network computes, whatever it is: in which precision, and what it keeps for the way back."""
+"""Precision and activation checkpointing of any network."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
-    """Keeps the weights of a network in a precision and computes in it; what goes in and comes out stays float32."""
+    """Keeps the weights of a network in a precision and computes in it; inputs and outputs stay float32."""
     network.to(dtype)
 
     def cast(value: Any, to: torch.dtype) -> Any:
@@ -23,7 +23,7 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def stages_of(network: nn.Module) -> Iterator[nn.Sequential]:
-    """The outermost sequences of layers of a network that hold no sequence themselves."""
+    """The outermost sequences of layers of a network that do not contain a sequence themselves."""
     for child in network.children():
         holds_sequences = any(isinstance(part, nn.Sequential) for part in child.children())
         if isinstance(child, nn.Sequential) and not holds_sequences:
@@ -33,7 +33,7 @@ def stages_of(network: nn.Module) -> Iterator[nn.Sequential]:
 
 
 def keep_stage_inputs_only(network: nn.Module) -> None:
-    """Computes each stage of a network again on the way back (Chen et al. 2016): the same numbers in less memory.
+    """Recomputes each stage of a network in the backward pass (Chen et al. 2016): the same numbers in less memory.
 
     The names of weights stay.
     """

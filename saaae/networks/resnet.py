@@ -96,5 +96,5 @@ class ResNetDecoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Codes (B, *latent_shape) to real-valued images (B, C, H, W)."""
+        """Latents (B, *latent_shape) to real-valued images (B, C, H, W)."""
         return self.stages(self.start(z))

@@ -18,7 +18,8 @@ DARKEST = 1e-4
 def log_planes(x: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Logarithms of the intensity of amplitudes (B, C, H, W), and of its mean over windows of odd side `window`.
 
-    The mean of intensities is not biased by speckle, unlike that of logarithms: nobody needs to know the looks.
+    The mean of intensities is not biased by speckle, unlike that of logarithms, so the number of looks need not be
+    known.
     """
     intensity = x.float() ** 2
     mean = avg_pool2d(intensity, window, 1, padding=window // 2, count_include_pad=False)
@@ -36,8 +37,8 @@ class LogUNetEncoder(nn.Module):
         attention: Layers of attention at chosen places.
 
     Raises:
-        UserError: If the side of the image cannot be halved once a level, the window is even, or there is not one
-            number of blocks a level.
+        UserError: If the side of the image cannot be halved once per level, the window is even, or the number of blocks
+            is not given for each level.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class LogUNetEncoder(nn.Module):
 
 
 class LogUNetDecoder(nn.Module):
-    """The expanding half: a code, and what each finer level saw added on the way; the sum starts at the local mean.
+    """The expanding half: upsamples a latent and adds the features of each finer level; starts at the local mean.
 
     Args:
         latent_shape: (C, H, W) of the latent map.
@@ -125,7 +126,7 @@ class LogUNetDecoder(nn.Module):
         self.last = nn.Sequential(last, nn.PixelShuffle(2))
 
     def forward(self, z: Tensor, seen: Sequence[Tensor]) -> Tensor:
-        """Codes (B, *latent_shape) and what the encoder gave, to logarithms of intensity (B, C, H, W), float32.
+        """Latents (B, *latent_shape) and the encoder's features to logarithms of intensity (B, C, H, W), float32.
 
         A fresh network gives the local mean: it starts as an unbiased boxcar filter.
         """

@@ -1,1 +1,1 @@
-"""The number that is minimised: likelihoods, the ELBO and beta schedules."""
+"""Training objectives: likelihoods, the ELBO and beta schedules."""

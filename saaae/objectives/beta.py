@@ -1,8 +1,8 @@
-"""Beta schedules: what the KL costs at each optimizer step.
+"""Beta schedules: the weight of the KL at each optimizer step.
 
-What all but the controller do depends on the step and the batch alone. Stretches may be given as fractions of the
-run. They become absolute steps when the run first starts (`bind`) and stay so in its checkpoints: raising
-`trainer.max_epochs` later moves nothing.
+All but the controller depend on the step and the batch alone. Durations may be given as fractions of the run; they
+become absolute steps when the run first starts (`bind`) and stay so in its checkpoints, so raising
+`trainer.max_epochs` later does not change them.
 """
 
 import math
@@ -36,14 +36,14 @@ class ConstantBeta:
         """Checks the posterior of the model; raises UserError if its KL cannot be weighted so."""
 
     def bind(self, total_steps: int) -> None:
-        """Turns stretches of the run into steps; a second call changes nothing."""
+        """Converts durations to steps; a second call changes nothing."""
 
     def __call__(self, step: int) -> float | Tensor:
         """Beta at optimizer step `step`, counted from 0."""
         return self.value
 
-    def charge(self, posterior: Posterior, step: int) -> Tensor:
-        """What is added to the nll, in nats per image: beta times the mean KL of the batch."""
+    def penalty(self, posterior: Posterior, step: int) -> Tensor:
+        """The term added to the nll, in nats per image: beta times the mean KL of the batch."""
         return self(step) * posterior.kl.mean()
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class CapacityBeta(LinearBeta):
         super().__init__(value=value, warmup=warmup)
         self.capacity = capacity
 
-    def charge(self, posterior: Posterior, step: int) -> Tensor:
+    def penalty(self, posterior: Posterior, step: int) -> Tensor:
         """The weighted distance between the mean KL of the batch and the capacity at `step`."""
         return self.value * (mean_over_processes(posterior.kl.mean()) - self.capacity * self.progress(step)).abs()
 
@@ -144,11 +144,11 @@ class CapacityBeta(LinearBeta):
 
 
 class FreeBitsBeta(ConstantBeta):
-    """Leaves each latent dimension some KL for free: value * sum_j max(floor, KL_j) (Kingma et al. 2016, eq. 15).
+    """No penalty on a dimension's KL below a floor: value * sum_j max(floor, KL_j) (Kingma et al. 2016, eq. 15).
 
     Args:
         value: Weight of the KL.
-        floor: What a dimension may carry at the same price, in nats: the mean over the batch is compared.
+        floor: KL of a dimension, in nats and averaged over the batch, below which it is not reduced.
     """
 
     def __init__(self, *, value: NonNegativeFloat, floor: NonNegativeFloat) -> None:
@@ -162,7 +162,7 @@ class FreeBitsBeta(ConstantBeta):
                 "expected posterior=diagonal or anchored"
             )
 
-    def charge(self, posterior: Posterior, step: int) -> Tensor:
+    def penalty(self, posterior: Posterior, step: int) -> Tensor:
         """The weighted sum over dimensions."""
         per_dimension = posterior.kl_per_dimension
         assert per_dimension is not None, "the posterior is not factorized"
@@ -191,8 +191,8 @@ class TargetKLBeta(ConstantBeta):
         """Beta as it was last set, on the device: reading it would stall a step."""
         return self._beta
 
-    def charge(self, posterior: Posterior, step: int) -> Tensor:
-        """Sets beta by the mean KL of the batch, then charges it."""
+    def penalty(self, posterior: Posterior, step: int) -> Tensor:
+        """Sets beta by the mean KL of the batch; returns beta times that KL."""
         kl = mean_over_processes(posterior.kl.mean())
         with torch.no_grad():
             error = self.target - kl

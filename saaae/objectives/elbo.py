@@ -13,13 +13,13 @@ def beta_elbo_loss(nll: Tensor, posterior: Posterior, beta: ConstantBeta, step: 
 
     Args:
         nll: Negative log likelihood (B,) in nats.
-        posterior: Posterior whose charged KL enters the loss.
-        beta: What the KL costs; free bits and a capacity charge it in their own way.
+        posterior: Posterior whose KL enters the loss.
+        beta: Weight of the KL; free bits and a capacity have penalties of their own.
         step: Optimizer step, counted from 0.
     """
     nll = nll.mean()
-    charge = beta.charge(posterior, step)
-    return Loss(nll + charge, nll, posterior.kl.mean(), beta(step))
+    penalty = beta.penalty(posterior, step)
+    return Loss(nll + penalty, nll, posterior.kl.mean(), beta(step))
 
 
 def bits_per_dimension(elbo: Tensor, num_dimensions: int, discrete: bool) -> Tensor:

@@ -53,7 +53,7 @@ class Likelihood(nn.Module):
 class Bernoulli(Likelihood):
     """Binary cross-entropy, from logits: the activation is a sigmoid and cannot be another.
 
-    On gray images it is the customary training loss but no likelihood: even perfect reconstruction costs the entropy
+    On gray images it is the customary training loss but not a likelihood: even perfect reconstruction costs the entropy
     of the gray pixels (45.5 nats per MNIST digit).
 
     Args:
@@ -75,14 +75,14 @@ MOMENTUM = 0.01
 
 
 class ScaledLikelihood(Likelihood):
-    """Base of the densities with one scale for all pixels, given, learnt or optimal.
+    """Base of the densities with one scale for all pixels, given, learned or optimal.
 
     Args:
         scale: A number, `learned` (one trained parameter that starts at the optimum of the first batch), or `optimal`:
             the maximum-likelihood scale of the batch in closed form (Rybkin et al. 2021, eq. 8). Evaluation uses the
             running average of the training batches, so that no metric depends on the batch. `per_image`: the same of
             each image, in evaluation too: half the pixels times the log of its error, so the loss follows the mean
-            PSNR. The image itself chooses the scale, so this is no likelihood.
+            PSNR. The image itself chooses the scale, so this is not a likelihood.
         activation: Output activation.
     """
 
@@ -128,7 +128,7 @@ class ScaledLikelihood(Likelihood):
         return self.log_scale.float()
 
     def _start_from_data(self, distance: Tensor) -> None:
-        self.waits_for_data = False  # once a process: asking the device every step would stall it
+        self.waits_for_data = False  # once per process: reading from the device at every step would stall it
         if self.num_batches == 0:
             self.num_batches += 1
             with torch.no_grad():
@@ -142,7 +142,7 @@ class ScaledLikelihood(Likelihood):
         with torch.no_grad():
             self.num_batches += 1
             weight = (1.0 / self.num_batches).clamp(min=MOMENTUM)  # a plain average at first
-            newest = torch.where(log_scale.isfinite(), log_scale, self.log_scale)  # a broken batch spoils no average
+            newest = torch.where(log_scale.isfinite(), log_scale, self.log_scale)  # not of a non-finite batch
             self.log_scale.lerp_(newest, weight)
         return log_scale
 
@@ -191,7 +191,7 @@ class Laplace(ScaledLikelihood):
 
 
 class SpectralGaussian(Gaussian):
-    """Gaussian plus a penalty on differing Fourier magnitudes: sharp textures are not averaged away. No likelihood.
+    """Gaussian plus a penalty on differing Fourier magnitudes: sharp textures are not averaged away. Not a likelihood.
 
     The transform is orthonormal, so the penalty is on the scale of the squared error whatever the image size.
 
@@ -258,7 +258,7 @@ class SpeckleLikelihood(Likelihood):
 
 
 class SSIMGaussian(Gaussian):
-    """Gaussian plus a penalty on missing structural similarity (Wang et al. 2004). No likelihood.
+    """Gaussian plus a penalty on missing structural similarity (Wang et al. 2004). Not a likelihood.
 
     Deviation: the local moments are means over 7x7 windows, not Gaussian ones, for speed.
 

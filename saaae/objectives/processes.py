@@ -7,7 +7,7 @@ from torch import Tensor
 def mean_over_processes(mean: Tensor) -> Tensor:
     """The mean of a whole batch, given that of this process's equal share; its gradient is the share's own.
 
-    DDP averages gradients, so a function of the result ends up with the gradient that one process finds on the whole.
+    DDP averages gradients, so a function of the result gets the gradient of one process on the whole batch.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return mean

@@ -26,26 +26,26 @@ class AnchoredGaussian(DiagonalGaussian):
         log_factor: Log of the noise factor, same shape.
         anchor: The importance map as it was used (B, D) or (B, 1, H, W), in [0, cap].
         flat: Images (B,) whose raw map was constant, as 0. or 1.
-        charge_nominal: Charge KL(N(mean, std^2)), that of the noise *before* the factor. The loss is then not a bound.
+        use_nominal: Put KL(N(mean, std^2)) into the loss, that of the noise *before* the factor: not a bound.
     """
 
     def __init__(
-        self, mean: Tensor, logvar: Tensor, log_factor: Tensor, anchor: Tensor, flat: Tensor, charge_nominal: bool
+        self, mean: Tensor, logvar: Tensor, log_factor: Tensor, anchor: Tensor, flat: Tensor, use_nominal: bool
     ) -> None:
         super().__init__(mean, logvar + 2.0 * log_factor)
         self.nominal = DiagonalGaussian(mean, logvar)
         self.log_factor, self.anchor, self.flat = log_factor, anchor, flat
-        self.charge_nominal = charge_nominal
+        self.use_nominal = use_nominal
 
     @property
     def kl(self) -> Tensor:
-        """What the loss charges (B,) in nats: the effective KL unless the nominal one was asked for."""
-        return self.nominal.kl if self.charge_nominal else self.kl_effective
+        """The KL in the loss (B,), in nats: the effective one, or with `use_nominal` the nominal one."""
+        return self.nominal.kl if self.use_nominal else self.kl_effective
 
     @property
     def kl_per_dimension(self) -> Tensor | None:
-        """What the loss charges for each latent dimension (B, D) in nats."""
-        return self.nominal.kl_per_dimension if self.charge_nominal else super().kl_per_dimension
+        """The KL in the loss of each latent dimension (B, D), in nats."""
+        return self.nominal.kl_per_dimension if self.use_nominal else super().kl_per_dimension
 
     def diagnostics(self) -> Mapping[str, Tensor]:
         """Per-image (B,): the KLs in nats, the map's mean and spread, and what a matched uniform factor needs."""
@@ -72,9 +72,9 @@ class AnchoredPosterior(nn.Module):
             over positions, per image. `shuffled_batch`: the previous image's map (so it depends on the batch).
             `random`: one fixed random map. `inverted`: cap - a. `unused`: computed, then all noise is let through.
             `none`: no map module, the plain VAE bit for bit. `full`: no noise at all, a deterministic autoencoder.
-        kl: `effective` charges the KL of the distribution that z really has: the loss is a bound. `nominal` charges
+        kl: `effective` is the KL of the distribution of z: the loss is a bound. `nominal` is
             that of the un-scaled noise, as the original does: **not an ELBO**. `budget` redistributes the noise at a
-            constant sum of log factors and charges what z really has.
+            constant sum of log factors and takes the KL of the distribution of z.
         score: Where the raw map comes from: `projection`, `log_column_sum` (attention received) or `norm`.
         normalization: `per_image`, `per_batch` (the original), `per_image_quantile` or `zscore_sigmoid`.
         cap: Largest anchor; the log-variance head must be able to undo it.

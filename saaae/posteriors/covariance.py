@@ -22,9 +22,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _CorrelatedGaussian:
-    """What both have in common: N(mean, covariance) over the D values of each code, whose KL is no sum over them.
+    """Base: N(mean, covariance) over the D latent values of each image, whose KL is not a sum over them.
 
-    Codes are vectors (B, D) or, where a subclass allows it, maps (B, C, H, W) with D = C H W; all is float32.
+    Latents are vectors (B, D) or, where a subclass allows it, maps (B, C, H, W) with D = C H W; all is float32.
     """
 
     stochastic = True

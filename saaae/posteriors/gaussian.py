@@ -18,7 +18,7 @@ def soft_bound(x: Tensor, low: float = LOGVAR_MIN, high: float = LOGVAR_MAX) -> 
 
 
 class DiagonalGaussian:
-    """N(mean, diag(exp(logvar))) over the codes of a batch.
+    """N(mean, diag(exp(logvar))) over the latents of a batch.
 
     Args:
         mean: (B, D) or (B, C, H, W), float32.
@@ -71,7 +71,7 @@ class DiagonalGaussian:
 
 
 class Delta:
-    """All mass at one code: no noise, no rate that a bound could charge.
+    """All mass at one latent: no noise, and no KL that a bound could contain.
 
     Args:
         mean: (B, D) or (B, C, H, W).
@@ -86,7 +86,7 @@ class Delta:
         return self.mode
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Not a density: infinite at the code, minus infinity elsewhere (B,)."""
+        """Not a density: infinite at the latent, minus infinity elsewhere (B,)."""
         equal = (z == self.mode).flatten(1).all(1)
         return torch.where(equal, math.inf, -math.inf)
 
@@ -158,7 +158,7 @@ class DiagonalPosterior(nn.Module):
 
 
 class DeltaPosterior(nn.Module):
-    """A deterministic code: the features themselves where their shape is the latent's, else a linear map of them.
+    """A deterministic latent: the features themselves where their shape is the latent's, else a linear map of them.
 
     Args:
         feature_shape: (C, H, W) of the encoder's features.
@@ -173,5 +173,5 @@ class DeltaPosterior(nn.Module):
         self.code = nn.Identity() if same else GaussianHeads.head(feature_shape, latent_shape)
 
     def forward(self, features: Tensor, rng: RandomSource) -> Delta:
-        """Features (B, C, H, W) to the codes of the batch, float32 under any precision."""
+        """Features (B, C, H, W) to the latents of the batch, float32 under any precision."""
         return Delta(self.code(features).float())

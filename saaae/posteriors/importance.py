@@ -97,7 +97,7 @@ def per_image(raw: Tensor) -> Tensor:
 
 
 def per_batch(raw: Tensor) -> Tensor:
-    """Min-max over the whole batch, the original form: couples an image's code to its neighbours."""
+    """Min-max over the whole batch, the original form: couples an image's latent to its neighbours."""
     return guarded_range(raw, raw.amin(), raw.amax())
 
 

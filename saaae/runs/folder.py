@@ -17,7 +17,7 @@ TAGS = "told.yaml"
 
 
 class RunFolder:
-    """A run folder and the names of what it holds.
+    """A run folder and the paths of its files.
 
     Args:
         path: The folder; it need not exist yet.
@@ -32,7 +32,7 @@ class RunFolder:
         self.previous = self.checkpoints / "previous.ckpt"
         self.metrics = self.path / "metrics.json"
         self.status = self.path / "status.json"
-        self.owner = self.path / ".owner"  # the process at work; absent where there is none
+        self.owner = self.path / ".owner"  # the process that writes here; absent if there is none
         self.splits = self.path / "splits.json"
         self.log = self.path / "train.log"
         self.pictures = self.path / "pictures"
@@ -93,7 +93,7 @@ class RunFolder:
         return self._stored("overrides.yaml", [])
 
     def tags(self) -> dict[str, Any]:
-        """Settings that tell the run from others; empty if unknown."""
+        """Settings that distinguish the run; empty if unknown."""
         return self._stored(TAGS, {})
 
     def _stored(self, name: str, missing: Any) -> Any:

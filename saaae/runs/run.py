@@ -28,7 +28,7 @@ class Run:
         cfg: Resolved configuration.
         folder: The run folder.
         overrides: Command-line overrides, also those that the run began with.
-        tags: Settings that tell the run from others in a table of hyperparameters, as plain values.
+        tags: Settings that distinguish the run in a table of hyperparameters, as plain values.
     """
 
     cfg: DictConfig

@@ -26,7 +26,7 @@ def write_status(folder: RunFolder, state: State, why: str = "") -> None:
 
     Args:
         folder: The run folder.
-        state: `running`, `done`, `failed`, `preempted`: stopped by a signal, with a checkpoint to go on from, or
+        state: `running`, `done`, `failed`, `preempted`: stopped by a signal, with a checkpoint to continue from, or
             `pruned`: given up by its study.
         why: The reason of a failure, or the signal.
     """
@@ -57,9 +57,9 @@ def locked(folder: RunFolder) -> Iterator[None]:
     Removes the lock's files from an otherwise empty folder.
 
     Raises:
-        UserError: If another process is at work there, naming it.
+        UserError: If another process writes to the folder, naming it.
     """
-    from filelock import FileLock, Timeout  # imports asyncio: nothing that answers a mistake needs it
+    from filelock import FileLock, Timeout  # imports asyncio, which usage errors do not need
 
     folder.path.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder.path / ".lock", blocking=False), folder.owner

@@ -36,7 +36,7 @@ class Curve(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """The content of reconstructions.npz, images (N, C, H, W), and of which images it is."""
+    """The content of reconstructions.npz, images (N, C, H, W), and their positions."""
 
     of: tuple[Any, ...]
     input: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 
 
 def save_curves(variants: Sequence[Variant], path: Path) -> Path | None:
-    """Writes rate against distortion, and the learning curves; leaves out what there are no numbers for.
+    """Writes rate against distortion, and the learning curves; leaves out figures without numbers.
 
     Returns:
         The path, or None if there is nothing to draw.
@@ -97,7 +97,7 @@ def _name(variant: Variant) -> str:
 
 
 def _style(variant: Variant) -> dict[str, Any]:
-    """Ten colours; the markers tell twelve variants apart without them, too."""
+    """Ten colours; the markers distinguish twelve variants without them."""
     number = variant.number - 1
     marker, line = MARKERS[number % len(MARKERS)], "-" if number < 10 else "--"
     return {"color": f"C{number % 10}", "marker": marker, "linestyle": line}

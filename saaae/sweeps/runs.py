@@ -22,7 +22,7 @@ from saaae.sweeps.summary import RunSummary, Variant
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder is no run itself but holds runs, side by side."""
+    """Whether a folder is not a run itself but holds runs."""
     return not RunFolder(path).record.is_file() and any(path.glob("*/.hydra/config.yaml"))
 
 
@@ -100,12 +100,12 @@ def _read(folder: RunFolder, planned: list[str] | None) -> RunSummary:
     why = {"state": "damaged", "why": "metrics.json cannot be read"} if damaged else {}
     known = {"state": "done"} if results else why
     cfg = folder.config() if folder.record.is_file() else DictConfig({})
-    told = folder.overrides() or planned or []
+    overrides = folder.overrides() or planned or []
     record = results.get("run", {})
     tested = tested_on(cfg, record, read_json_or_empty(folder.splits))
     return RunSummary(
         folder=folder.path,
-        typed=_typed(told) if told or folder.record.is_file() else None,
+        typed=_typed(overrides) if overrides or folder.record.is_file() else None,
         seed=record.get("seed", OmegaConf.select(cfg, "seed")),
         task=tested.task,
         data=tested.settings,
@@ -118,7 +118,7 @@ def _read(folder: RunFolder, planned: list[str] | None) -> RunSummary:
 
 
 def _typed(overrides: list[str]) -> dict[str, str]:
-    """Overrides that tell runs apart, by key; the seed does not, but whoever sweeps over devices compares them."""
+    """Overrides that distinguish variants, by key: not the seed, but devices, which a sweep over them compares."""
     by_key = {key_of(o): o.lstrip("+") for o in overrides}
     return {
         key: text

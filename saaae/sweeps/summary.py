@@ -37,7 +37,7 @@ class RunSummary(NamedTuple):
     def value(self, metric: str) -> float | None:
         """A test metric, or a number of training by its name; None where it is missing or not finite.
 
-        A posterior that logs no kl_effective of its own charges just that.
+        A posterior that does not log kl_effective has it in the loss.
         """
         value = self.test.get(metric, self.train.get(metric))
         value = value if isinstance(value, int | float) else None

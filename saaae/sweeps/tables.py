@@ -37,7 +37,7 @@ def state_of(run: RunSummary) -> str:
 def columns_of(runs: list[RunSummary]) -> dict[str, int]:
     """The metrics that there are, with their digits after the point: four that count, and at least one after it.
 
-    Nats that no loss charged have a column only where there are any.
+    Nats that are not in the loss have a column only where there are any.
     """
     columns = {}
     for metric in METRICS:
@@ -81,9 +81,9 @@ def table_of_differences(title: str, variants: list[Variant], baseline: Variant,
     for variant in (variant for variant in variants if variant is not baseline):
         differences = [variant.differences(baseline, metric) for metric in columns]
         pairs = max(map(len, differences), default=0)
-        told = "no pair" if pairs == 0 else "one pair: no interval" if pairs == 1 else str(pairs)
+        count = "no pair" if pairs == 0 else "one pair: no interval" if pairs == 1 else str(pairs)
         cells = map(_interval, differences, columns.values(), [pairs] * len(columns))
-        rows.append([variant.label, told, *cells])
+        rows.append([variant.label, count, *cells])
     lines = [
         f"Each variant minus {baseline.label} (number {baseline.number}; baseline= chooses another), paired by seed on "
         "the same data: mean difference ± half width of the 95 % Student-t interval.",

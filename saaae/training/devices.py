@@ -53,7 +53,7 @@ def num_processes(accelerator: DictConfig) -> int:
 
 
 def prepare_networks(model: ImageAutoencoder, accelerator: DictConfig) -> None:
-    """Puts a fresh model's networks into the memory format, precision and way of computing that are asked for.
+    """Puts a fresh model's networks into the configured memory format, precision and checkpointing.
 
     Raises:
         UserError: If the model cannot be sharded, and is to be.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
 OBJECTIVES = "objectives"
-"""Where a study says what its values are."""
+"""Where a study stores which metrics its values are."""
 
 TRIAL = "SAAAE_TRIAL"
 """Environment variable with the number of the trial that a job is."""

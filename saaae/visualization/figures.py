@@ -28,7 +28,7 @@ def show(trainer: L.Trainer, tag: str, picture: Picture, step: int) -> None:
 
 
 def epoch_picture(model: ImageAutoencoder, data: ImageDataModule, split: Split, count: int, title: str) -> Picture:
-    """The picture of `count` fixed images of a split; leaves the model in the mode that it was in."""
+    """The picture of `count` fixed images of a split; restores the mode of the model."""
     with evaluating(model):
         rows = epoch_rows(model, data, data.batch(split, spread(data, split, count), model.device))
     return mosaic(rows, f"{title}\n{model.loss_warning}" if model.loss_warning else title)
@@ -38,8 +38,8 @@ def gate_bars(gates: Mapping[str, Tensor], title: str) -> Picture:
     """Bars of the weights that layers give to their channels: the mean over images, and lines from least to greatest.
 
     Args:
-        gates: Weights (B, C) in (0, 2), by where they are; 1 leaves a channel alone.
-        title: Above all.
+        gates: Weights (B, C) in (0, 2), by layer; 1 leaves a channel unchanged.
+        title: Title above the bars.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,12 +61,12 @@ def gate_bars(gates: Mapping[str, Tensor], title: str) -> Picture:
 def final_pictures(
     model: ImageAutoencoder, data: ImageDataModule, kl: Tensor | None, shown: str, count: int
 ) -> Iterator[tuple[str, Picture]]:
-    """Name and picture of everything that a trained model has to show on `count` fixed test images.
+    """Name and image of each picture of a trained model on `count` fixed test images.
 
     Args:
         model: The model.
         data: Its data.
-        kl: Mean KL of each latent value (D,) in nats; None where it is no sum over them.
+        kl: Mean KL of each latent value (D,) in nats; None where it is not a sum over them.
         shown: The run, for the titles.
         count: Number of images.
     """
@@ -108,7 +108,7 @@ class EpochStrip:
         Args:
             epoch: Counted from 1.
             images: Reconstructions in [0, 1].
-            limit: Whether the number of epochs is to stay small.
+            limit: Whether to limit the number of epochs.
         """
         pixels = (images.float().clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()[None]
         if self.images.shape[1:] != pixels.shape[1:]:  # the first ones, or pictures.count is another than before
@@ -124,7 +124,7 @@ class EpochStrip:
             np.savez(file, epochs=np.array(self.epochs), images=self.images)
 
     def picture(self, original: Tensor, title: str) -> Picture:
-        """A row an image, its original and then a column an epoch."""
+        """One row per image: its original, then one column per epoch."""
         after = torch.from_numpy(self.images).float() / 255
         rows = [Row("", torch.cat([image[None], after[:, number]])) for number, image in enumerate(original.cpu())]
         return mosaic(rows, title, ["original", *map(str, self.epochs)])

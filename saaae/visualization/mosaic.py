@@ -1,4 +1,4 @@
-"""Rows of images with labels as one picture: drawn in milliseconds, because it may happen every epoch."""
+"""Rows of labelled images as one picture: fast enough for every epoch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class Row(NamedTuple):
     """Images side by side.
 
     Attributes:
-        label: What they are; may have several lines.
+        label: Text at the left; may have several lines.
         images: (N, C, H, W) in [0, 1] or uint8, gray or RGB; a map (N, 1, h, w) of any resolution is stretched.
         colours: Name of a matplotlib colour map for maps; `gray` shows the values themselves.
     """
@@ -51,7 +51,7 @@ def mosaic(rows: Sequence[Row], title: str, columns: Sequence[str] = ()) -> Pict
     """Draws rows below each other, each with its label at the left.
 
     Args:
-        rows: What to draw; the first tells the proportions.
+        rows: What to draw; the first one sets the proportions.
         title: Lines above all; empty for none.
         columns: A label above each column.
     """

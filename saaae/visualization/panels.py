@@ -54,7 +54,7 @@ def epoch_rows(model: ImageAutoencoder, data: ImageDataModule, batch: Batch) -> 
 
     Args:
         model: The model, in evaluation mode.
-        data: Where the images are from.
+        data: Its data.
         batch: The images, on the model's device.
     """
     posterior = model.encode(batch)
@@ -74,7 +74,7 @@ def input_rows(data: ImageDataModule, count: int) -> list[Row]:
 
     Args:
         data: The images.
-        count: Images a row, at most.
+        count: Largest number of images per row.
     """
     batch = data.batch("train", spread(data, "train", count))
     rows = [Row("input", batch.input)] + ([] if batch.target is batch.input else [Row("target", batch.target)])
@@ -117,13 +117,13 @@ def fabric_rows(model: ImageAutoencoder, batch: Batch) -> list[Row]:
 
 
 def prior_rows(model: ImageAutoencoder, device: torch.device, side: int = 8) -> list[Row]:
-    """Images of codes from the prior, of the classes in turn where there are any."""
+    """Images of latents from the prior; conditional models show the classes in turn."""
     images = model.sample(side * side, IndexedRandom(0, torch.arange(side * side, device=device)))
     return [Row("" if number else "from N(0, I)", row) for number, row in enumerate(images.split(side))]
 
 
 def interpolation_rows(model: ImageAutoencoder, batch: Batch, steps: int = 9) -> list[Row]:
-    """Straight lines between the codes of neighbouring images, decoded; a pair keeps the class of its first image."""
+    """Decoded straight lines between the latents of neighbouring images; a pair keeps the class of its first image."""
     z = model.encode(batch).mode
     rows = []
     for first in range(0, len(z) - 1, 2):
@@ -134,7 +134,7 @@ def interpolation_rows(model: ImageAutoencoder, batch: Batch, steps: int = 9) ->
 
 
 def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int = 8, steps: int = 9) -> list[Row]:
-    """Images of the first image's code with one of its dimensions moved from -3 to 3, those of the highest KL first.
+    """Images of the first image's latent with one of its dimensions moved from -3 to 3, those of the highest KL first.
 
     Of a latent map a dimension is a channel, moved at all positions.
 
@@ -143,7 +143,7 @@ def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int 
         batch: The images.
         kl: Mean KL of each latent value (D,), in nats.
         rows: Dimensions shown, at most.
-        steps: Images a row.
+        steps: Images per row.
     """
     z = model.encode(batch).mode[:1]
     charged = kl.view(model.latent_shape).flatten(1).sum(1) if len(model.latent_shape) > 1 else kl
@@ -158,7 +158,7 @@ def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int 
 
 
 def class_rows(model: ImageAutoencoder, device: torch.device, styles: int = 10) -> list[Row]:
-    """A row a class, at most ten, and the same code down each column."""
+    """One row per class, at most ten; each column has the same latent."""
     assert model.num_classes
     z = IndexedRandom(0, torch.arange(styles)).normal(torch.empty(styles, *model.latent_shape)).to(device)
     classes = range(min(10, model.num_classes))
@@ -177,13 +177,13 @@ def plane_rows(model: ImageAutoencoder, device: torch.device, side: int = 15) ->
 def final_panels(
     model: ImageAutoencoder, data: ImageDataModule, batch: Batch, kl: Tensor | None
 ) -> Iterator[tuple[str, list[Row]]]:
-    """Name and rows of each picture that a trained model has to show.
+    """Name and rows of each picture of a trained model.
 
     Args:
         model: The model, in evaluation mode.
         data: Where the images are from.
         batch: Fixed test images, on the model's device.
-        kl: Mean KL of each latent value (D,) in nats; None where it is no sum over them.
+        kl: Mean KL of each latent value (D,) in nats; None where it is not a sum over them.
     """
     device = batch.input.device
     if data.domain == "fabric" and (test := defective(data, 8, device)) is not None:

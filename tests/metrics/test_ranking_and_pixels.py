@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from saaae.metrics.pixel_detection import BINS, PixelDetection, ordered_bins, smooth
-from saaae.metrics.ranking import auroc, average_precision, best_f1, bootstrap_interval, detection
+from saaae.metrics.ranking import auroc, average_precision, best_f1, bootstrap_interval, counts_of, detection
 from saaae.metrics.tile_detection import (
     FabricCalibration,
     ScoredTiles,
@@ -33,37 +33,37 @@ def tiles():
 def test_curves_equal_scikit_learn_with_ties(tiles, metric, expected):
     scores, labels, _ = tiles
     assert len(np.unique(scores)) < 200
-    assert abs(metric(scores, labels) - expected(scores, labels)) < 1e-9
+    assert abs(metric(counts_of(scores, labels)) - expected(scores, labels)) < 1e-9
 
 
 @pytest.mark.parametrize(("metric", "expected"), METRICS)
 def test_several_sets_of_weights_equal_scikit_learn_one_by_one(tiles, metric, expected):
     scores, labels, _ = tiles
     weights = np.random.default_rng(1).integers(0, 3, (4, 300)) * np.array([[0.5], [1], [2], [1]])
-    found = metric(scores, labels, weights)
+    found = metric(counts_of(scores, labels, weights))
     np.testing.assert_allclose(found, [expected(scores, labels, row) for row in weights], rtol=0, atol=1e-9)
 
 
 def test_curves_of_four_tiles_are_those_worked_out_by_hand():
     scores, labels = [4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0]
-    assert auroc(scores, labels) == 3 / 4
-    assert average_precision(scores, labels) == (1 + 2 / 3) / 2
-    assert best_f1(scores, labels) == 4 / 5
+    assert auroc(counts_of(scores, labels)) == 3 / 4
+    assert average_precision(counts_of(scores, labels)) == (1 + 2 / 3) / 2
+    assert best_f1(counts_of(scores, labels)) == 4 / 5
 
 
 def test_infinite_scores_tie():
-    assert auroc([np.inf, np.inf, 0.0, -np.inf, -np.inf], [1, 0, 0, 1, 0]) == (2.5 + 0.5) / 6
+    assert auroc(counts_of([np.inf, np.inf, 0.0, -np.inf, -np.inf], [1, 0, 0, 1, 0])) == (2.5 + 0.5) / 6
 
 
 @pytest.mark.parametrize("metric", [auroc, average_precision, best_f1])
 def test_one_class_and_no_tiles_and_scores_that_are_nan_give_nan(metric):
     for scores, labels in (([1.0, 2.0], [1, 1]), ([1.0, 2.0], [0, 0]), ([], []), ([1.0, 2.0, np.nan], [1, 0, 1])):
-        assert np.isnan(metric(scores, labels))
+        assert np.isnan(metric(counts_of(scores, labels)))
 
 
 def test_a_missing_label_is_refused():
     with pytest.raises(ValueError, match=r"scores \(2,\), labels \(3,\)"):
-        auroc([1.0, 2.0], [0, 1, 1])
+        counts_of([1.0, 2.0], [0, 1, 1])
 
 
 @pytest.mark.parametrize(("metric", "expected"), METRICS)
@@ -91,7 +91,7 @@ def test_detection_holds_every_number_with_its_interval(tiles):
     for name in ("auroc", "average_precision"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
     assert (found["defective"], found["sound"]) == (tiles[1].sum(), 300 - tiles[1].sum())
-    assert found["auroc"] == auroc(*tiles[:2])
+    assert found["auroc"] == auroc(counts_of(*tiles[:2]))
 
 
 @pytest.fixture

@@ -88,9 +88,9 @@ def posterior(*kl):
 
 def test_free_bits_charge_the_floor_or_what_is_above_it():
     q, mean = posterior(0.1, 0.5, 2.0)
-    charge = FreeBitsBeta(value=2.0, floor=0.3).charge(q, 0)
-    assert float(charge) == pytest.approx(2 * (0.3 + 0.5 + 2.0))
-    charge.backward()
+    penalty = FreeBitsBeta(value=2.0, floor=0.3).penalty(q, 0)
+    assert float(penalty) == pytest.approx(2 * (0.3 + 0.5 + 2.0))
+    penalty.backward()
     assert mean.grad[0, 0] == 0
     assert (mean.grad[0, 1:] > 0).all()
 
@@ -104,9 +104,9 @@ def test_a_capacity_charges_the_distance_from_both_sides_while_it_grows():
     schedule = CapacityBeta(value=10.0, warmup=100, capacity=4.0)
     schedule.bind(1000)
     for step, capacity in ((0, 0.0), (50, 2.0), (100, 4.0), (500, 4.0)):
-        assert float(schedule.charge(posterior(1.0, 1.0)[0], step)) == pytest.approx(10 * abs(2 - capacity))
+        assert float(schedule.penalty(posterior(1.0, 1.0)[0], step)) == pytest.approx(10 * abs(2 - capacity))
     q, mean = posterior(1.0, 1.0)
-    schedule.charge(q, 100).backward()
+    schedule.penalty(q, 100).backward()
     assert (mean.grad < 0).all()
 
 
@@ -116,7 +116,7 @@ def test_the_controller_holds_the_kl_of_a_plant_and_resumes():
     def run(controller, steps, start=0):
         beta = float(controller(start))
         for step in range(start, start + steps):
-            controller.charge(posterior(40 / (1 + 4 * beta))[0], step)
+            controller.penalty(posterior(40 / (1 + 4 * beta))[0], step)
             beta = float(controller(step))
         return beta, 40 / (1 + 4 * beta)
 
@@ -135,10 +135,10 @@ def test_the_controller_holds_the_kl_of_a_plant_and_resumes():
 def test_the_controller_stays_between_zero_and_its_ceiling():
     controller = TargetKLBeta(value=0.5, target=1.0, proportional=0.01, integral=0.1)
     for step in range(50):
-        controller.charge(posterior(100.0)[0], step)
+        controller.penalty(posterior(100.0)[0], step)
     assert float(controller(50)) == 0.5
     for step in range(3):  # it has not wound up
-        controller.charge(posterior(0.0)[0], step)
+        controller.penalty(posterior(0.0)[0], step)
     assert float(controller(53)) < 0.5
 
 
@@ -158,9 +158,9 @@ def test_two_processes_charge_together_what_one_charges(monkeypatch, make):
     def charged(share):
         schedule, mean = make(), share.clone().requires_grad_()
         schedule.bind(100)
-        charge = schedule.charge(DiagonalGaussian(mean, torch.zeros_like(mean)), 0)
-        charge.backward()
-        return float(charge), mean.grad
+        penalty = schedule.penalty(DiagonalGaussian(mean, torch.zeros_like(mean)), 0)
+        penalty.backward()
+        return float(penalty), mean.grad
 
     whole, gradient = charged(means)
     parts = []

@@ -112,18 +112,18 @@ class OptunaSweeper(Sweeper):
         number = 0
         while (left := self.n_trials - num_trials(study)) > 0:
             trials = [self._ask(study, tried) for _ in range(min(left, self.n_jobs))]
-            told = [(*fixed, *job_overrides(trial)) for trial in trials]
-            first = {job: trial for job, trial in reversed([*zip(told, trials, strict=True)])}
-            jobs = list(dict.fromkeys(told))
+            runs = [(*fixed, *job_overrides(trial)) for trial in trials]
+            first = {job: trial for job, trial in reversed([*zip(runs, trials, strict=True)])}
+            jobs = list(dict.fromkeys(runs))
             launched = [[*job, *self._told(first[job])] for job in jobs]
             returns = dict(zip(jobs, self.jobs.launch(launched, initial_job_idx=number), strict=True))
             number += len(jobs)
-            for trial, job in zip(trials, told, strict=True):
+            for trial, job in zip(trials, runs, strict=True):
                 tell(study, trial, returns[job])
             yield list(returns.values())
 
     def _open(self, folder: Path, fixed: list[str]) -> "optuna.Study":
-        """The study, new or gone on with; trials that were cut off are queued again, with what they had reported."""
+        """The study, new or continued; interrupted trials are queued again, with the values that they had reported."""
         import optuna
 
         from saaae.config.overrides import key_of
@@ -185,7 +185,7 @@ def refuse_running(folder: Path, trial: "optuna.trial.FrozenTrial", fixed: list[
     """A job may outlive the process that launched it.
 
     Raises:
-        UserError: If the trial's job is still at work.
+        UserError: If the trial's job is still running.
     """
     from saaae.config.resolvers import job_folder
     from saaae.runs.folder import RunFolder
@@ -194,7 +194,7 @@ def refuse_running(folder: Path, trial: "optuna.trial.FrozenTrial", fixed: list[
     digest = job_folder("", [*fixed, *job_overrides(trial)])
     for path in folder.glob(f"*{digest}"):
         if is_locked(RunFolder(path)):
-            raise UserError(f"{path}: this trial of the study is still at work; repeat the command when it has ended")
+            raise UserError(f"{path}: this trial of the study is still running; repeat the command when it has ended")
 
 
 def num_trials(study: "optuna.Study") -> int:
