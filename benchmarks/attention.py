@@ -49,7 +49,7 @@ def main(channels):
         cells = []
         for size in SIZES:
             try:
-                layer.refuse(size)
+                layer.check_size(size)
                 milliseconds, megabytes = measure(layer, torch.randn(1, channels, size, size, requires_grad=True))
                 cells.append(f"{milliseconds:.1f}, {megabytes:.1f}")
             except UserError:

@@ -57,7 +57,7 @@ class Tally:
     """What the campaign has seen."""
 
     def __init__(self):
-        self.kills = self.unreadable = self.finished = self.inexact = self.log_faults = 0
+        self.kills = self.unreadable = self.finished = self.inexact = self.log_errors = 0
 
     def check(self, run):
         """Counts checkpoints that cannot be read."""
@@ -74,7 +74,7 @@ class Tally:
         self.finished += 1
         in_logs = [line for line in found if line.startswith(("metrics.csv", "TensorBoard"))]
         self.inexact += len(found) > len(in_logs)
-        self.log_faults += bool(in_logs)
+        self.log_errors += bool(in_logs)
         if found:
             print(f"  {run}: {', '.join(found)} differ")
 
@@ -195,7 +195,7 @@ def scenario(zygote, base, name, words, disk, tally, kills):
 
 def print_row(name, tally):
     """One line of the table."""
-    cells = (name, tally.kills, tally.finished, tally.unreadable, tally.inexact, tally.log_faults)
+    cells = (name, tally.kills, tally.finished, tally.unreadable, tally.inexact, tally.log_errors)
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 

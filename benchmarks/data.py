@@ -106,7 +106,7 @@ def speed(rounds):
                 pairs.append((repeated(bare, data), repeated(epoch_of, data), repeated(epoch_of, noisy)))
             pairs = pairs[1:]  # the first round touches the pages
             ratios = sorted(ours / theirs for theirs, ours, _ in pairs)
-            corrupted = sorted(rng / theirs for theirs, _, rng in pairs)
+            corrupted = sorted(ours / theirs for theirs, _, ours in pairs)
             middle = rounds // 2
             print(
                 f"{name:<14}{sorted(p[0] for p in pairs)[middle]:>12.0f}{ratios[middle]:>8.2f}"

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
         input: What the encoder sees (B, C, H, W), float32 in [0, 1].
         target: What the decoder should reconstruct (B, C, H, W), float32 in [0, 1].
         indices: Position of each image in its split (B,), int64.
-        noise: Where the model draws its random numbers for this batch from.
+        rng: Source of the random numbers that the model draws for this batch.
         label: Class of each image (B,), int64, where the data set has classes; of a fabric tile 1 with a defect in it,
             0 without, -1 where it is not known.
         clean: Cleaner reference (B, C, H, W) of the same scenes where there is one: exact under simulated speckle, the

@@ -32,7 +32,7 @@ class FiniteGuard(Callback):
         self.on_nonfinite, self.interval = on_nonfinite, interval
         self._in_a_row = self._step = 0
         self._batches: list[tuple[Tensor, dict[str, Tensor]]] = []
-        self._unseen: list[tuple[int, Tensor, dict[str, Tensor]]] = []
+        self._unchecked: list[tuple[int, Tensor, dict[str, Tensor]]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step
@@ -48,12 +48,12 @@ class FiniteGuard(Callback):
         self._step, batches, self._batches = trainer.global_step, self._batches, []
         terms = {name: torch.stack([numbers[name] for _, numbers in batches]).sum() for name in batches[0][1]}
         indices = torch.cat([indices for indices, _ in batches])
-        self._unseen.append((self._step, indices, terms | {"gradient norm": pl_module.gradient_norm}))
-        if len(self._unseen) >= (1 if pl_module.device.type == "cpu" else self.interval):
-            self.look()
+        self._unchecked.append((self._step, indices, terms | {"gradient norm": pl_module.gradient_norm}))
+        if len(self._unchecked) >= (1 if pl_module.device.type == "cpu" else self.interval):
+            self.check()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.look()
+        self.check()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Checks the validation: one finite step may have ruined the weights."""
@@ -61,24 +61,24 @@ class FiniteGuard(Callback):
         if names and trainer.state.fn == "fit":
             self._answer(f"epoch {trainer.current_epoch + 1}: {', '.join(names)} not finite", left_out=False)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Reports what is not finite.
 
         Raises:
             RunFailedError: If the run is to stop, or too many steps in a row were bad.
         """
-        unseen, self._unseen = self._unseen, []
-        if not unseen:
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked:
             return
-        device = unseen[0][1].device
+        device = unchecked[0][1].device
         values = torch.stack(
-            [torch.stack([n.detach().to(device, torch.float32) for n in numbers.values()]) for *_, numbers in unseen]
+            [torch.stack([n.detach().to(device, torch.float32) for n in numbers.values()]) for *_, numbers in unchecked]
         )
         finite = values.isfinite()
         if finite.all():
             self._in_a_row = 0
             return
-        for (step, indices, numbers), good in zip(unseen, finite.tolist(), strict=True):
+        for (step, indices, numbers), good in zip(unchecked, finite.tolist(), strict=True):
             self._in_a_row = 0 if all(good) else self._in_a_row + 1
             if not all(good):
                 names = [name for name, is_good in zip(numbers, good, strict=True) if not is_good]

@@ -26,7 +26,7 @@ class LatentHealth(Callback):
     """
 
     def __init__(self) -> None:
-        self._owner_message: set[str] = set()
+        self._warned: set[str] = set()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Checks the latent statistics of a validation."""
@@ -42,8 +42,8 @@ class LatentHealth(Callback):
                     logger.experiment.add_histogram(f"latent_dimensions/{name}", values, trainer.global_step - 1)
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         active = statistics["spread"] > ACTIVE
-        config_errors = dict(
-            self._faults(
+        problems = dict(
+            self._problems(
                 numbers,
                 int(active.sum()),
                 len(active),
@@ -51,13 +51,13 @@ class LatentHealth(Callback):
                 float(statistics["variance"][active].max()) if active.any() else 1.0,
             )
         )
-        for name, message in config_errors.items():
-            if name not in self._owner_message:
-                self._owner_message.add(name)
+        for name, message in problems.items():
+            if name not in self._warned:
+                self._warned.add(name)
                 log.warning("warning: %s", message)
 
     @staticmethod
-    def _faults(
+    def _problems(
         numbers: dict[str, float], active: int, size: int, spread: float, variance: float
     ) -> Iterator[tuple[str, str]]:
         """Name and description of each problem.

@@ -22,8 +22,8 @@ def rows_before(path: Path, step: int) -> list[list[str]]:
     if not path.is_file() or not step:
         return []
     with reading(path), path.open(newline="") as file:
-        complete_stored_config = [row for row in csv.reader(file) if len(row) == 4 and row[0].isdigit()]
-        return [row for row in complete_stored_config if int(row[0]) < step]
+        complete = [row for row in csv.reader(file) if len(row) == 4 and row[0].isdigit()]
+        return [row for row in complete if int(row[0]) < step]
 
 
 class MetricsCSV(Logger):

@@ -50,7 +50,7 @@ class Progress(Callback):
     _loss: Tensor | None
     _metrics: dict[str, float]
 
-    def look(self, trainer: L.Trainer) -> None:
+    def refresh(self, trainer: L.Trainer) -> None:
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,7 +76,7 @@ class Progress(Callback):
         self._images += len(batch.indices) * trainer.world_size
         self._since, self._loss = now, outputs["loss"]
         if self._is_due():
-            self.look(trainer)
+            self.refresh(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since, metrics = None, trainer.callback_metrics
@@ -118,7 +118,7 @@ class ProgressBar(Progress):
     interval = 0.5
     _bar: Any = None
 
-    def look(self, trainer: L.Trainer) -> None:
+    def refresh(self, trainer: L.Trainer) -> None:
         self._draw(trainer, epoch_of(trainer), trainer.global_step)
         self._images, self._seconds = KEPT * self._images, KEPT * self._seconds
 
@@ -196,7 +196,7 @@ class EpochLines(Progress):
 
     interval = 60.0
 
-    def look(self, trainer: L.Trainer) -> None:
+    def refresh(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
         of = "" if math.isinf(self._total) else f"/{self._total}"
         log.info("  ".join([f"  step {step}{of}", *self._numbers(trainer), *self._left(step)]))

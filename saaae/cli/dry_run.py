@@ -132,8 +132,8 @@ def check_job(command: Command, cfg: DictConfig, overrides: list[str], groups: d
 
 def _job_errors(command: Command, cfg: DictConfig, overrides: list[str], groups: dict[str, list[str]]) -> list[str]:
     """Errors of one composed job: those of single settings, or else the first of the command's own check."""
-    lines = config_errors(cfg, command.schema, groups, command.checked_later)
     try:
+        lines = config_errors(cfg, command.schema, groups, command.checked_later)
         if not lines:
             command.check(cfg, overrides)
     except UserError as error:

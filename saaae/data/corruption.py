@@ -1,7 +1,7 @@
 """Corruptions of a batch, on its device: the model gets the corrupted image, the target stays clean.
 
-Each is a module over images (B, C, H, W) in [0, 1] that draws from a `Noise`: the run's own state in training, (seed,
-image index) in evaluation. The result is clipped to [0, 1].
+Each is a module over images (B, C, H, W) in [0, 1] that draws from a `RandomSource`: the run's own state in training,
+(seed, image index) in evaluation. The result is clipped to [0, 1].
 """
 
 import math

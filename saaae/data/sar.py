@@ -27,8 +27,8 @@ def to_amplitude(values: np.ndarray, scale: Scale, full_scale: float) -> np.ndar
     """Amplitude on the scale of the models: 1.0 is the file's value `full_scale`, and what is above it is clipped.
 
     The one place where a sensor's scale is converted: amplitude v / f, intensity sqrt(v / f), decibel
-    10^((v - f) / 20). Negative amplitudes and intensities (after noise subtraction) become 0; infinities but -inf dB
-    become no numbers, which stay.
+    10^((v - f) / 20). Negative amplitudes and intensities (after noise subtraction) become 0; infinities other than
+    -inf dB become NaN and are kept.
 
     Args:
         values: Pixels as stored.
@@ -101,7 +101,7 @@ class SARData(FolderData):
         scale: What the pixels of the files are: `amplitude`, `intensity` or `decibel`.
         full_scale: The stored value that becomes 1.0; None is the largest value of 8 or 16 unsigned bits.
         enl_windows: Homogeneous rectangles on which the equivalent number of looks is measured: top, left, height and
-            width by file name, one a file; None looks for one in each tile.
+            width by file name, one per file; None searches one in each tile.
         scene_pattern: Regular expression; its first group in a file's name is the scene. A file that does not match is
             a scene of its own.
         split_by: `file` splits whole scenes; `region` gives the right of each image to test, what is left of it to
@@ -190,7 +190,7 @@ class SARData(FolderData):
         return Images(arrays["pixels"], reference=arrays.get("reference"), window=self.windows(arrays))
 
     def load(self) -> dict[Split, Images]:
-        """Also looks whether the windows are of any use.
+        """Also checks that the windows lie in test tiles.
 
         Raises:
             UserError: If no test tile has one.

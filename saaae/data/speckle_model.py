@@ -52,7 +52,7 @@ def correlated_speckle(like: Tensor, looks: float, correlation: float, rng: Rand
         like: Template (B, C, H, W).
         looks: Number of looks, a multiple of 0.5: half a look is the square of the real part alone.
         correlation: Correlation of the intensities of horizontal and vertical neighbours, in [0, 1).
-        noise: Source of random numbers.
+        rng: Source of random numbers.
     """
     height, width = like.shape[-2:]
     amplitude = torch.sqrt(_power(height, correlation, like.device)[:, None] * _power(width, correlation, like.device))
@@ -91,7 +91,7 @@ def speckle_amplitude(amplitude: Tensor, looks: Looks, correlation: float, rng: 
         amplitude: Clean images (B, C, H, W).
         looks: Number of looks, a multiple of 0.5 where the speckle is correlated; of several each image draws one.
         correlation: Correlation of neighbouring intensities; 0 is white.
-        noise: Source of random numbers.
+        rng: Source of random numbers.
     """
     choices = looks_of(looks)
     if len(choices) == 1:

@@ -59,7 +59,7 @@ def relative(heat: Tensor) -> Tensor:
 class AttentionLayer(nn.Module):
     """Base of the attention layers: features (B, C, H, W) to features of the same shape, and weights for pictures."""
 
-    def refuse(self, size: int) -> None:
+    def check_size(self, size: int) -> None:
         """Checks maps of `size` x `size` positions.
 
         Raises:
@@ -134,7 +134,7 @@ class FullAttention(PositionAttention):
         super().__init__(channels, num_heads=num_heads)
         self.allow_large = allow_large
 
-    def refuse(self, size: int) -> None:
+    def check_size(self, size: int) -> None:
         """Refuses more than 32x32 positions, unless they are allowed."""
         if size * size > LARGE and not self.allow_large:
             raise UserError(

@@ -36,5 +36,5 @@ class Attention:
         if self.layer is None or self.placement not in (place, "all"):
             return []
         layer = self.layer(channels)
-        layer.refuse(size)
+        layer.check_size(size)
         return [layer]

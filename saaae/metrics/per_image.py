@@ -1,4 +1,4 @@
-"""What a model measures of each image of a split, and what is said of it for all of them."""
+"""Metrics of each image of a split, and their summary over the split."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,10 +42,10 @@ class PerImage(Metric):
 
 
 def summary(numbers: Mapping[str, Tensor], spread: bool) -> dict[str, Tensor]:
-    """Scalars that say what there is to say of all images.
+    """Summary of the metrics over all images.
 
     Args:
-        numbers: Of each image (N,), by name.
+        numbers: Values of each image (N,), by metric.
         spread: Whether to add `<name>_median` and `<name>_p05` of those that the catalogue marks.
     """
     found = {name: values.mean() for name, values in numbers.items() if name not in HEAVY_TAILED}

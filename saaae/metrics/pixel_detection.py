@@ -70,14 +70,14 @@ class PixelDetection(Metric):
     """
 
     full_state_update = False
-    sound: Tensor
+    normal: Tensor
     defective: Tensor
     overlap: Tensor
     regions: Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        for name, dtype in (("sound", torch.int64), ("defective", torch.int64), ("overlap", torch.float64)):
+        for name, dtype in (("normal", torch.int64), ("defective", torch.int64), ("overlap", torch.float64)):
             self.add_state(name, torch.zeros(BINS, dtype=dtype), dist_reduce_fx="sum")
         self.add_state("regions", torch.tensor(0), dist_reduce_fx="sum")
 
@@ -88,9 +88,9 @@ class PixelDetection(Metric):
             score_map: Scores (H, W).
             mask: uint8 (H, W): 1 defect, 0 normal, anything else, such as 255, unknown and left out.
         """
-        device = self.sound.device
+        device = self.normal.device
         bins, mask = ordered_bins(score_map.detach().to(device)), mask.to(device)
-        self.sound += torch.bincount(bins[mask == 0], minlength=BINS)
+        self.normal += torch.bincount(bins[mask == 0], minlength=BINS)
         found = bins[mask == 1]
         if len(found):
             weights, number = region_weights(mask.cpu().numpy())
@@ -105,7 +105,7 @@ class PixelDetection(Metric):
         a region that is found against the share of normal pixels that alarm, up to 0.3 and 0.05 of them, over that
         limit (Bergmann et al. 2020, section 5.2). All are nan if a class is missing or a score was nan.
         """
-        counts = torch.stack([self.defective.double(), self.sound.double(), self.overlap]).cpu().numpy()[:, ::-1]
+        counts = torch.stack([self.defective.double(), self.normal.double(), self.overlap]).cpu().numpy()[:, ::-1]
         filled = np.asarray(counts[:2].any(0))
         curves = np.pad(counts[:, filled].cumsum(1), ((0, 0), (1, 0)))
         if filled[-1]:

@@ -42,7 +42,7 @@ def homogeneous_windows(guide: Tensor, size: int) -> Tensor:
     or more), are left out unless all are. Of equals the first counts, row by row.
 
     Args:
-        guide: Amplitudes (B, 1, H, W) that the choice looks at, never the image that is judged.
+        guide: Amplitudes (B, 1, H, W) by which windows are chosen, never the evaluated image.
         size: Side of the windows in pixels, at most that of the image.
 
     Returns:

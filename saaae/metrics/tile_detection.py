@@ -57,7 +57,7 @@ def held_out_threshold(scores: ArrayLike, false_alarms: float = 0.01) -> float:
 
 
 def at_threshold(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
-    """What alarms at scores above a threshold are worth.
+    """Metrics of alarms at scores above a threshold.
 
     Args:
         scores: Scores (N,).
@@ -103,7 +103,7 @@ class ScoredTiles(NamedTuple):
 
 
 def evaluate_detection(tiles: ScoredTiles, threshold: float) -> dict[str, Any]:
-    """What tile scores are worth for tiles and strips; plain numbers in nested dictionaries.
+    """Detection metrics of tiles and strips; plain numbers in nested dictionaries.
 
     An unmarked tile of a defective strip may hold an unmarked defect: it counts in `tile_all` only, as normal.
 

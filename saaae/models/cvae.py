@@ -56,7 +56,8 @@ class ConditionalVAE(ImageAutoencoder):
         return batch._replace(label=torch.where(kept, label, WITHHELD))
 
     def _label_of(self, batch: Batch) -> Tensor:
-        assert batch.label is not None, "the data have no classes"
+        if batch.label is None:
+            raise UserError("label: a conditional model needs the class of each image; these images have none")
         return batch.label
 
     @property

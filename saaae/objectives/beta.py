@@ -156,6 +156,7 @@ class FreeBitsBeta(ConstantBeta):
         self.floor = floor
 
     def check(self, posterior: nn.Module) -> None:
+        """Your own posterior module declares such a KL by `factorized = True`."""
         if not getattr(posterior, "factorized", False):
             raise UserError(
                 "beta=free_bits: needs a posterior whose KL is a sum over dimensions; "

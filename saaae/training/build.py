@@ -100,7 +100,7 @@ def lightning_module(
 
 
 def build_errors(cfgs: Iterable[DictConfig]) -> list[str]:
-    """Builds models on torch's meta device, without memory, and data without reading them; one line for each error.
+    """Builds models on torch's meta device, without memory, and data without reading images; one line for each error.
 
     An error of another kind than UserError is left to the job: its stack trace is worth more than a line.
     """

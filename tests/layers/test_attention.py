@@ -191,10 +191,10 @@ def test_cheap_attention_keeps_no_matrix_over_all_positions(layer):
 
 def test_a_large_map_is_refused_with_the_cheaper_kinds_unless_it_is_allowed():
     with pytest.raises(UserError, match=r"attention=self: a 4096 x 4096 matrix.*self_local, self_axial or self_linear"):
-        layer_of("self").refuse(64)
-    layer_of("self").refuse(32)
-    FullAttention(8, num_heads=1, allow_large=True).refuse(64)
-    layer_of("self_axial").refuse(256)
+        layer_of("self").check_size(64)
+    layer_of("self").check_size(32)
+    FullAttention(8, num_heads=1, allow_large=True).check_size(64)
+    layer_of("self_axial").check_size(256)
 
 
 def test_heads_must_divide_the_channels():

@@ -21,12 +21,12 @@ def test_codes_come_back_exactly_and_cost_their_entropy(classes):
     fitted = quantise(rng.normal([0.0, 2.0, -1.0], [1.0, 0.3, 5.0], (2000, 3)), 0.25)
     symbols, labels = quantise(codes, 0.25), rng.integers(0, classes, 2000).astype(np.int32)
     model = CodeModel.fit(fitted, classes)
-    rate_distortion = model.encode(symbols, labels)
-    again, labels_again = model.decode(rate_distortion, 2000)
+    content = model.encode(symbols, labels)
+    again, labels_again = model.decode(content, 2000)
     np.testing.assert_array_equal(again, symbols)
     np.testing.assert_array_equal(labels_again, labels if classes > 1 else 0)
     bits = entropy(symbols, model.mean, model.std) + 2000 * math.log2(classes)
-    assert 8 * len(rate_distortion) == pytest.approx(bits, rel=1e-3)
+    assert 8 * len(content) == pytest.approx(bits, rel=1e-3)
 
 
 def test_an_outlier_and_a_dimension_that_never_moves_survive():

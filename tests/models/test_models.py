@@ -124,8 +124,8 @@ def test_the_importance_of_a_vector_and_of_a_map_is_shown_with_the_noise_that_it
         posterior = module.eval().encode(batch)
         maps = module.maps(batch, posterior)
         assert maps["importance"].shape == maps["injected noise (std)"].shape == shape
-        rng = posterior.variance.sqrt().view(4, -1, *shape[2:]).mean(1, keepdim=True)
-        torch.testing.assert_close(maps["injected noise (std)"], rng)
+        noise = posterior.variance.sqrt().view(4, -1, *shape[2:]).mean(1, keepdim=True)
+        torch.testing.assert_close(maps["injected noise (std)"], noise)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
