@@ -16,7 +16,7 @@ from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
 from saaae.data.files import BrokenFiles, digest_of, unread_images
 from saaae.data.images import Images
 from saaae.errors import UserError
-from saaae.ranges import ExistingFolder, Folder, Runtime
+from saaae.ranges import ExistingFolder, Runtime
 from saaae.types import Split
 
 MANY_FILES = 1000
@@ -67,7 +67,7 @@ class FileSettings(Serving):
     root: ExistingFolder
     on_error: Literal["raise", "skip"]
     allow_duplicates: Runtime[bool]
-    cache_dir: Folder | None
+    cache_dir: str | None
 
 
 class CachedFiles(ImageDataModule):

@@ -155,7 +155,7 @@ class StreamData(ImageDataModule):
         target: Target[Literal["noisy", "clean"]],
         shuffle_shards: PositiveInt,
         cache_gb: Runtime[PositiveFloat],
-        cache_dir: Folder | None,
+        cache_dir: str | None,
         image_size: ImageSize,
         channels: Literal[1, 3],
         **serving: Unpack[Serving],

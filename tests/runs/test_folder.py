@@ -54,7 +54,7 @@ def test_marks_in_annotations_name_the_settings_that_leave_numbers_alone_end_a_r
     }  # fmt: skip
     assert set(marked(LENGTH)) == {"trainer.max_epochs", "trainer.max_steps", "trainer.max_time"}
     assert set(marked(TARGET)) == {"data.target", "data.looks", "data.correlation"}
-    paths = {"data_dir", "cache_dir", "data.root", "data.test_root", "data.cache_dir"}
+    paths = {"data_dir", "cache_dir", "data.root", "data.test_root"}
     assert set(marked(FOLDER)) == paths
     assert set(marked(FOLDER, "saaae.data.sar.SARData")) == {*paths, "data.reference_root"}
 
