@@ -2,28 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from saaae.data.datamodule import ImageDataModule
-    from saaae.models.autoencoder import ImageAutoencoder
+    from saaae.inference.model import TrainedModel
 
 
 def load(
-    run: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()
-) -> "tuple[ImageAutoencoder, ImageDataModule]":
-    """The trained model of a run, in evaluation mode on the CPU, and its loaded data.
-
-    `model.reconstruct(data.batch("test", torch.arange(8)))` gives images (8, C, H, W) in [0, 1].
+    path: str | Path,
+    device: str = "cpu",
+    checkpoint: Literal["best", "last"] = "best",
+    trust: Sequence[str] = (),
+) -> "TrainedModel":
+    """A trained model in evaluation mode: `load("outputs/x").reconstruct(images)`.
 
     Args:
-        run: The run folder.
-        checkpoint: `best` or `last`.
-        trust: Packages besides saaae whose classes the run's configuration may instantiate.
+        path: Run folder, checkpoint file, or folder that `saaae export` has written.
+        device: Where it computes: `cpu`, `cuda`, `cuda:1`, `mps`.
+        checkpoint: Of a run folder, `best` or `last`.
+        trust: Packages besides saaae whose classes its configuration may instantiate.
 
     Raises:
-        UserError: If the folder is no run, a checkpoint or the data are missing, or a class is not trusted.
+        UserError: If the path is none of these, a file is missing or damaged, or a class is not trusted.
     """
-    from saaae.training.build import load_run
+    from saaae.inference.model import load_model
 
-    return load_run(Path(run), checkpoint, trust)
+    return load_model(Path(path), device, checkpoint, trust)

@@ -8,7 +8,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from saaae.config.resolvers import register_resolvers
+from saaae.config.settings import plain
 from saaae.data.corruption import Identity
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import resolve_config
+from saaae.training.build import instantiated
 from tests.zygote import Zygote
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +54,24 @@ def compose_config() -> Callable[..., DictConfig]:
             return compose(name, overrides=list(overrides))
 
     return composed
+
+
+@pytest.fixture
+def stored_run(compose_config, tmp_path) -> Callable[..., Path]:
+    """Stores an untrained model as the best.ckpt of a run folder, without the seconds of a training."""
+
+    def stored(*overrides: str, name: str = "run", **checkpoint) -> Path:
+        cfg = resolve_config(compose_config(*overrides))
+        torch.manual_seed(cfg.seed)
+        model, folder = instantiated(cfg.model), RunFolder(tmp_path / name)
+        folder.write_record(cfg, list(overrides), {})
+        weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+        content = {"config": plain(cfg), "state_dict": weights, "global_step": 2, "validation": {}, "epoch": 1}
+        folder.checkpoints.mkdir()
+        torch.save(content | checkpoint, folder.best)
+        return folder.path
+
+    return stored
 
 
 @pytest.fixture(scope="session")

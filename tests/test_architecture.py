@@ -31,10 +31,13 @@ MAY_IMPORT = {
     "evaluation": BASE | SCIENCE | {"visualization", "callbacks", "config", "runs"},
     "training": BASE | SCIENCE | {"callbacks", "config", "runs", "evaluation", "signals"},
     "sweeps": BASE | {"metrics", "visualization", "config", "runs"},
-    "cli": BASE | SCIENCE | {"config", "runs", "evaluation", "training", "sweeps", "signals"},
+    "inference": BASE | SCIENCE | {"config", "runs", "evaluation", "training", "visualization"},
+    "cli": BASE | SCIENCE | {"config", "runs", "evaluation", "training", "inference", "sweeps", "signals"},
+    "__main__": {"cli"},
     "plugins": BASE | {"config", "runs", "training"},
 }
-"""The packages from the bottom up: config -> runs -> evaluation -> training -> cli, config -> runs -> sweeps -> cli."""
+"""The packages from the bottom up: config -> runs -> evaluation -> training -> inference -> cli, config -> runs ->
+sweeps -> cli."""
 TORCH = {"torch", "numpy"}
 DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning", "fsspec", "tqdm"}
 CONFIG = {"hydra", "omegaconf"}
@@ -55,11 +58,13 @@ OUTSIDE = {
     "visualization": TORCH | {"lightning", "matplotlib", "PIL"},
     "callbacks": TORCH | {"torchmetrics", "lightning", "tqdm"},
     "config": CONFIG | {"pydantic", "annotated_types", "yaml"},
-    "runs": TORCH | CONFIG | {"filelock", "yaml"},
+    "runs": TORCH | CONFIG | {"filelock", "yaml", "safetensors"},
     "evaluation": TORCH | CONFIG | {"lightning", "torchvision"},
     "training": TORCH | CONFIG | {"lightning", "optuna", "sqlalchemy"},
     "sweeps": TORCH | CONFIG | {"matplotlib", "yaml", "jinja2", "markupsafe"},
-    "cli": CONFIG,
+    "inference": TORCH | CONFIG | DATA | {"safetensors", "scipy"},
+    "cli": CONFIG | {"yaml"},
+    "__main__": set(),
     "plugins": CONFIG | {"filelock", "optuna"},
 }
 FILES = sorted((ROOT / "saaae").rglob("*.py"))
@@ -97,7 +102,7 @@ def test_the_entry_points_are_thin():
 
 def test_answering_the_command_line_imports_no_torch():
     heavy = "[m for m in ('torch', 'lightning', 'numpy') if m in sys.modules]"
-    code = f"import sys, saaae, saaae.cli.train, saaae.cli.evaluate; print({heavy})"
+    code = f"import sys, saaae, saaae.cli.train, saaae.cli.evaluate, saaae.cli.console; print({heavy})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
 
@@ -114,6 +119,6 @@ def test_no_module_imports_itself_through_others():
 
 
 def test_only_these_folders_hold_code():
-    modules = {"ranges.py", "errors.py", "atomic.py", "signals.py", "rng.py", "types.py", "__init__.py"}
+    modules = {"ranges.py", "errors.py", "atomic.py", "signals.py", "rng.py", "types.py", "__init__.py", "__main__.py"}
     allowed = modules | MAY_IMPORT.keys()
     assert {p.name for p in (ROOT / "saaae").iterdir() if p.name != "__pycache__"} <= allowed

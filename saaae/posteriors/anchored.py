@@ -145,19 +145,19 @@ class AnchoredPosterior(nn.Module):
         if self.map_kind == "full":
             return Delta(mean)
         with torch.autocast(features.device.type, enabled=False):
-            anchor, flat = self._anchor(features.float(), rng)
+            anchor, flat = self._anchor(features.float(), (*self.anchor_shape[:1], *mean.shape[2:]), rng)
         log_factor = torch.log1p(-anchor).expand_as(mean)
         if self.objective == "budget":
             log_factor = log_factor - log_factor.flatten(1).mean(1).view(-1, *[1] * (mean.dim() - 1))
         return AnchoredGaussian(mean, logvar, log_factor, anchor, flat, self.objective == "nominal")
 
-    def _anchor(self, features: Tensor, rng: RandomSource) -> tuple[Tensor, Tensor]:
-        """The anchor (B, *anchor_shape) and which maps (B,) were flat."""
+    def _anchor(self, features: Tensor, shape: tuple[int, ...], rng: RandomSource) -> tuple[Tensor, Tensor]:
+        """The anchor (B, *shape) and which maps (B,) were flat; a map may be of another size than in training."""
         batch = len(features)
         if self.map_kind == "uniform":
-            return features.new_full((batch, *self.anchor_shape), 1.0 - self.factor), features.new_zeros(batch)
+            return features.new_full((batch, *shape), 1.0 - self.factor), features.new_zeros(batch)
         raw = self.random_scores.expand(batch, -1) if self.map_kind == "random" else self.importance(features)
         if self.stop_gradient:
             raw = raw.detach()
         anchor = TRANSFORMS[self.map_kind](self.cap * self.normalize(raw), self.cap, rng)
-        return anchor.view(batch, *self.anchor_shape), is_flat(raw)
+        return anchor.view(batch, *shape), is_flat(raw)

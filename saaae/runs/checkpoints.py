@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from saaae.config.validation import complete_stored_config
 from saaae.data.datamodule import ImageDataModule
@@ -50,7 +51,21 @@ def load_weights(model: ImageAutoencoder, path: Path) -> None:
     Raises:
         UserError: If the file is missing, damaged, foreign, or of another model.
     """
-    state, expected = model_weights(read_checkpoint(path)["state_dict"]), model.state_dict()
+    load_state(model, model_weights(read_checkpoint(path)["state_dict"]), path)
+
+
+def load_state(model: ImageAutoencoder, state: dict[str, Tensor], path: Path) -> None:
+    """Loads weights by their names in the torch model.
+
+    Args:
+        model: The model.
+        state: The weights.
+        path: Where they come from, for the message.
+
+    Raises:
+        UserError: If they are of another model.
+    """
+    expected = model.state_dict()
     shapes, expected_shapes = ({key: value.shape for key, value in s.items()} for s in (state, expected))
     wrong = sorted(key for key in {*state, *expected} if shapes.get(key) != expected_shapes.get(key))
     if wrong:

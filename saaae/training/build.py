@@ -1,8 +1,7 @@
 """Builds model and data of a configuration."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,18 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from saaae.config.resolvers import register_resolvers
 from saaae.config.settings import plain
-from saaae.config.trust import check_trusted
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.folder import FolderData
 from saaae.errors import UserError, out_of_memory
 from saaae.metrics.speckle import speckle_quality
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
 from saaae.models.lightning import AutoencoderModule
-from saaae.runs.checkpoints import load_weights
-from saaae.runs.folder import RunFolder
-from saaae.runs.run import resolve_config
 from saaae.training.devices import prepare_networks
 from saaae.training.memory import within_memory
 from saaae.types import Batch
@@ -47,6 +41,12 @@ def build(cfg: DictConfig, test_all: bool = False) -> tuple[ImageAutoencoder, Im
     """
     with within_memory(cfg, "model"):
         model = instantiated(cfg.model)
+    data = load_data(cfg, model, test_all)
+    return prepared(model, cfg), data
+
+
+def load_data(cfg: DictConfig, model: ImageAutoencoder, test_all: bool = False) -> ImageDataModule:
+    """Loaded data of a configuration, checked against its model; arguments and errors as in `build`."""
     with within_memory(cfg, "data"):
         data = instantiated(cfg.data)
         if test_all and isinstance(data, FolderData):
@@ -54,7 +54,7 @@ def build(cfg: DictConfig, test_all: bool = False) -> tuple[ImageAutoencoder, Im
         check_together(model, data)
         data.prepare_data()
         data.setup()
-    return prepared(model, cfg), data
+    return data
 
 
 def instantiated(node: DictConfig) -> Any:
@@ -129,14 +129,3 @@ def check_together(model: ImageAutoencoder, data: ImageDataModule) -> None:
         raise UserError(f"model.num_classes={model.num_classes}: expected the data's {data.num_classes}")
     if model.likelihood.of_noisy_images and data.target == "clean":
         raise UserError("data.target=clean: likelihood=speckle is one of noisy images; expected data.target=noisy")
-
-
-def load_run(path: Path, checkpoint: str, trust: Sequence[str]) -> tuple[ImageAutoencoder, ImageDataModule]:
-    """Model and data of a run, see `saaae.load`."""
-    register_resolvers()
-    folder = RunFolder(path)
-    cfg = folder.full_config()
-    check_trusted(cfg, folder.record, trust)
-    model, data = build(resolve_config(cfg))
-    load_weights(model, folder.last if checkpoint == "last" else folder.best)
-    return model.eval(), data

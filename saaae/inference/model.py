@@ -1,0 +1,280 @@
+"""A trained model that takes images as users have them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from saaae.config.settings import plain
+from saaae.data.datamodule import ImageDataModule
+from saaae.errors import UserError
+from saaae.inference.source import CheckpointName, Source, read_source
+from saaae.metrics.pixel_detection import SIGMA, smooth, squared_residual
+from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
+from saaae.rng import IndexedRandom
+from saaae.runs.checkpoints import load_state
+from saaae.runs.exported import is_exported
+from saaae.training.build import instantiated, load_data, prepared
+from saaae.training.memory import within_memory
+from saaae.types import Batch, Domain, Posterior
+
+ImageLike = np.ndarray | Tensor
+Labels = int | Sequence[int] | Tensor | None
+
+LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0}
+"""Value that becomes 1.0, by type."""
+
+
+class TrainedModel(nn.Module):
+    """A trained autoencoder in evaluation mode.
+
+    Images are arrays or tensors (H, W), (C, H, W) or (B, C, H, W): uint8 (255 becomes 1.0), uint16 (65535 becomes 1.0)
+    or floats in [0, 1]. A model with a latent map takes images of any size, one with a latent vector those of its own
+    size only. Results are float32 tensors on the model's device, computed without gradients.
+
+    Args:
+        network: The torch model, with its weights.
+        source: Where it comes from.
+
+    Attributes:
+        network: The torch model.
+        config: Configuration of its run, as plain nested dictionaries.
+        metrics: Test metrics of its run by name; empty if unknown.
+        domain: `photo`, `radar` or `fabric`: what its training data are.
+        image_size: Side of its training images in pixels.
+        channels: Channels of its images.
+    """
+
+    def __init__(self, network: ImageAutoencoder, source: Source) -> None:
+        super().__init__()
+        self.network = network
+        self.config: dict[str, Any] = plain(source.config, resolve=True)
+        self.metrics = dict(source.metrics)
+        self.path = source.path
+        self.domain: Domain = getattr(get_class(self.config["data"]["_target_"]), "domain", "photo")
+        self.image_size, self.channels = (self.config["model"][key] for key in ("image_size", "image_channels"))
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def stride(self) -> int | None:
+        """Pixels per side of a latent cell: the sides of images are multiples of it; None with a latent vector."""
+        latent = self.network.latent_shape
+        return self.image_size // latent[1] if len(latent) == 3 else None
+
+    def forward(self, images: ImageLike, label: Labels = None) -> Tensor:
+        """Reconstructions (B, C, H, W) in [0, 1]."""
+        return self.reconstruct(images, label)
+
+    @torch.no_grad()
+    def encode(self, images: ImageLike, label: Labels = None) -> Posterior:
+        """Posterior q(z|x) of the latents, with `mode`, `rsample`, `kl`, `variance`.
+
+        Args:
+            images: See the class.
+            label: Class of each image, for a conditional model.
+
+        Raises:
+            UserError: If the images or labels do not fit the model.
+        """
+        x = self.to_images(images)
+        self._check_size(x, exact=True)
+        return self.network.encode(self._batch(x, label))
+
+    @torch.no_grad()
+    def reconstruct(
+        self, images: ImageLike, label: Labels = None, latents: LatentChoice = "mean", batch_size: int = 64
+    ) -> Tensor:
+        """Reconstructions (B, C, H, W) in [0, 1].
+
+        Args:
+            images: See the class.
+            label: Class of each image, for a conditional model.
+            latents: `mean` of the posterior, or one `sample` of it.
+            batch_size: Images that are processed together.
+
+        Raises:
+            UserError: If the images or labels do not fit the model.
+        """
+        x = self.to_images(images)
+        self._check_size(x, exact=False)
+        height, width = x.shape[-2:]
+        padded = pad_to_multiple(x, self.stride) if self.stride else x
+        batches = self._batches(padded, label, batch_size)
+        return torch.cat([self.network.reconstruct(batch, latents) for batch in batches])[..., :height, :width]
+
+    @torch.no_grad()
+    def sample(self, n: int, label: int | None = None, seed: int = 0) -> Tensor:
+        """Images (n, C, H, W) in [0, 1] decoded from z ~ N(0, I).
+
+        Args:
+            n: Number of images.
+            label: Class of all of them; None takes the classes of a conditional model in turn.
+            seed: Equal seeds give equal images.
+
+        Raises:
+            UserError: If the model has no prior, or not that class.
+        """
+        name, classes = type(self.network).__name__, self.network.num_classes
+        if not (self.network.generates and self.network.is_variational):
+            raise UserError(f"a {name} has no prior to sample from")
+        if n < 1:
+            raise UserError(f"n={n}: expected at least 1")
+        if label is not None and not 0 <= label < (classes or 0):
+            known = f"expected 0 to {classes - 1}" if classes else f"a {name} has no classes"
+            raise UserError(f"label={label}: {known}")
+        return self.network.sample(n, IndexedRandom(seed, torch.arange(n, device=self.device)), label)
+
+    @torch.no_grad()
+    def anomaly_map(self, images: ImageLike, label: Labels = None, sigma: float = SIGMA) -> Tensor:
+        """Smoothed squared reconstruction error (B, 1, H, W), mean over the channels.
+
+        Args:
+            images: See the class.
+            label: Class of each image, for a conditional model.
+            sigma: Standard deviation of the smoothing in pixels.
+
+        Raises:
+            UserError: If the images or labels do not fit the model.
+        """
+        x = self.to_images(images)
+        return smooth(squared_residual(self.reconstruct(x, label), x), sigma)
+
+    @torch.no_grad()
+    def importance(self, images: ImageLike, label: Labels = None) -> Tensor:
+        """Importance of each latent cell: (B, 1, h, w) of a latent map, (B, D) of a vector.
+
+        Args:
+            images: See the class.
+            label: Class of each image, for a conditional model.
+
+        Raises:
+            UserError: If the model has no importance map, or the images or labels do not fit it.
+        """
+        importance = self.network.importance(self.encode(images, label))
+        if importance is None:
+            raise UserError(f"a {type(self.network).__name__} has no importance map; expected a model=saaae")
+        return importance
+
+    def data(self) -> ImageDataModule:
+        """The loaded data of its run; `data.batch("test", torch.arange(8))` gives images.
+
+        Raises:
+            UserError: If they are not known or cannot be read.
+        """
+        if is_exported(self.path):
+            raise UserError(f"{self.path}: an exported model has no data; load its run folder instead")
+        return load_data(OmegaConf.create(self.config), self.network)
+
+    def to_images(self, images: ImageLike) -> Tensor:
+        """Images as the model takes them: float32 (B, C, H, W) in [0, 1], on its device.
+
+        Raises:
+            UserError: Naming what was expected.
+        """
+        x = torch.as_tensor(images) if isinstance(images, np.ndarray) else images
+        if not isinstance(x, Tensor):
+            raise UserError(f"images: a {type(images).__name__}; expected a numpy array or a tensor")
+        if x.dim() not in (2, 3, 4) or not x.numel():
+            raise UserError(f"images: an array of shape {tuple(x.shape)}; expected (H, W), (C, H, W) or (B, C, H, W)")
+        x = x[(None,) * (4 - x.dim())]
+        if x.shape[1] != self.channels:
+            last = "; move the channels before height and width" if x.shape[-1] == self.channels else ""
+            raise UserError(f"images: {x.shape[1]} channels; expected {self.channels}, as (B, C, H, W){last}")
+        if x.dtype in LARGEST:
+            return x.to(self.device, torch.float32) / LARGEST[x.dtype]
+        if not x.is_floating_point():
+            raise UserError(
+                f"images: {str(x.dtype).removeprefix('torch.')}; expected uint8, uint16 or floats in [0, 1]"
+            )
+        x = x.to(self.device, torch.float32)
+        if not x.isfinite().all():
+            raise UserError("images: NaN or infinite values; expected finite numbers in [0, 1]")
+        low, high = x.aminmax()
+        if low < 0 or high > 1:
+            raise UserError(f"images: values from {low:.3g} to {high:.3g}; expected floats in [0, 1], or uint8")
+        return x
+
+    def _check_size(self, x: Tensor, exact: bool) -> None:
+        """Raises UserError if the model cannot take images of this size; `exact`: without padding."""
+        height, width = x.shape[-2:]
+        if self.stride is None and (height, width) != (self.image_size, self.image_size):
+            raise UserError(
+                f"images: {height} x {width} pixels; expected {self.image_size} x {self.image_size}, "
+                "the latent of this model is a vector (saaae predict cuts larger images into tiles)"
+            )
+        if exact and self.stride and (height % self.stride or width % self.stride):
+            raise UserError(f"images: {height} x {width} pixels; expected sides that are multiples of {self.stride}")
+
+    def _batch(self, x: Tensor, label: Labels, first: int = 0) -> Batch:
+        indices = torch.arange(first, first + len(x), device=self.device)
+        return Batch(x, x, indices, IndexedRandom(0, indices), self._labels(label, len(x)))
+
+    def _batches(self, x: Tensor, label: Labels, batch_size: int) -> list[Batch]:
+        labels = self._labels(label, len(x))
+        starts = range(0, len(x), batch_size)
+        return [
+            self._batch(x[i : i + batch_size], None if labels is None else labels[i : i + batch_size], i)
+            for i in starts
+        ]
+
+    def _labels(self, label: Labels, count: int) -> Tensor | None:
+        classes = self.network.num_classes
+        if label is None:
+            if classes:
+                raise UserError(
+                    f"label: this model is conditional; expected the class of each image, 0 to {classes - 1}"
+                )
+            return None
+        if not classes:
+            raise UserError(f"label: a {type(self.network).__name__} has no classes")
+        labels = torch.as_tensor(label, device=self.device, dtype=torch.int64).flatten()
+        if len(labels) not in (1, count) or labels.min() < 0 or labels.max() >= classes:
+            raise UserError(f"label={label}: expected one class, or {count}, from 0 to {classes - 1}")
+        return labels.expand(count)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Images (B, C, H, W), continued by their border pixels to the right and below until both sides are multiples."""
+    height, width = x.shape[-2:]
+    extra = (0, -width % multiple, 0, -height % multiple)
+    return pad(x, extra, mode="replicate") if any(extra) else x
+
+
+def load_model(
+    path: Path, device: str | torch.device = "cpu", checkpoint: CheckpointName = "best", trust: Sequence[str] = ()
+) -> TrainedModel:
+    """The trained model of a run folder, checkpoint or exported folder, see `saaae.load`."""
+    source = read_source(path, checkpoint, trust)
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={device}: not available ({reason}); expected cpu, cuda, cuda:1 or mps") from None
+    return TrainedModel(build_network(source).to(place), source)
+
+
+def build_network(source: Source) -> ImageAutoencoder:
+    """The torch model of a source, with its weights, in the precision of its run.
+
+    Raises:
+        UserError: If a part refuses its settings, or the weights are of another model.
+    """
+    config: DictConfig = source.config.copy()
+    with within_memory(config, "model"):
+        network = instantiated(config.model)
+    if "accelerator" in config:
+        config.accelerator.compile = config.accelerator.activation_checkpointing = False
+        network = prepared(network, config)
+    load_state(network, source.weights, source.path)
+    return network
