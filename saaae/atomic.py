@@ -11,6 +11,10 @@ from typing import Any, BinaryIO
 
 from saaae.errors import reading
 
+UMASK = os.umask(0)
+"""Permissions that the user withholds from new files; it can only be read by setting it."""
+os.umask(UMASK)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -28,7 +32,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
+        os.chmod(partial, 0o666 & ~UMASK)  # mkstemp's files are the owner's only
         os.replace(partial, path)
     except BaseException as error:
         Path(partial).unlink(missing_ok=True)

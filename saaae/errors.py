@@ -84,14 +84,16 @@ def out_of_memory(error: BaseException) -> str | None:
 def warn_on_failure(what: str) -> Iterator[None]:
     """Turns an exception into a warning: a picture must not cost the numbers of hours of training.
 
-    A full disk and a closed folder still end it.
+    Usage errors, failed runs, a full disk and a folder without write permission still end it.
 
     Args:
         what: What is missing after an exception.
     """
     try:
         yield
-    except OSError:
+    except (UserError, RunFailedError):
         raise
-    except Exception:
+    except Exception as error:
+        if disk_error(error):
+            raise
         logging.getLogger("saaae").warning("warning: no %s, because of an error of this program:", what, exc_info=True)

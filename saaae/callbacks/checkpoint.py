@@ -36,7 +36,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with replacing(target) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError where its zip archive cannot grow
-            reason = error.strerror if isinstance(error, OSError) else "the disk is full, or the file may not grow"
+            text = str(error).partition("\n")[0]
+            full = "unexpected pos" in text or "PytorchStreamWriter" in text
+            reason = "the disk is full, or the file may not grow" if full else text
+            reason = (isinstance(error, OSError) and error.strerror) or reason
             kept = "; the checkpoint before it is intact" if target.is_file() else ""
             raise RunFailedError(f"{target}: not written ({reason}){kept}") from error
 

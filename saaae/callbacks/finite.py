@@ -58,7 +58,7 @@ class FiniteGuard(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Checks the validation: one finite step may have ruined the weights."""
         names = [n for n, v in trainer.callback_metrics.items() if n.startswith("val/") and not torch.isfinite(v)]
-        if names and trainer.state.fn == "fit":
+        if names and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._answer(f"epoch {trainer.current_epoch + 1}: {', '.join(names)} not finite", left_out=False)
 
     def check(self) -> None:
@@ -88,8 +88,7 @@ class FiniteGuard(Callback):
     def _answer(self, what: str, left_out: bool) -> None:
         if self.on_nonfinite == "stop":
             raise RunFailedError(
-                f"{what}; no checkpoint holds it: a smaller optimizer.lr or optimizer.gradient_clip may help, "
-                "on_nonfinite=skip continues"
+                f"{what}; a smaller optimizer.lr or optimizer.gradient_clip may help, on_nonfinite=skip continues"
             )
         if self._in_a_row > PATIENCE:
             raise RunFailedError(f"{what}, like the {PATIENCE} steps before it")

@@ -32,6 +32,8 @@ class LatentHealth(Callback):
         """Checks the latent statistics of a validation."""
         if not isinstance(pl_module, AutoencoderModule) or not pl_module.model.is_variational:
             return
+        if trainer.sanity_checking:
+            return
         statistics = pl_module.latent_statistics.compute()
         known = bool(statistics["kl"].any())  # not if the KL is not a sum over dimensions
         shown = {"kl": statistics["kl"]} if known else {}

@@ -18,7 +18,7 @@ from saaae.config.trust import check_trusted
 from saaae.config.validation import check_stored_config, clashes
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import Run
+from saaae.runs.run import Run, absolute_path
 from saaae.sweeps.runs import is_sweep
 from saaae.training.distributed import rank
 from saaae.training.malloc import keep_freed_blocks
@@ -41,6 +41,8 @@ def checkpoint_path(cfg: DictConfig) -> Path:
         folder = RunFolder(cfg.run)
         folder.config()
         path = folder.best if cfg.checkpoint == "best" else folder.last
+        if not folder.checkpoints.is_dir() and folder.metrics.is_file():
+            raise UserError(f"{folder.path}: its checkpoints are missing, so it cannot be tested again")
         if not folder.checkpoints.is_dir():
             raise UserError(f"{folder.path}: no checkpoint yet; the first is written after the first epoch")
     else:
@@ -62,7 +64,7 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
     result = stored.copy()
     for key in ("data_dir", "cache_dir", "threads", "importance_samples"):
         if cfg[key] is not None:
-            result[key] = str(Path(cfg[key]).absolute()) if key.endswith("_dir") else cfg[key]
+            result[key] = absolute_path(cfg[key]) if key.endswith("_dir") else cfg[key]
     if cfg.get("accelerator") is not None:
         result.accelerator = cfg.accelerator
     if cfg.get("data") is not None:
@@ -77,6 +79,8 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
     if "limit_batches" in map(key_of, overrides) or is_other_data(cfg, result, stored):
         result.trainer.limit_test_batches = cfg.limit_batches
     check_stored_config(result)
+    for line in clashes(result):
+        raise UserError(line)
     return result
 
 
@@ -115,8 +119,7 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     if cfg.code_steps and not is_installed("constriction"):
         raise UserError("code_steps: constriction is not installed; pip install -e '.[codec]', or uv run --extra codec")
     if cfg.run:
-        for line in clashes(configuration(cfg, RunFolder(cfg.run).full_config(), overrides)):
-            raise UserError(line)
+        configuration(cfg, RunFolder(cfg.run).full_config(), overrides)
 
 
 def _check_sweep(overrides: list[str]) -> None:
@@ -228,14 +231,15 @@ def model_and_data(
         model, data = build(full)
     check_exports(model, cfg)
     data.sample_seed = cfg.seed if cfg.samples == "sample" else None
-    manifest = data.manifest()
+    manifest, lines = data.manifest(), list[str]()
     if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **manifest})):
-        print(f"warning: these are not the data of the run ({differing}): it may have been trained on what tests it")
+        lines = [f"these are not the data of the run ({differing}): it may have been trained on what tests it"]
     elif splits.get("hash") != data.split_hash():  # training has not printed these lines
-        for reason, count in manifest["left_out"].items():
+        lines = [*manifest.get("warnings", []), *_seen_in_training(splits, manifest)]
+        for reason, count in manifest["left_out"].items() if rank() == 0 else ():
             print(f"left out     {count} {reason}")
-        for line in [*manifest.get("warnings", []), *_seen_in_training(splits, manifest)]:
-            print(f"warning: {line}")
+    for line in lines if rank() == 0 else ():
+        print(f"warning: {line}")
     return model, data
 
 

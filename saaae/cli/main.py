@@ -14,9 +14,10 @@ from saaae.cli.dry_run import GRID_SWEEPERS, Search, check_command_line
 from saaae.cli.jobs import DONE, FAILED, USAGE_ERROR, Launch
 from saaae.cli.launchers import chosen
 from saaae.cli.multirun import Task, shared_overrides, summarize, sweep_folder_of
-from saaae.config.overrides import in_quotes, positionals_last
+from saaae.config.overrides import in_quotes, positionals_last, quote_paths
 from saaae.config.resolvers import register_resolvers, stamp
 from saaae.errors import disk_error, user_error_in
+from saaae.runs.folder import RunFolder
 
 OPTIONS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--config-path",
                       "-cp", "--info")  # fmt: skip
@@ -30,13 +31,15 @@ register_resolvers()  # also in a process that a launcher starts: it imports thi
 def main(command: Command, config_dir: Path) -> None:
     """Checks the command line, then lets Hydra run it.
 
-    Exits with 0 (done), 1 (a run failed), 2 (a usage error), 130 or 143 (interrupted).
+    Exits with 0 (done), 1 (a run failed), 2 (a usage error), or 128 + signal (interrupted: 130 for Ctrl-C).
     """
     _add_plugins()
     full = "HYDRA_FULL_ERROR" in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # an error of this program deserves its whole stack trace
     sys.argv[1:] = positionals_last(sys.argv[1:], OPTIONS_WITH_VALUE)
     args = get_args_parser().parse_args()
+    args.overrides = quote_paths(args.overrides)
+    sys.argv[1:] = quote_paths(sys.argv[1:])
     config_dir = config_dir.resolve()
     task = Task(command)
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
@@ -77,6 +80,10 @@ def _check(task: Task, config_dir: Path, args: Any) -> None:
         sweep = sweep_folder_of(command, search, overrides)
         task.launch = Launch(sweep, stamp(), chosen("hydra/launcher", overrides))
         task.groups = search.groups(args.overrides)
+        if RunFolder(sweep).record.is_file():
+            _refuse(f"name={sweep.name}: {sweep} holds a single run; choose another name for a sweep")
+        if jobs.number == 1 and task.launch.launcher is None:
+            print("note: one job only; a sweep is given as key=value,value")
         if (task.launch.launcher or "").startswith(SILENT_LAUNCHERS):
             print(f"submitted    what the jobs print is in {sweep / '.submitit'}", flush=True)
         task.num_jobs = jobs.number if chosen("hydra/sweeper", overrides) in GRID_SWEEPERS else None

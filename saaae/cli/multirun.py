@@ -149,8 +149,9 @@ def summarize(task: Task, arguments: list[str], config_dir: str | None = None) -
     try:
         if task.command.compare:
             task.command.compare(sweep)
-    except UserError:
-        pass  # no job has finished, as printed above
+    except UserError as error:
+        if any(outcome.state == "done" for outcome in outcomes):  # else no job has finished, as printed above
+            print(f"warning: no leaderboard ({error})", file=sys.stderr)
     except Exception as error:  # how the jobs ended matters more
         print(f"warning: no leaderboard ({error}); make it with python evaluate.py run={sweep}", file=sys.stderr)
     print(f"curves       tensorboard --logdir {sweep}")

@@ -19,6 +19,7 @@ from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, resolve_config, resumed, run_of_job
 from saaae.runs.status import locked, read_status, recorded
 from saaae.signals import Interrupted, Interruption
+from saaae.sweeps.runs import is_sweep
 from saaae.training.distributed import exit_with_parent, rank, started_by_launcher, sweep_job_processes
 from saaae.training.malloc import keep_freed_blocks
 from saaae.training.objective import is_trial, values_of
@@ -63,6 +64,8 @@ def run(cfg: DictConfig) -> float | list[float] | None:
         The objectives of a study, of best.ckpt on the validation images; None if there was no validation.
     """
     folder = RunFolder(HydraConfig.get().runtime.output_dir)
+    if is_sweep(folder.path):
+        raise UserError(f"name={cfg.name}: {folder.label} holds a sweep; choose another name for a single run")
     if rank() > 0:
         return _run_further_process(cfg, folder)
     with locked(folder), Interruption() as interruption, recorded(folder):

@@ -5,6 +5,9 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
+PATH_KEYS = ("resume", "run", "checkpoint", "init_from")
+"""Settings that take the path of a run or checkpoint."""
+
 
 def key_of(override: str) -> str:
     """The group or key that a typed override is about."""
@@ -28,6 +31,17 @@ def in_quotes(text: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\'", text)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
     return f"'{escaped}{chr(92) * trailing}'"
+
+
+def quote_paths(words: list[str]) -> list[str]:
+    """Quotes existing paths that Hydra's grammar does not accept: folders of jobs have `=` in their names."""
+    return [_with_quoted_path(word) for word in words]
+
+
+def _with_quoted_path(word: str) -> str:
+    key, _, value = word.partition("=")
+    is_path = key in PATH_KEYS and "=" in value and value[0] not in "'\"[" and Path(value).exists()
+    return f"{key}={in_quotes(value)}" if is_path else word
 
 
 def positionals_last(arguments: list[str], with_value: Collection[str]) -> list[str]:

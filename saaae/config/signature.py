@@ -62,7 +62,7 @@ def _source(module: str) -> ast.Module | None:
         return None
     base = Path(spec.origin).parent.joinpath(*rest)
     path = Path(spec.origin) if not rest else base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-    return ast.parse(path.read_text()) if path.is_file() else None
+    return ast.parse(path.read_text()) if path.suffix == ".py" and path.is_file() else None
 
 
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:

@@ -220,7 +220,7 @@ def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) ->
     text = str(error)
     if isinstance(error, OverrideParseException):
         key, equals, value = str(error.override).partition("=")
-        hint = f"; a value with signs of its own needs quotes: \"{key}='{value}'\"" if equals else ""
+        hint = f"; a value with = or other special characters needs quotes: \"{key}='{value}'\"" if equals else ""
         return f"{error.override}: not of the form key=value{hint}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.partition("/")

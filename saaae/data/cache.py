@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -154,6 +155,8 @@ def _build(folder: Path, build: Callable[[ArrayWriter], dict[str, Any]]) -> None
 def _remove_leftovers(base: Path) -> None:
     """Deletes the files of killed builds, whose lock is free."""
     for part in base.glob("*.part"):
+        if not re.fullmatch(r".+-[0-9a-f]{20}\.part", part.name):  # the folder may be shared with others
+            continue
         with contextlib.suppress(Timeout), FileLock(part.with_suffix(".lock"), timeout=0):
             shutil.rmtree(part, ignore_errors=True)
 

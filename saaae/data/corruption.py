@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad
 
 from saaae.data.speckle_model import check_looks, speckle_amplitude
-from saaae.ranges import Correlation, Fraction, Looks, NonNegativeFloat, Percent, PositiveFloat, PositiveInt
+from saaae.ranges import Correlation, Fraction, Looks, NonNegativeFloat, Peak, Percent, PositiveFloat, PositiveInt
 from saaae.rng import RandomSource
 
 
@@ -53,7 +53,8 @@ class DownUp(Corruption):
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Bilinear down, without antialiasing, and up."""
-        small = interpolate(x, scale_factor=1 / self.factor, mode="bilinear", align_corners=False)
+        side = [max(1, length // self.factor) for length in x.shape[-2:]]
+        small = interpolate(x, size=side, mode="bilinear", align_corners=False)
         return interpolate(small, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -69,9 +70,10 @@ class GaussianBlur(Corruption):
         self.sigma, self.radius = sigma, math.ceil(3 * sigma)
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        channels, offsets = x.shape[1], torch.arange(-self.radius, self.radius + 1, device=x.device)
+        channels, radius = x.shape[1], min(self.radius, min(x.shape[-2:]) - 1)  # no more can be reflected
+        offsets = torch.arange(-radius, radius + 1, device=x.device)
         taps = torch.softmax(-0.5 * (offsets / self.sigma) ** 2, 0)
-        x = pad(x, [self.radius] * 4, mode="reflect")
+        x = pad(x, [radius] * 4, mode="reflect")
         x = conv2d(x, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
         return conv2d(x, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 
@@ -95,10 +97,10 @@ class PoissonNoise(Corruption):
     """Photon noise: Poisson counts with mean `peak * x`, divided by `peak`.
 
     Args:
-        peak: Mean count of a white pixel.
+        peak: Mean count of a white pixel, at most 500: the distribution function starts at exp(-peak).
     """
 
-    def __init__(self, *, peak: PositiveFloat) -> None:
+    def __init__(self, *, peak: Peak) -> None:
         super().__init__()
         self.peak = peak
 
@@ -127,7 +129,7 @@ class SaltAndPepper(Corruption):
         self.amount = amount
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        u = rng.uniform(x)
+        u = rng.uniform(x[:, :1])  # a pixel in all of its channels
         x = torch.where(u <= self.amount / 2, 0.0, x)
         return torch.where(u > 1 - self.amount / 2, 1.0, x)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from saaae.layers.attention import AttentionLayer
@@ -23,17 +24,20 @@ def from_attention_layers(
 
     def register(name: str, layer: AttentionLayer) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            result = read(layer, inputs[0].float())
+            result = read(layer, inputs[0])
             if result is not None:
-                results[name] = result
+                results[name] = result.float()
 
         return layer.register_forward_pre_hook(hook)
 
     hooks = [register(name, layer) for name, layer in model.named_modules() if isinstance(layer, AttentionLayer)]
-    if hooks:
-        model(batch)
-    for handle in hooks:
-        handle.remove()
+    try:
+        if hooks:
+            with torch.compiler.set_stance("force_eager"):  # compiled networks ignore hooks that came later
+                model(batch)
+    finally:
+        for handle in hooks:
+            handle.remove()
     return dict(sorted(results.items()))
 
 

@@ -87,7 +87,6 @@ class AnchoredPosterior(nn.Module):
         UserError: If the cap exceeds what the bound on the log variance can undo, or `uniform` lacks its factor.
     """
 
-    factorized = True
     importance: nn.Module
     random_scores: Tensor
 
@@ -128,7 +127,7 @@ class AnchoredPosterior(nn.Module):
         self.heads = GaussianHeads(feature_shape, latent_shape)
         self.map_kind, self.objective, self.cap, self.stop_gradient = map, kl, cap, stop_gradient
         self.factor = float(factor) if isinstance(factor, float | int) else 1.0
-        self.stochastic = map != "full"
+        self.stochastic = self.factorized = map != "full"
         self.normalize = NORMALIZATIONS[normalization]
         self.anchor_shape = tuple(latent_shape) if len(latent_shape) == 1 else (1, *latent_shape[1:])
         if map == "random":
@@ -136,6 +135,9 @@ class AnchoredPosterior(nn.Module):
             self.register_buffer("random_scores", torch.randn(1, math.prod(self.anchor_shape), generator=generator))
         elif map in TRANSFORMS:
             self.importance = SCORES[score](feature_shape, latent_shape)
+            self.importance.requires_grad_(not stop_gradient)  # DDP refuses parameters without a gradient
+        if map == "full":
+            self.heads.logvar.requires_grad_(False)
 
     def forward(self, features: Tensor, rng: RandomSource) -> DiagonalGaussian | Delta:
         """Features (B, C, H, W) to the posterior of the batch; the map is computed in float32 under any precision."""

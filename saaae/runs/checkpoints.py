@@ -83,9 +83,13 @@ def read_intact(path: Path) -> dict[str, Any]:
         UserError: If the file is damaged or foreign.
     """
     checkpoint = read_checkpoint(path)
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise UserError(f"{path}: damaged ({damaged} does not have its checksum)")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile raises several kinds
+        raise UserError(f"{path}: damaged ({error})") from None
+    if damaged:
+        raise UserError(f"{path}: damaged ({damaged} does not have its checksum)")
     return checkpoint
 
 

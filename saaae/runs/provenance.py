@@ -1,6 +1,5 @@
 """What is needed to repeat a run: versions, commit, seed, device, data."""
 
-import logging
 import os
 import platform
 import subprocess
@@ -39,9 +38,6 @@ def commit() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
-
-
-log = logging.getLogger("saaae")
 
 
 def run_record(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:

@@ -67,15 +67,20 @@ def resolve_config(cfg: DictConfig) -> DictConfig:
     ]
     if len(typed) == 1:
         cfg.model["latent_channels" if typed == ["latent_dim"] else "latent_dim"] = None
-    cfg.data_dir = str(Path(cfg.data_dir).absolute())  # by default an environment variable's value
+    cfg.data_dir = absolute_path(cfg.data_dir)  # by default an environment variable's value
     for path in marked(FOLDER, cfg.data._target_):
         node, key = (cfg.data, path.removeprefix("data.")) if path.startswith("data.") else (cfg, path)
         value = None if OmegaConf.is_interpolation(node, key) else node.get(key)
-        if value is not None and "://" not in value:  # a URL stays as it is
-            node[key] = str(Path(value).expanduser().absolute())
+        if value is not None:
+            node[key] = absolute_path(value)
     if isinstance(OmegaConf.select(cfg, "posterior.factor"), str):
         cfg.posterior.factor = factor_of_run(cfg.posterior.factor, cfg.posterior.match)
     return cfg
+
+
+def absolute_path(text: str) -> str:
+    """An absolute path, with ~ expanded; a URL stays as it is."""
+    return text if "://" in text else str(Path(text).expanduser().absolute())
 
 
 def factor_of_run(path: str, match: str) -> float:

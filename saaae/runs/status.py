@@ -22,7 +22,7 @@ State = Literal["running", "done", "failed", "preempted", "pruned"]
 
 
 def write_status(folder: RunFolder, state: State, why: str = "") -> None:
-    """Records the state of a run, and who brought it there.
+    """Records the state of a run, and the process that set it.
 
     Args:
         folder: The run folder.
@@ -74,10 +74,10 @@ def locked(folder: RunFolder) -> Iterator[None]:
         write_json(owner, _owner())
         yield
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # the folder may have been deleted
             owner.unlink()
-        if [path.name for path in folder.path.iterdir()] == [".lock"]:
-            Path(lock.lock_file).unlink()
+            if [path.name for path in folder.path.iterdir()] == [".lock"]:
+                Path(lock.lock_file).unlink()
         lock.release()
 
 
@@ -102,7 +102,8 @@ def _owner_message(owner: Path) -> str:
 
 def _remove_partial_files(folder: RunFolder) -> None:
     """Removes partial files of killed processes."""
-    for partial in folder.path.rglob(".*.part"):
+    evaluations = folder.path / "evaluation"  # evaluate.py takes no lock: it may be writing there
+    for partial in (path for path in folder.path.rglob(".*.part") if not path.is_relative_to(evaluations)):
         with suppress(FileNotFoundError):
             partial.unlink()
 
@@ -114,6 +115,9 @@ def recorded(folder: RunFolder) -> Iterator[None]:
         yield
     except Interrupted as stop:
         began = _is_ours(folder)
+        if began and folder.metrics.is_file():  # interrupted after its last step
+            _record(folder, "done")
+            raise
         hint = (
             f"continue with   python train.py resume={quoted(folder.label)}" if began else "repeat the command to begin"
         )
@@ -130,7 +134,7 @@ def recorded(folder: RunFolder) -> Iterator[None]:
         if _is_ours(folder) or unknown_job:
             _record(folder, "failed", " ".join(str(error).split()) or type(error).__name__)
         raise
-    if folder.metrics.is_file():
+    if folder.metrics.is_file() and read_status(folder).get("state") != "done":
         _record(folder, "done")
 
 

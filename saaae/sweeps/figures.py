@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from textwrap import fill, shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,7 +174,7 @@ def _stored(run: RunSummary) -> Stored | None:
         with np.load(path) as arrays:
             of = (run.task, arrays["index"].tolist(), arrays["target"].shape)
             return Stored(of, arrays["input"], arrays["target"], arrays["reconstruction"])
-    except (BadZipFile, ValueError, KeyError, EOFError):  # damaged, or not ours
+    except Exception:  # damaged, or not ours: zipfile, zlib and NumPy raise many kinds
         return None
 
 

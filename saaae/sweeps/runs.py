@@ -96,11 +96,14 @@ def _digest(path: Path) -> str:
 def _read(folder: RunFolder, planned: list[str] | None) -> RunSummary:
     """Reads a run; the overrides of a run that never began are those of the plan."""
     results = read_json_or_empty(folder.metrics)
-    damaged = folder.metrics.is_file() and not results
-    why = {"state": "damaged", "why": "metrics.json cannot be read"} if damaged else {}
-    known = {"state": "done"} if results else why
-    cfg = folder.config() if folder.record.is_file() else DictConfig({})
-    overrides = folder.overrides() or planned or []
+    damaged = "metrics.json cannot be read" if folder.metrics.is_file() and not results else ""
+    cfg, overrides = DictConfig({}), planned or []
+    try:
+        cfg = folder.config() if folder.record.is_file() else cfg
+        overrides = folder.overrides() or overrides
+    except UserError as error:
+        results, damaged = {}, str(error)
+    known = {"state": "damaged", "why": damaged} if damaged else {"state": "done"} if results else {}
     record = results.get("run", {})
     tested = tested_on(cfg, record, read_json_or_empty(folder.splits))
     return RunSummary(

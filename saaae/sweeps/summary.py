@@ -1,6 +1,7 @@
 """What is known of a run and of a variant of a sweep."""
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,9 +82,17 @@ class Variant(NamedTuple):
         return [value for run in self.runs if (value := run.value(metric)) is not None]
 
     def differences(self, baseline: "Variant", metric: str) -> list[float]:
-        """Of a metric to that of the baseline, for each seed that both have finished on the same data."""
-        ours, theirs = (
-            {(run.seed, run.task): value for run in runs if (value := run.value(metric)) is not None}
-            for runs in (self.runs, baseline.runs)
-        )
+        """Of a metric to that of the baseline, for each seed that both have finished on the same data.
+
+        Several runs of one seed count as their mean.
+        """
+        ours, theirs = self._means(metric), baseline._means(metric)
         return [value - theirs[pair] for pair, value in ours.items() if pair in theirs]
+
+    def _means(self, metric: str) -> dict[tuple[int | None, str], float]:
+        """Mean of a metric over the runs of each seed and task."""
+        values: dict[tuple[int | None, str], list[float]] = {}
+        for run in self.runs:
+            if (value := run.value(metric)) is not None:
+                values.setdefault((run.seed, run.task), []).append(value)
+        return {pair: statistics.fmean(group) for pair, group in values.items()}

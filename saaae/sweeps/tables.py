@@ -97,7 +97,7 @@ def _interval(differences: list[float], digits: int, pairs: int) -> Cell:
         return Cell(NONE)
     mean, half_width = mean_interval(differences)
     width = "" if math.isnan(half_width) else f" ±\u00a0{half_width:.{digits}f}"
-    return Cell(f"{mean:+.{digits}f}{width}{_fewer(len(differences), pairs)}", strong=abs(mean) > half_width > 0)
+    return Cell(f"{mean:+.{digits}f}{width}{_fewer(len(differences), pairs)}", strong=abs(mean) > half_width)
 
 
 def table_of_unfinished(runs: list[RunSummary]) -> Section:

@@ -1,7 +1,5 @@
 """Checks of a configuration against the built model and the loaded data."""
 
-import logging
-
 import torch
 from omegaconf import DictConfig
 
@@ -11,8 +9,6 @@ from saaae.metrics.catalog import flagged
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.training.devices import num_processes
 from saaae.training.objective import in_study, objectives
-
-log = logging.getLogger("saaae")
 
 
 def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) -> tuple[str, str]:
@@ -47,6 +43,8 @@ def check_limits(cfg: DictConfig, data: ImageDataModule) -> None:
         if isinstance(limit, float) and int(limit * batches) == 0:
             raise UserError(f"trainer.limit_{split}_batches={limit}: leaves none of {batches} batches")
     batches, every = -(-data.num_images("train") // images_a_step), trainer.val_check_interval
+    if (limit := trainer.limit_train_batches) is not None:
+        batches = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
     if isinstance(every, int) and every > batches and trainer.check_val_every_n_epoch is not None:
         raise UserError(
             f"trainer.val_check_interval={every}: an epoch has {batches} batches; "

@@ -18,12 +18,18 @@ MADE_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MA
 
 def rank() -> int:
     """Rank of this process in its run, as set by torchrun, SLURM or Lightning; rank 0 writes and prints."""
-    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+    names = ("RANK", *(["SLURM_PROCID"] if _is_slurm_task() else []), "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def started_by_launcher() -> bool:
     """Whether torchrun or SLURM has started several processes with this command, not Lightning as it needs them."""
-    return "RANK" in os.environ or ("SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1)
+    return "RANK" in os.environ or _is_slurm_task()
+
+
+def _is_slurm_task() -> bool:
+    """Whether this process is one of several tasks of srun; a shell inside an allocation has a SLURM_PROCID too."""
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 def exit_with_parent() -> None:
@@ -76,6 +82,8 @@ def script() -> Path:
 
 def _set_run_folder(directory: str) -> None:
     cfg: Any = HydraConfig.instance().cfg
+    if cfg is None:  # the interpreter is exiting
+        return
     with read_write(cfg.hydra), open_dict(cfg.hydra), read_write(cfg.hydra.run):
         cfg.hydra.run.dir = directory
 
@@ -87,6 +95,6 @@ def _clear_process_group() -> None:
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-    if "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
+    if "TORCHELASTIC_RUN_ID" not in os.environ and not _is_slurm_task():
         for name in MADE_BY_LIGHTNING:
             os.environ.pop(name, None)

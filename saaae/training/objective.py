@@ -27,7 +27,7 @@ SETTINGS = "settings"
 
 
 def objectives(cfg: DictConfig) -> list[str]:
-    """The validation metrics that a study is about; null is what chooses best.ckpt, the ELBO where nothing else is."""
+    """The validation metrics of a study; null is `checkpoint.monitor`, or val/elbo."""
     chosen = cfg.objective
     return list(chosen) if isinstance(chosen, ListConfig) else [chosen or cfg.checkpoint.monitor or "val/elbo"]
 
@@ -79,6 +79,8 @@ def opened(storage: str, name: str, names: list[str], settings: list[str], prune
             f"hydra.sweeper.storage={storage}: cannot be opened ({str(error).splitlines()[0]}); "
             "expected the URL of a database, such as sqlite:///study.db"
         ) from None
+    if [direction.name.lower() for direction in study.directions] != directions(names):
+        raise UserError(f"{name}: a study with other objectives; choose another name")
     for key, now in ((OBJECTIVES, names), (SETTINGS, settings)):
         stored = study.user_attrs.get(key, now) if study.trials else now
         if stored != now:

@@ -12,8 +12,6 @@ from omegaconf import DictConfig
 from saaae.errors import disk_error
 from saaae.training.devices import check_devices
 
-log = logging.getLogger("saaae")
-
 
 def configure_process(cfg: DictConfig) -> None:
     """Process-wide settings: log levels, seed, threads, float32 matrix products; checks the devices."""

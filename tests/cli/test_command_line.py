@@ -30,9 +30,12 @@ MISTAKES = [
     ("+trainer.num_nodes=2", "trainer.num_nodes: expected accelerator="),
     (
         "name=a=b,c=d",
-        "name=a=b,c=d: not of the form key=value; a value with signs of its own needs quotes: \"name='a=b,",
+        "name=a=b,c=d: not of the form key=value; a value with = or other special characters needs quotes: \"name='a",
     ),
-    ("cache_dir=~/x", "cache_dir=~/x: not of the form key=value; a value with signs of its own needs quotes"),
+    (
+        "cache_dir=~/x",
+        "cache_dir=~/x: not of the form key=value; a value with = or other special characters needs quotes",
+    ),
     ("data.image_size=65536", "data.image_size=65536: expected less than or equal to 4096"),
     ("beta=linear beta.warmup=2.5", "beta.warmup=2.5: expected"),
     ("callbacks=null", "callbacks=null: expected one of default, none"),

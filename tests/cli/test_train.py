@@ -116,3 +116,18 @@ def test_a_starting_run_has_no_checkpoint_yet(compose_config, tmp_path):
     cfg = compose_config(f"run={folder.path}", name="evaluate")
     with pytest.raises(UserError, match="x: no checkpoint yet; the first is written after the first epoch"):
         checkpoint_path(cfg)
+
+
+def test_a_single_run_and_a_sweep_never_share_a_folder(tmp_path, zygote):
+    quick = [*TINY, "callbacks=none", "logger=none", "trainer.max_steps=1"]
+    assert zygote.run(tmp_path, *quick, "name=single")[0] == 0
+    assert zygote.run(tmp_path, "-m", *quick, "seed=0,1", "name=sweep")[0] == 0
+    before = {path for path in (tmp_path / "outputs").rglob("*")}
+    status, printed = zygote.run(tmp_path, *quick, "name=sweep")
+    assert (status, "name=sweep: outputs/sweep holds a sweep; choose another name" in printed) == (2, True)
+    status, printed = zygote.run(tmp_path, "-m", *quick, "seed=0,1", "name=single")
+    assert (status, "name=single: outputs/single holds a single run; choose another" in printed) == (2, True)
+    assert {path for path in (tmp_path / "outputs").rglob("*")} == before
+    job = next(path for path in (tmp_path / "outputs" / "sweep").glob("seed=0*"))
+    status, printed = zygote.run(tmp_path, f"resume=outputs/sweep/{job.name}")  # as a shell completes it
+    assert (status, "finished already" in printed) == (0, True)

@@ -103,11 +103,12 @@ def test_a_damaged_cache_is_built_again(tmp_path, damage):
 def test_what_another_kill_has_left_is_swept_away_but_not_what_is_being_built(tmp_path):
     from filelock import FileLock
 
-    (tmp_path / "old-1.part").mkdir()
-    (tmp_path / "busy-2.part").mkdir()
-    with FileLock(tmp_path / "busy-2.lock"):
+    names = [f"{name}-{20 * '0'}" for name in ("old", "busy")]
+    for name in (*names, "foreign"):
+        (tmp_path / f"{name}.part").mkdir()
+    with FileLock(tmp_path / f"{names[1]}.lock"):
         cached(str(tmp_path), "x", {}, build)
-    assert [path.name for path in tmp_path.glob("*.part")] == ["busy-2.part"]
+    assert sorted(path.stem for path in tmp_path.glob("*.part")) == [names[1], "foreign"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

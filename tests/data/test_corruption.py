@@ -131,3 +131,25 @@ def test_the_target_stays_clean(compose_config):
     batch = data.batch("val", torch.arange(4))
     assert batch.target is batch.clean
     assert not torch.equal(batch.input, batch.target)
+
+
+def test_a_factor_that_does_not_divide_the_side_shifts_nothing():
+    ramp = torch.linspace(0, 1, 28).expand(1, 1, 28, 28)
+    inner = (DownUp(factor=3)(ramp, rng(INDICES[:1])) - ramp)[..., 4:-4]
+    assert abs(float(inner.mean())) < 1e-3
+
+
+def test_a_blur_wider_than_the_image_is_cut_off():
+    x = GaussianBlur(sigma=20.0)(torch.rand(1, 1, 28, 28), rng(INDICES[:1]))
+    assert x.isfinite().all()
+
+
+def test_salt_and_pepper_fall_on_all_channels_of_a_pixel():
+    x = SaltAndPepper(amount=0.5)(torch.full((2, 3, 32, 32), 0.5), rng(INDICES[:2]))
+    assert torch.equal(x[:, 0], x[:, 1])
+    assert torch.equal(x[:, 0], x[:, 2])
+
+
+def test_the_brightest_poisson_pixels_are_not_white():
+    x = PoissonNoise(peak=500.0)(torch.full((1, 1, 64, 64), 0.9), rng(INDICES[:1]))
+    assert abs(float(x.mean()) - 0.9) < 1e-3

@@ -403,3 +403,21 @@ def test_the_warning_about_a_nominal_loss_is_above_its_pictures(make):
         module, data = make("model=saaae", f"posterior.kl={kl}")
         heights.append(epoch_picture(module, data, "test", 2, "title").shape[0])
     assert heights[1] > heights[0]
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_attention_is_read_in_the_precision_of_the_networks(make, precision):
+    module, data = make("model=vae", "attention=cbam", f"accelerator.precision={precision}")
+    batch = data.batch("val", torch.arange(2))
+    gates = module.gates(batch)
+    assert gates
+    assert all(weights.dtype == torch.float32 for weights in gates.values())
+
+
+def test_an_error_while_attention_is_read_leaves_no_hook(make, monkeypatch):
+    module, data = make("model=vae", "attention=cbam")
+    batch = data.batch("val", torch.arange(2))
+    monkeypatch.setattr(AttentionLayer, "channel_gates", lambda self, x: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        module.gates(batch)
+    assert not any(layer._forward_pre_hooks for layer in module.modules() if isinstance(layer, AttentionLayer))

@@ -251,3 +251,18 @@ def test_a_cap_beyond_the_log_variance_bound_is_refused():
 def test_uniform_without_a_factor_is_refused():
     with pytest.raises(UserError, match="posterior.factor"):
         make(map="uniform")
+
+
+def test_parameters_that_train_nothing_ask_for_no_gradient():
+    """DDP ends with an error where a parameter gets no gradient."""
+    for options in ({"stop_gradient": True}, {"map": "full"}):
+        posterior = make(**options)
+        q = posterior(features(), rng())
+        (q.rsample(rng()).sum() + q.kl.sum()).backward()
+        without = [name for name, p in posterior.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+
+
+def test_only_a_posterior_with_noise_has_a_kl_of_dimensions():
+    assert make().factorized
+    assert not make(map="full").factorized

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,8 +12,10 @@ from saaae.config.settings import config_hash, marked, settings_of
 from saaae.errors import UserError, nearest
 from saaae.ranges import FOLDER, LENGTH, RUNTIME, TARGET
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import factor_of_run
-from saaae.runs.status import locked
+from saaae.runs.run import absolute_path, factor_of_run
+from saaae.runs.status import locked, recorded
+from saaae.training.distributed import rank
+from tests.conftest import ROOT
 
 
 def test_a_run_folder_has_its_name_or_a_new_one():
@@ -146,3 +151,56 @@ def test_a_key_may_have_dots_of_its_own():
     cfg = OmegaConf.create({"seed": 0, "data": {"enl_windows": windows}})
     assert settings_of(cfg) == {"seed": 0, "data.enl_windows.scene.jpg": [0, 0, 9, 9]}
     assert config_hash(cfg) != config_hash(OmegaConf.create({"seed": 0, "data": {"enl_windows": None}}))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "LOCAL_RANK": "1"}, 1),  # a shell inside an allocation
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, 1),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "LOCAL_RANK": "1"}, 3),
+        ({"RANK": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, 2),
+        ({}, 0),
+    ],
+)
+def test_the_rank_is_that_of_whoever_started_the_process(monkeypatch, environment, expected):
+    for name in ("RANK", "SLURM_PROCID", "SLURM_NTASKS", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert rank() == expected
+
+
+def test_an_evaluation_that_is_writing_keeps_its_partial_files(tmp_path):
+    for name in ("evaluation/own-best", "checkpoints"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / ".x.1.part").touch()
+    with locked(RunFolder(tmp_path)):
+        pass
+    assert [path.parent.name for path in tmp_path.rglob("*.part")] == ["own-best"]
+
+
+def test_the_status_of_a_finished_run_is_left_alone(tmp_path):
+    folder = RunFolder(tmp_path)
+    write_json(folder.metrics, {"test": {}})
+    write_json(folder.status, {"state": "done", "since": "2026-01-01", "process": 1})
+    before = folder.status.read_bytes()
+    with recorded(folder):
+        pass
+    assert folder.status.read_bytes() == before
+
+
+def test_paths_are_absolute_with_a_home_but_urls_are_not_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute_path("~/data") == str(tmp_path / "data")
+    assert absolute_path("s3://bucket/x") == "s3://bucket/x"
+    assert absolute_path("data") == str(Path.cwd() / "data")
+
+
+def test_files_get_the_permissions_that_the_user_allows(tmp_path):
+    code = (
+        f"import os; os.umask(0o077); from pathlib import Path; from saaae.atomic import write_text; "
+        f"write_text(Path({str(tmp_path / 'x')!r}), '')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600

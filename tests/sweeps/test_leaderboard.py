@@ -427,3 +427,19 @@ def test_a_damaged_run_costs_the_others_nothing(sweep, content):
     assert "model=saaae" in page
     if content != '{"test": {"ssim": "x", "elbo": null}, "run": {}}':
         assert "metrics.json cannot be read" in page
+
+
+def test_several_runs_of_a_seed_count_as_their_mean_in_a_difference(tmp_path):
+    for name, model, ssim in (("a", "vae", 0.6), ("b", "saaae", 0.5), ("c", "saaae", 0.9)):
+        write_run(tmp_path / name, [f"model={model}", "data=speckle"], {"ssim": ssim})
+    vae, saaae = sorted(variants_of(runs_of(tmp_path)), key=lambda variant: len(variant.runs))
+    assert saaae.differences(vae, "ssim") == pytest.approx([0.1])
+
+
+def test_a_damaged_configuration_costs_the_others_nothing(sweep):
+    damaged = next(sweep.glob("*model=vae*/.hydra/config.yaml"))
+    damaged.write_text("{")
+    write_leaderboard(sweep)
+    page = (sweep / "leaderboard.md").read_text()
+    assert "damaged" in page
+    assert len(variants_of(runs_of(sweep))) == 4
