@@ -108,7 +108,7 @@ def test_precision_over_seeds_and_over_likelihoods(precision, capsys, tmp_path):
     assert "bf16-mixed: half within" in printed
 
 
-def test_training_in_a_process_of_its_own(monkeypatch):
+def test_training_in_a_separate_process(monkeypatch):
     benchmark = load("training")
     monkeypatch.setattr(benchmark, "STEPS", 2)
     monkeypatch.setattr(benchmark, "BATCH", 4)

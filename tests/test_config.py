@@ -44,7 +44,7 @@ CHOICES = list(pairwise({name: options for name, options in GROUPS.items() if na
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(c.values()))
-def test_all_pairs_of_options_compose_without_a_fault(compose_config, choice, tmp_path):
+def test_all_pairs_of_options_compose_or_are_rejected_as_expected(compose_config, choice, tmp_path):
     root = [] if choice["data"] == "speckle" else [f"data.root={tmp_path}"]
     cfg = resolve_config(compose_config(*(f"{group}={option}" for group, option in choice.items()), *root))
     assert config_errors(cfg, Train, GROUPS) == []
@@ -72,7 +72,7 @@ def clashes(model, data, likelihood, beta, posterior, attention, **others):
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
-def test_every_experiment_composes_without_a_fault(compose_config, experiment, tmp_path):
+def test_every_experiment_composes_without_errors(compose_config, experiment, tmp_path):
     cfg = resolve_config(compose_config(f"experiment={experiment}"))
     if "root" in cfg.data:
         cfg.data.root = str(tmp_path)
@@ -80,7 +80,7 @@ def test_every_experiment_composes_without_a_fault(compose_config, experiment, t
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
-def test_what_an_experiment_says_is_what_is_composed(compose_config, experiment):
+def test_the_settings_of_an_experiment_are_those_composed(compose_config, experiment):
     from omegaconf import OmegaConf
 
     said = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
@@ -94,7 +94,7 @@ def test_what_an_experiment_says_is_what_is_composed(compose_config, experiment)
     )
 
 
-def test_the_evaluation_composes_without_a_fault(compose_config):
+def test_the_evaluation_config_composes_without_errors(compose_config):
     later = EVALUATE.checked_later
     assert config_errors(compose_config("data=mnist", name="evaluate"), Evaluate, GROUPS, later) == []
 
@@ -108,7 +108,7 @@ def nodes(value):
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
-def test_every_value_of_our_classes_has_its_one_home_in_the_yaml(path):
+def test_every_argument_of_our_classes_is_set_in_yaml_only(path):
     import inspect
 
     from hydra.utils import get_object
@@ -139,7 +139,7 @@ def test_every_value_of_our_classes_has_its_one_home_in_the_yaml(path):
         assert arguments == list(found.parameters), "the signature read from source"
 
 
-def test_group_files_hold_no_defaults_but_overrides():
+def test_group_files_have_only_overrides_as_defaults():
     for path in CONF.rglob("*.yaml"):
         if path.parent != CONF:
             content = yaml.safe_load(path.read_text()) or {}
@@ -150,7 +150,7 @@ def test_group_files_hold_no_defaults_but_overrides():
                 assert next(iter(entry)).startswith("override /"), path
 
 
-def test_every_trainer_argument_is_listed_or_has_an_owner():
+def test_every_trainer_argument_is_listed_or_set_by_another_option():
     import inspect
 
     import lightning as L
@@ -171,7 +171,7 @@ def test_configuration_stays_small():
     assert len(shared) <= 70
 
 
-def test_an_explicit_kind_of_latent_turns_off_the_other(compose_config):
+def test_setting_one_kind_of_latent_turns_off_the_other(compose_config):
     for overrides, dim, channels in [
         (["data=mnist"], 32, None),
         (["data=speckle"], None, 16),
@@ -182,7 +182,7 @@ def test_an_explicit_kind_of_latent_turns_off_the_other(compose_config):
         assert (model.latent_dim, model.latent_channels) == (dim, channels)
 
 
-def test_parts_are_swapped_from_the_command_line(compose_config):
+def test_parts_can_be_replaced_on_the_command_line(compose_config):
     cfg = compose_config("model=saaae", "posterior=diagonal", "likelihood=bernoulli", "beta=cyclical")
     assert cfg.model.posterior._target_.endswith("DiagonalPosterior")
     assert cfg.model.likelihood._target_.endswith("Bernoulli")

@@ -137,7 +137,7 @@ def test_the_readme_fits_on_two_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-def test_the_page_of_options_is_what_the_configuration_says():
+def test_the_page_of_options_is_current():
     made = runpy.run_path(str(ROOT / "docs" / "make_options.py"))["page"]()
     assert (ROOT / "docs" / "options.md").read_text() == made, "run python docs/make_options.py"
 
@@ -150,7 +150,7 @@ def test_links_between_files_resolve(page):
             assert (page.parent / target).exists() if target else heading, f"{page.name}: {link}"
 
 
-def test_every_page_is_reached_from_the_readme():
+def test_the_readme_links_to_every_page():
     readme = (ROOT / "README.md").read_text()
     for page in PAGES[1:]:
         assert f"({page.relative_to(ROOT)})" in readme, page.name

@@ -13,7 +13,7 @@ def trainer(score, epoch, told=None):
     )  # fmt: skip
 
 
-def test_a_trial_reports_each_epoch_from_0_and_stops_when_it_is_given_up():
+def test_a_trial_reports_each_epoch_from_0_and_stops_when_pruned():
     reports = []
 
     def is_pruned(score, epoch):
@@ -31,7 +31,7 @@ def test_a_trial_reports_each_epoch_from_0_and_stops_when_it_is_given_up():
     assert reports == [(-3.0, 0), (-4.0, 1)]
 
 
-def test_a_further_process_does_what_the_first_one_says():
+def test_other_processes_follow_the_pruning_decision_of_the_first():
     pruning = Pruning("val/elbo", None)
     run = trainer(-3.0, 0, told=True)
     pruning.on_validation_end(run, None)

@@ -12,7 +12,7 @@ from saaae.evaluation.table import findings
 from tests.models.test_models import make  # noqa: F401
 
 
-def test_the_deletion_test_is_stored_in_plain_numbers_and_repeats(make):  # noqa: F811
+def test_the_deletion_test_stores_plain_numbers_and_is_reproducible(make):  # noqa: F811
     for latent in ("model.latent_dim=6", "model.latent_channels=3"):
         model, data = make("model=saaae", latent)
         found = deletion_test(model, data)
@@ -32,7 +32,7 @@ def test_a_model_without_importance_has_no_deletion_test(make):  # noqa: F811
     assert deletion_test(*make("model=vae")) is None
 
 
-def test_what_matters_to_the_decoder_is_told_from_what_does_not(make):  # noqa: F811
+def test_deletion_separates_dimensions_that_matter_to_the_decoder(make):  # noqa: F811
     model, data = make("model=saaae", "model.latent_dim=6")
     weight = model.decoder.get_submodule(next(n for n, m in model.decoder.named_modules() if hasattr(m, "in_features")))
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_what_matters_to_the_decoder_is_told_from_what_does_not(make):  # noqa: 
 
 
 @pytest.mark.parametrize("model", ["vae", "cbam_ae", "cvae_onehot"])
-def test_the_rate_is_that_of_the_file_and_finer_steps_cost_more_and_lose_less(make, tmp_path, model):  # noqa: F811
+def test_the_rate_is_the_file_size_and_finer_steps_cost_more_and_lose_less(make, tmp_path, model):  # noqa: F811
     module, data = make(f"model={model}")
     with torch.no_grad():  # codes of an untrained model hardly differ: spread them
         for parameter in module.posterior.parameters():
@@ -66,7 +66,7 @@ def test_the_rate_is_that_of_the_file_and_finer_steps_cost_more_and_lose_less(ma
     assert math.isfinite(coarse["ssim"])
 
 
-def test_labels_are_paid_for_with_the_codes_of_a_conditional_model(make, tmp_path):  # noqa: F811
+def test_the_rate_of_a_conditional_model_includes_its_labels(make, tmp_path):  # noqa: F811
     model, data = make("model=cvae_onehot")
     model.num_classes, told = None, model.num_classes
     generate = model.generate

@@ -25,7 +25,7 @@ def bytes_kept(module, batch):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_stages_that_are_computed_again_give_the_same_gradients_from_less_memory(make, model):  # noqa: F811
+def test_recomputed_stages_give_the_same_gradients_with_less_memory(make, model):  # noqa: F811
     module, data = make(f"model={model}")
     batch = data.batch("val", torch.arange(4))
     module.train()

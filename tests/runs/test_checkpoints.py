@@ -25,17 +25,17 @@ def best(tmp_path):
     return written
 
 
-def test_a_run_killed_in_its_first_epoch_starts_over(best):
+def test_a_run_killed_in_its_first_epoch_restarts(best):
     start = start_of(best(0), None)
     assert (start.checkpoint, start.validation) == (None, {})  # the first validation replaces best.ckpt
 
 
-def test_a_run_past_its_first_epoch_never_starts_over_without_its_last_checkpoint(best):
+def test_a_run_past_its_first_epoch_never_restarts_without_its_last_checkpoint(best):
     with pytest.raises(UserError, match=r"last.ckpt is missing.*nothing was changed; evaluate it, choose another name"):
         start_of(best(1), None)
 
 
-def test_a_finished_run_never_starts_over_without_its_last_checkpoint(best):
+def test_a_finished_run_never_restarts_without_its_last_checkpoint(best):
     folder = best(0)
     folder.metrics.write_text("{}")
     with pytest.raises(UserError, match=r"run: its checkpoints/last.ckpt is missing, so the run cannot be continued"):

@@ -27,7 +27,7 @@ def command(zygote):
     return run
 
 
-def test_the_life_of_a_sweep(command, tmp_path):
+def test_the_life_cycle_of_a_sweep(command, tmp_path):
     sweep = ["-m", "name=s", "model=vae,saaae", "trainer.val_check_interval=1,1000", *TINY]
     first = command("train.py", *sweep, cwd=tmp_path)
     # That an epoch has fewer than 1000 batches is known once the data are read: two jobs fail, the others do not.
@@ -68,7 +68,7 @@ def test_the_life_of_a_sweep(command, tmp_path):
     assert evaluation["test"] == stored
 
 
-def test_the_life_of_a_named_run(command, tmp_path):
+def test_the_life_cycle_of_a_named_run(command, tmp_path):
     def train(*arguments):
         return command("train.py", *arguments, cwd=tmp_path)
 
@@ -102,7 +102,7 @@ def test_the_life_of_a_named_run(command, tmp_path):
     assert not {"name", "resume", "accelerator"} & set(chosen)  # nothing that leaves the numbers alone
 
 
-def test_evaluation_takes_other_data_at_the_door(command, tmp_path, monkeypatch):
+def test_evaluation_accepts_other_data_on_the_command_line(command, tmp_path, monkeypatch):
     monkeypatch.delenv("SAAAE_DATA_DIR", raising=False)
     assert command("train.py", "name=x", *TINY, cwd=tmp_path).returncode == 0
     tiny = [word for word in TINY if word.startswith("data.num_")]
@@ -123,7 +123,7 @@ def test_evaluation_takes_other_data_at_the_door(command, tmp_path, monkeypatch)
         assert refused.stderr.startswith(answer), refused.stderr
 
 
-def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_path):
+def test_evaluation_writes_arrays_and_images_from_the_prior(command, tmp_path):
     import numpy as np
 
     words = ["name=x", *TINY, "model=aitex_vae", *SMALL["aitex_vae"], "model.encoder.dropout=0.5"]
