@@ -1,4 +1,4 @@
-"""Which package may import which, and what stays free of torch."""
+"""Which package may import which, and what must not import torch."""
 
 import ast
 import subprocess
@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "cli": BASE | SCIENCE | {"config", "runs", "evaluation", "training", "sweeps", "signals"},
     "plugins": BASE | {"config", "runs", "training"},
 }
-"""The packages from the bottom up: config -> runs -> evaluation -> training -> cli, config -> runs -> sweeps -> cli."""
+"""The packages, bottom-up: config -> runs -> evaluation -> training -> cli, config -> runs -> sweeps -> cli."""
 TORCH = {"torch", "numpy"}
 DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning", "fsspec", "tqdm"}
 CONFIG = {"hydra", "omegaconf"}

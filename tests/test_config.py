@@ -1,4 +1,4 @@
-"""The configuration contract: every value has one home, all pairs of options go together, or are refused."""
+"""The configuration contract: every value is set in one place; all pairs of options work or are rejected."""
 
 import itertools
 import typing
@@ -19,7 +19,7 @@ GROUPS = Search(CONF).groups()
 
 
 def pairwise(groups):
-    """A small set of full choices that covers every pair of options (greedy)."""
+    """A small set of complete choices that covers every pair of options (greedy)."""
     names = sorted(groups)
     open_pairs = {
         ((a, x), (b, y)): None
@@ -48,15 +48,15 @@ def test_all_pairs_of_options_compose_or_are_rejected_as_expected(compose_config
     root = [] if choice["data"] == "speckle" else [f"data.root={tmp_path}"]
     cfg = resolve_config(compose_config(*(f"{group}={option}" for group, option in choice.items()), *root))
     assert config_errors(cfg, Train, GROUPS) == []
-    if choice["data"] != "stream":  # whose index is read to build it
+    if choice["data"] != "stream":  # building it reads the index of the shards
         errors = {line.partition(":")[0] for line in build_errors([cfg])}
         expected = clashes(**choice)
         assert errors <= expected
-        assert bool(errors) == bool(expected)  # the first one ends the construction
+        assert bool(errors) == bool(expected)  # construction stops at the first error
 
 
 def clashes(model, data, likelihood, beta, posterior, attention, **others):
-    """Settings named by the errors of options that do not go together; every other choice is built."""
+    """Settings named in the errors of incompatible options; every other choice can be built."""
     has_map = data != "mnist" and model in ("vae", "saaae", "cbam_ae", "despeckler")
     scale = "none" if likelihood == "spectral" else "sigmoid"
     rules = {
@@ -64,7 +64,7 @@ def clashes(model, data, likelihood, beta, posterior, attention, **others):
         f"likelihood.activation={scale}": model == "despeckler" and likelihood != "log_gaussian",
         "attention=self": data == "aitex" and attention == "self" and model == "denoising_vae",  # too many positions
         "posterior=full_covariance": posterior == "full_covariance" and has_map,
-        "posterior.rank=4": posterior == "low_rank" and model.startswith("cvae"),  # of as few latent dimensions
+        "posterior.rank=4": posterior == "low_rank" and model.startswith("cvae"),  # too few latent dimensions
         "data.image_size=28": data == "mnist" and model in ("aitex_vae", "cbam_ae", "despeckler"),  # halved too often
         "beta=free_bits": beta == "free_bits" and posterior not in ("diagonal", "anchored"),
     }
@@ -143,7 +143,7 @@ def test_group_files_have_only_overrides_as_defaults():
     for path in CONF.rglob("*.yaml"):
         if path.parent != CONF:
             content = yaml.safe_load(path.read_text()) or {}
-            if content.get("defaults") in (["base"], ["base", "_self_"]):  # what the options of the group share
+            if content.get("defaults") in (["base"], ["base", "_self_"]):  # the shared base of the group
                 continue
             assert path.parent.name in ("model", "experiment", "study") or "defaults" not in content, path
             for entry in content.get("defaults", []):
@@ -163,7 +163,7 @@ def test_every_trainer_argument_is_listed_or_set_by_another_option():
 
 
 def test_configuration_stays_small():
-    """Models, data sets and experiments are one file each; what they share stays small."""
+    """Models, data sets and experiments are one file each; the shared configuration stays small."""
     files = list(CONF.rglob("*.yaml"))
     assert max(len(path.read_text().splitlines()) for path in files) <= 90
     shared = [path for path in files if path.parent.name not in ("model", "data", "experiment")]

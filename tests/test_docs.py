@@ -22,15 +22,15 @@ SMALL = [
     "callbacks=none",
     "trainer.log_every_n_steps=1",
 ]
-"""Added to every training command, so that it takes seconds."""
+"""Overrides added to every training command, so that it takes only seconds."""
 DATA = {
     "speckle": ["data.num_train=12", "data.num_val=6", "data.num_test=16", "data.image_size=32"],
     "mnist": ["data.num_val=5"],
     "folder": ["data.image_size=32"],
 }
-"""Added to training commands on a data set."""
+"""Overrides added to training commands on each data set."""
 SERVERS = ("tensorboard",)
-"""Programs that do not end."""
+"""Programs that do not exit by themselves."""
 
 
 class Block(NamedTuple):
@@ -38,9 +38,9 @@ class Block(NamedTuple):
 
     Attributes:
         page: The page.
-        language: Word after the fence.
+        language: Word after the opening fence.
         text: Content.
-        reason: Why it is not run; empty if it is.
+        reason: Why the block is not run; empty if it is run.
     """
 
     page: Path
@@ -69,7 +69,7 @@ def small(words):
 
 
 class Reader:
-    """Does what a page says, in a folder of its own.
+    """Follows the instructions of a page in a separate folder.
 
     Args:
         folder: The folder.
@@ -112,7 +112,7 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path, zygote, monkeypatch):
-    """A folder with the images and data sets that the pages speak of."""
+    """A folder with the images and data sets that the pages use."""
     write_archives(tmp_path / "data" / "mnist")
     images = tmp_path / "path" / "to" / "images"
     images.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Each planted pathology of the latent is named in the log within one epoch, once."""
+"""Each artificial latent problem is reported in the log once, within one epoch."""
 
 import logging
 
@@ -15,7 +15,7 @@ from tests.conftest import TINY
 
 @pytest.fixture
 def warnings_of(compose_config, monkeypatch):
-    """Trains a VAE of four latent dimensions, changed by `plant`, and returns what LatentHealth says."""
+    """Trains a VAE with four latent dimensions, modified by `plant`, and returns the messages of LatentHealth."""
 
     def found(plant, *overrides, epochs=2):
         lines = []

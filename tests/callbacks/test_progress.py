@@ -19,13 +19,13 @@ log = logging.getLogger("saaae")
 
 
 class Images(NamedTuple):
-    """As many of a batch's parts as progress looks at."""
+    """The parts of a batch that the progress bar uses."""
 
     indices: torch.Tensor
 
 
 class Clock:
-    """Time that passes only where a test lets it."""
+    """A clock that advances only when a test advances it."""
 
     def __init__(self):
         self.now = 1000.0
@@ -39,7 +39,7 @@ class Terminal(io.StringIO):
         return True
 
     def lines(self):
-        """What stands on it, without trailing blanks."""
+        """The visible lines, without trailing blanks."""
         rows = []
         for line in self.getvalue().split("\n"):
             row = ""
@@ -49,12 +49,12 @@ class Terminal(io.StringIO):
         return rows
 
     def frames(self):
-        """Everything that ever stood on it."""
+        """Everything that was ever displayed."""
         return self.getvalue().replace("\n", "\r").split("\r")
 
 
 class Model(L.LightningModule):
-    """Its steps take time by the clock: a second in training, two in validation; `events` happen before a step."""
+    """A training step takes one second of the test clock, a validation step two; `events` run before a step."""
 
     def __init__(self, clock, step_seconds=1.0, events=()):
         super().__init__()
@@ -93,7 +93,7 @@ def terminal():
 
 @pytest.fixture
 def messages(monkeypatch):
-    """What is logged."""
+    """The logged plain lines."""
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -151,7 +151,7 @@ def test_a_run_leaves_one_line_on_the_terminal_and_a_test_none(time, terminal, m
 def test_the_remaining_time_includes_validation_and_the_speed_does_not(time, terminal):
     fit(Model(time), ProgressBar(), stderr=terminal, train=6, max_epochs=1, val_check_interval=3)
     first, fourth = (next(f for f in terminal.frames() if f.startswith(f"epoch 1/1  {p}%")) for p in (17, 67))
-    assert first.endswith("|  loss      8.0     4 img/s  0:05 left")  # of five steps
+    assert first.endswith("|  loss      8.0     4 img/s  0:05 left")  # five steps remain
     assert fourth.endswith("|  loss      8.0  ssim 0.2500     4 img/s  0:03 left")  # 4 s and 2 s for four of six steps
 
 
@@ -176,7 +176,7 @@ def test_the_bar_of_a_resumed_run_continues_where_it_stopped(time, terminal, tmp
     frames = terminal.frames()
     assert min(int(frame.split("%")[0][-3:]) for frame in frames if "%" in frame) == 50
     fourth = next(frame for frame in frames if frame.startswith("epoch 2/2  67%"))
-    assert fourth.endswith("  4 img/s  0:02 left")  # one step in a second: two more
+    assert fourth.endswith("  4 img/s  0:02 left")  # one step per second, two steps remain
 
 
 def test_accumulated_batches_count_as_one_step_and_show_their_total_loss(time, terminal):
@@ -187,7 +187,7 @@ def test_accumulated_batches_count_as_one_step_and_show_their_total_loss(time, t
 
 
 def reads_of_tensors(monkeypatch, *callbacks):
-    """How often a run of 20 steps in 5 seconds asks a tensor for its number."""
+    """Number of times that a run of 20 steps in 5 seconds reads the value of a tensor."""
     reads = []
     with monkeypatch.context() as patch:
         for name in ("__float__", "item"):

@@ -1,4 +1,4 @@
-"""Trials that are given up, in the process that asks and in those that hear of it."""
+"""Pruned trials, in the process that decides and in those that receive the decision."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ def test_a_trial_reports_each_epoch_from_0_and_stops_when_pruned():
     pruning.on_validation_end(second, None)
     assert second.should_stop
     assert pruning.why == "after epoch 2: val/elbo -4.0000"
-    pruning.on_validation_end(second, None)  # it is not asked again
+    pruning.on_validation_end(second, None)  # is_pruned is not called again
     assert reports == [(-3.0, 0), (-4.0, 1)]
 
 

@@ -1,4 +1,4 @@
-"""Wrong command lines: one line, the key, what is allowed, the nearest name; no torch, no data, nothing written."""
+"""Errors in command lines: one line with the key, valid values and the nearest name; no torch, no data, no files."""
 
 import re
 import shlex
@@ -152,7 +152,7 @@ CLASHES = [
         "data.image_size=24: model.decoder.strides enlarge a latent map",
     ),
 ]
-"""Values that are right each but not together: building model and data tells."""
+"""Values that are valid individually but not together, which only building model and data reveals."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What evaluate.py tests, prints and keeps, in this process."""
+"""What evaluate.py tests, prints and writes, run in this process."""
 
 import json
 import resource
@@ -59,7 +59,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run_folder(finished, tmp_path):
-    """A copy of the finished run; its data stay where they were."""
+    """A copy of the finished run; its data folder is not copied."""
     shutil.copytree(finished.path, tmp_path / "run")
     return RunFolder(tmp_path / "run")
 
@@ -167,7 +167,7 @@ def test_a_seed_changes_generated_images_and_samples(evaluated, run_folder):
     evaluated("generate=2", "seed=5")
     own, other = (np.load(folder / name / "generated.npz")["images"] for name in ("own-best", "own-best-seed5"))
     assert not np.array_equal(own, other)
-    assert evaluated("generate=2", "seed=5")["test"] == mean  # a seed of latents leaves z = mean alone
+    assert evaluated("generate=2", "seed=5")["test"] == mean  # z = mean does not depend on the seed
     first, second, third = (evaluated("samples=sample", *seed)["test"] for seed in ((), ("seed=5",), ("seed=5",)))
     assert first["mse"] != second["mse"]
     assert second == third

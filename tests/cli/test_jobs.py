@@ -1,4 +1,4 @@
-"""How the jobs of a launch tell what became of them, in whatever process they ran."""
+"""How the jobs of a launch report their outcome, in any process."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Sweeps in other processes than the command's, and studies that outlive their process."""
+"""Sweeps whose jobs run in other processes, and studies that continue after their process was killed."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ SHORT = [*TINY, "model=vae", "callbacks=none", "logger=none", "pictures.count=1"
 
 
 def scores_of(sweep):
-    """Test metrics by what tells the jobs of a sweep apart."""
+    """Test metrics of the jobs of a sweep, by the overrides that distinguish the jobs."""
     return {
         path.parent.name: json.loads(path.read_text())["test"] for path in sorted(Path(sweep).glob("*/metrics.json"))
     }
@@ -32,11 +32,11 @@ def scores_of(sweep):
 def test_a_launcher_gives_the_same_results_as_sequential_jobs(zygote, tmp_path, monkeypatch, launcher):
     if launcher[0].endswith("gpus"):
         pytest.importorskip("ray", reason="the extra `gpus` is not installed")
-        monkeypatch.setenv("RAY_worker_niceness", "0")  # its own is 15: hours beside anything else
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # the default is 15: takes hours if anything else runs
     sweep = ["-m", "seed=0,1", "trainer.val_check_interval=1,1000", *SHORT]
     status, printed = zygote.run(tmp_path, *sweep, "name=here")
     assert status == 2, printed
-    # Without a name: its processes must find the folder of the one that launched them.
+    # Without a name: the job processes must find the folder of the launching process.
     status, printed = zygote.run(tmp_path, *sweep, *launcher)
     assert status == 2, printed
     (folder,) = (tmp_path / "outputs").glob("sweep-*")
@@ -63,7 +63,7 @@ STUDY = [
 
 
 def trials(tmp_path, name):
-    """What a study holds: parameters, states and values, those trials left out that were continued as others."""
+    """Parameters, states and values of the trials of a study, without trials that were continued as other trials."""
     import optuna
 
     storage = f"sqlite:///{tmp_path}/outputs/{name}/study.db"

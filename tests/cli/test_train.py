@@ -25,7 +25,7 @@ def finished(zygote, tmp_path_factory):
 
 @pytest.fixture
 def home(finished, tmp_path):
-    """A copy of it for one test."""
+    """A copy of the finished run for one test."""
     return shutil.copytree(finished, tmp_path / "copy")
 
 

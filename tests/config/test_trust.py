@@ -1,4 +1,4 @@
-"""A downloaded configuration calls nothing but classes of this package and of packages that the user trusts."""
+"""A downloaded configuration can instantiate only classes of this package and of packages that the user trusts."""
 
 import re
 from pathlib import Path

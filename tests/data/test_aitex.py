@@ -26,7 +26,7 @@ def make(tmp_path):
 
 
 def fabric(seed, width=WIDTH, level=120):
-    """Weave: strong differences between neighbouring columns."""
+    """Woven texture: large differences between neighbouring columns."""
     rng = np.random.default_rng(seed)
     return np.clip(
         level + 30 * np.sign(np.sin(np.arange(width) * 2)) + rng.normal(0, 8, (HEIGHT, width)), 1, 250
@@ -56,7 +56,7 @@ def root(tmp_path):
 
 
 def write_fabric(folder):
-    """Two fabrics of five sound strips; defective strips with one, two, no, an empty and a smoothed mask."""
+    """Two fabrics with five defect-free strips; defective strips with one, two, no, an empty and a smoothed mask."""
     for code in (1, 4):
         for i in range(5):
             name = f"{i + 1:04d}_00_{code:02d}" if (code, i) == (1, 0) else f"{i + 1:04d}_000_{code:02d}"

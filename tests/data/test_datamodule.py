@@ -143,4 +143,4 @@ def test_several_processes_share_every_step_and_test_every_image_once():
         assert in_order.sort().values.tolist() == list(range(size))
     one = torch.cat(list(EpochBatches(24, 12, 0)))
     three = torch.stack([torch.cat(of_rank) for of_rank in batches(24, 0)], 1).flatten()
-    assert torch.equal(one, three)  # a step of three processes sees the images of one with three times the batch
+    assert torch.equal(one, three)  # equal to one process with three times the batch size

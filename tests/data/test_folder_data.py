@@ -82,7 +82,7 @@ def test_the_split_hash_depends_only_on_names_content_and_seed(make, folder, tmp
 def test_groups_stay_together(make, folder):
     data = make(folder, group_pattern="^(..)0?", val_fraction=0.1, test_fraction=0.1)
     assert sizes(data) == {"train": 32, "val": 4, "test": 4}
-    for i in range(10):  # now two images a group
+    for i in range(10):  # now two images per group
         (folder / "ab"[i % 2] / f"{i:02d}.png").rename(folder / f"{i // 2}_{i}.png")
     data = make(folder, group_pattern=r"^(\d)_")
     for split in data.splits:
@@ -118,7 +118,7 @@ def test_images_of_the_test_folder_are_not_used_for_training(make, folder, tmp_p
         (tmp_path / "link").symlink_to(folder / "b")
     if kind == "apart":
         (folder / "b").rename(tmp_path / "apart")
-        (folder / "test").mkdir()  # a name that is not special
+        (folder / "test").mkdir()  # this name has no special meaning
         (folder / "a" / "00.png").rename(folder / "test" / "01.png")
     data = make("images", test_root=test_root)
     assert levels(data, "test") == {10, 30, 50, 70, 90}
@@ -156,7 +156,7 @@ def test_a_broken_file_stops_the_run_or_is_skipped_and_reported(make, folder):
     (folder / "a" / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"a/text.png: not a readable image .*; or leave .* data.on_error=skip"):
         make(folder)
-    for _ in range(2):  # once more from the cache
+    for _ in range(2):  # the second time from the cache
         data = make(folder, on_error="skip")
         assert sum(sizes(data).values()) == 40
         assert list(data.manifest()["skipped"]) == ["a/text.png"]
@@ -198,7 +198,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_cached(make, folder, monkey
     with pytest.raises(UserError, match="changed while it was being read; start again"):
         make(folder)
     monkeypatch.setattr(module, "read_levels", real)
-    data = make(folder, allow_duplicates=True)  # all files are equal by now
+    data = make(folder, allow_duplicates=True)  # now all files are identical
     assert set.union(*(levels(data, split) for split in data.splits)) == {77}
 
 

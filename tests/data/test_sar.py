@@ -36,7 +36,7 @@ def make(tmp_path):
 
 @pytest.fixture
 def scenes(tmp_path):
-    """Six scenes of two touching images each; the gray level of an image is its scene."""
+    """Six scenes of two adjacent images each; the gray level of an image is the number of its scene."""
     root = tmp_path / "scenes"
     root.mkdir()
     for scene in range(6):
@@ -156,7 +156,7 @@ def test_a_folder_with_two_pixel_types_is_rejected(make, scenes, full_scale):
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Noisy images of five scenes and references that are 100 levels brighter."""
+    """Noisy images of five scenes, and references that are 100 gray levels brighter."""
     for i in range(5):
         for folder, extra in (("noisy", 0), ("clean", 100)):
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -246,7 +246,7 @@ def test_a_user_defined_window_is_cut_into_the_tiles_that_it_covers(make, scenes
     found = [row for split in data.splits for row in whole(data, split).window.tolist() if row[2]]
     assert sorted(found) == [[0, 0, 8, 16], [0, 8, 8, 8], [4, 0, 12, 16], [4, 8, 12, 8]]
     assert data.batch("test", torch.arange(3)).window.shape == (3, 4)
-    narrow = make(scenes, enl_windows={name: [0, 10, 16, 15]})  # 6 columns of the first tile are too few
+    narrow = make(scenes, enl_windows={name: [0, 10, 16, 15]})  # its 6 columns in the first tile are too few
     assert [row for split in narrow.splits for row in whole(narrow, split).window.tolist() if row[2]] == [[0, 0, 16, 9]]
 
 

@@ -23,7 +23,7 @@ SOURCES = {"training": GlobalRandom(), "evaluation": IndexedRandom(0, torch.aran
 def test_speckle_follows_the_gamma_law(looks, source, correlation):
     torch.manual_seed(0)
     s = (speckle_amplitude(ONES, looks, correlation, SOURCES[source]) ** 2).double()
-    few = 4 if correlation else 1  # correlated pixels carry fewer independent draws
+    few = 4 if correlation else 1  # correlated pixels are fewer independent samples
     assert abs(s.mean() - 1) < 0.01 * few
     assert abs(s.std() - looks**-0.5) < 0.012 * few
     # Log intensity (Fisher-Tippett): bias psi(L) - ln L, variance psi1(L).
@@ -79,7 +79,7 @@ def test_each_image_draws_one_of_several_looks(source, correlation):
     looks = 1 / s.flatten(1).var(1)
     nearest = (looks[:, None].log2() - torch.tensor([0.0, 2.0, 4.0])).abs()
     assert nearest.min(1).values.max() < 0.5
-    assert (nearest.argmin(1).bincount(minlength=3) > 8).all()  # of 64, 21 each expected
+    assert (nearest.argmin(1).bincount(minlength=3) > 8).all()  # of 64 images; about 21 expected for each
 
 
 def test_scenes_are_cut_into_tiles_of_their_own_split():

@@ -1,4 +1,4 @@
-"""Images from shards: the same as from memory, in an order that touches few shards at a time and resumes exactly."""
+"""Images from shards equal those in memory; their order uses few shards at a time and resumes exactly."""
 
 import importlib.util
 import json
@@ -44,11 +44,11 @@ STREAM = {
     **SERVING,
 }  # fmt: skip
 LIMIT = 13_000
-"""Bytes of a cache with room for three windows of two shards, about half of the training shards."""
+"""Size in bytes of a cache for three windows of two shards, about half of the training shards."""
 
 
 def write_scenes(root, seed=0, channels=()):
-    """Ten scenes of two images each, 2 x 3 tiles of 16 pixels and a rest."""
+    """Ten scenes of two images each, with 2 x 3 tiles of 16 pixels and a remainder."""
     root.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     for scene in range(10):
@@ -72,7 +72,7 @@ def shards(scenes):
 
 @pytest.fixture
 def copied(shards, tmp_path):
-    """Shards to damage."""
+    """A copy of the shards that a test may damage."""
     return shutil.copytree(shards, tmp_path / "shards")
 
 
@@ -102,7 +102,7 @@ def error_of(call, *arguments, **options):
     with pytest.raises(UserError) as caught:
         call(*arguments, **options)
     line = str(caught.value)
-    del caught  # it holds this frame, which holds it, and with them the workers of a loader
+    del caught  # breaks a reference cycle with this frame, which would keep the workers of a loader alive
     assert "\n" not in line
     return line
 
@@ -206,7 +206,7 @@ def test_an_epoch_contains_every_image_once_in_an_order_that_depends_only_on_see
     assert order_of(1) != first
     assert order_of(0, seed=1) != first
     assert [len(batch) for batch in first] == [4] * 18
-    assert first[:2] == FIRST  # that of earlier versions: their runs resume
+    assert first[:2] == FIRST  # the order of earlier versions, whose runs must resume
 
 
 def test_the_order_can_start_anywhere_without_preparing_earlier_windows():
@@ -228,7 +228,7 @@ def test_a_window_reads_no_more_shards_than_its_size():
         assert {shard_of(i) for i in images[place : place + size]} == set(window)
         place += size
     assert place == 72
-    assert len({shard_of(i) for i in images[:7]}) > 1  # not only the shards are shuffled
+    assert len({shard_of(i) for i in images[:7]}) > 1  # images are shuffled too, not only shards
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
@@ -268,11 +268,11 @@ def test_few_shards_are_open_at_a_time(stream):
     assert len(list(data.val_dataloader())) == 6
 
 
-# A URL
+# URLs
 
 
 def kept(data):
-    """Bytes of the downloads that are kept."""
+    """Size in bytes of the cached downloads."""
     sizes = []
     for path in data.store.folder.iterdir():
         try:
@@ -353,7 +353,7 @@ def test_other_shards_under_the_same_url_are_downloaded(stream, memory, copied, 
 @pytest.mark.parametrize("url", [False, True])
 def test_a_split_can_be_sent_to_a_spawned_worker(stream, shards, url):
     data = stream(f"file://{shards}" if url else shards)
-    next(iter(data.train_dataloader()))  # files are open, and downloads are going on
+    next(iter(data.train_dataloader()))  # files are open, and downloads are running
     split = data.splits["train"]
     sent = pickle.loads(pickle.dumps(split))
     assert same(sent.take(torch.arange(9)), split.take(torch.arange(9)))
@@ -408,7 +408,7 @@ def test_a_damaged_truncated_or_missing_shard_is_reported_in_one_line(stream, co
 
 def test_a_shard_that_disappears_while_it_is_closed_is_reported_in_one_line(stream, copied):
     split = stream(copied, shuffle_shards=1).splits["train"]
-    split.take(torch.arange(72))  # two of eleven shards stay open
+    split.take(torch.arange(72))  # only two of eleven shards remain open
     shutil.rmtree(copied / "train")
     assert "00000.npy: damaged (cannot be read: No such file" in error_of(split.take, torch.arange(7))
 

@@ -1,4 +1,4 @@
-"""What a trained model is asked beside its test."""
+"""The deletion test and the latent codec, which evaluate a trained model besides its test metrics."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_deletion_separates_dimensions_that_matter_to_the_decoder(make):  # noqa
 @pytest.mark.parametrize("model", ["vae", "cbam_ae", "cvae_onehot"])
 def test_the_rate_is_the_file_size_and_finer_steps_cost_more_and_lose_less(make, tmp_path, model):  # noqa: F811
     module, data = make(f"model={model}")
-    with torch.no_grad():  # codes of an untrained model hardly differ: spread them
+    with torch.no_grad():  # latents of an untrained model hardly differ, so scale them up
         for parameter in module.posterior.parameters():
             parameter.mul_(20)
     coarse, fine = rate_distortion(module, data, [2.0, 0.01], tmp_path)
@@ -75,4 +75,4 @@ def test_the_rate_of_a_conditional_model_includes_its_labels(make, tmp_path):  #
     model.num_classes, model.generate = told, generate
     (paid,) = rate_distortion(model, data, [0.5], tmp_path)
     bits = data.num_images("test") * np.log2(10)
-    assert 8 * (paid["bytes"] - without["bytes"]) >= bits - 32  # whole words of 32 bits
+    assert 8 * (paid["bytes"] - without["bytes"]) >= bits - 32  # the file consists of 32-bit words

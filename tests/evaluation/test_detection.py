@@ -22,7 +22,7 @@ def fabric(code, generator):
 
 
 def strips(generator):
-    """Test strips (image, mask, fabric, defect): of each fabric two sound ones and two with a defect; one unknown."""
+    """Test strips (image, mask, fabric, defect): per fabric two defect-free and two defective ones; one unknown."""
     found = []
     for code in LEVEL:
         for defect in (0, 0, 19, 2):
@@ -35,7 +35,7 @@ def strips(generator):
 
 
 class Tiles(ImageDataModule):
-    """Tiles of strips whose own pixels serve as maps."""
+    """Tiles of strips whose pixels are used as anomaly maps."""
 
     def __init__(self):
         super().__init__(image_size=SIZE, channels=1, **SERVING)
@@ -83,7 +83,7 @@ def test_pixels_of_whole_strips_are_scored_in_standard_deviations_of_their_fabri
     maps = [((image - mean) / std).numpy() for image, _, mean, std in whole]
     expected = reference.pixel_detection(maps, [mask.numpy() for _, mask, *_ in whole])
     found = detect(own_pixels, data, sigma=0.0)["pixel"]
-    assert found == pytest.approx(expected, abs=2e-4)  # the unknown strip counts nowhere
+    assert found == pytest.approx(expected, abs=2e-4)  # the unknown strip is not counted
 
 
 def test_a_tile_score_is_the_maximum_of_its_smoothed_map_standardised_by_fabric(data):
@@ -107,7 +107,7 @@ def test_a_tile_score_is_the_maximum_of_its_smoothed_map_standardised_by_fabric(
 
 
 def numbers(found):
-    """The numbers in nested dictionaries, one after another."""
+    """All numbers in nested dictionaries."""
     return [number for value in found.values() for number in (numbers(value) if isinstance(value, dict) else [value])]
 
 

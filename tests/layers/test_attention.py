@@ -26,7 +26,7 @@ def layer_of(kind, channels=16):
 
 
 def awake(layer):
-    """The layer with random weights everywhere: no gate or gain at its start."""
+    """The layer with all weights random, so that no gate or gain has its initial value."""
     generator = torch.Generator().manual_seed(0)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3, generator=generator)

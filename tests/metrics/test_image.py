@@ -43,7 +43,7 @@ def test_ms_ssim_of_opposite_images_is_zero_and_not_nan():
 def test_ssim_inside_the_border_equals_that_of_scikit_image():
     x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     y = x.clone()
-    y[..., 20:44, 20:44] = 1 - y[..., 20:44, 20:44]  # the border agrees: only the number of averaged pixels differs
+    y[..., 20:44, 20:44] = 1 - y[..., 20:44, 20:44]  # equal borders: only the number of averaged pixels differs
     cropped = references_image.cropped_ssim(y[0, 0].double().numpy(), x[0, 0].double().numpy())
     assert (1 - float(ssim_per_image(y, x))) * 64**2 == pytest.approx((1 - cropped) * 54**2, rel=1e-4)
 
@@ -84,6 +84,6 @@ def test_the_summary_has_means_medians_and_fifth_percentiles():
     assert float(found["ssim"]) == pytest.approx(values.mean().item())
     assert float(found["ssim_median"]) == pytest.approx(np.median(values.numpy()))
     assert float(found["ssim_p05"]) == pytest.approx(np.percentile(values.numpy(), 5))
-    assert float(found["enl"]) == 3.0  # of the images with a window; one that is flat does not decide it
+    assert float(found["enl"]) == 3.0  # median over the images with a window, robust to one constant image
     assert float(summary({"enl": torch.tensor([1.0, 2.0, 3.0, 10.0]).double()}, spread=False)["enl"]) == 2.5
     assert set(summary({"ssim": values}, spread=False)) == {"ssim"}

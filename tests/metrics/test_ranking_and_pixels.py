@@ -22,7 +22,7 @@ UNKNOWN = 255
 
 @pytest.fixture
 def tiles():
-    """Scores, labels and strips of 300 tiles; many scores are tied, between the classes too."""
+    """Scores, labels and strips of 300 tiles; many scores are tied, also between the classes."""
     rng = np.random.default_rng(0)
     labels = (rng.random(300) < 0.2).astype(int)
     scores = np.where(rng.random(300) < 0.5, rng.integers(-3, 3, 300), rng.normal(size=300)) + labels
@@ -96,7 +96,7 @@ def test_detection_reports_every_number_with_its_interval(tiles):
 
 @pytest.fixture
 def strips():
-    """Smooth maps (H, W) of several sizes, also negative, with masks: regions, unknown pixels, one without a defect."""
+    """Smooth maps (H, W) of several sizes with negative values; masks with regions, unknown pixels, and one without."""
     rng = np.random.default_rng(0)
     maps, masks = [], []
     for height, width, corners in ((40, 60, [(5, 5), (20, 40)]), (32, 32, [(0, 0), (10, 20), (29, 4)]), (24, 50, [])):
@@ -148,7 +148,7 @@ def test_the_states_of_two_processes_sum_to_that_of_one(strips):
 def test_regions_have_equal_weight_regardless_of_size():
     mask, score_map = np.zeros((20, 50), np.uint8), np.zeros((20, 50), np.float32)
     mask[2:12, 2:12] = 1
-    mask[15, 30] = mask[16, 31] = 1  # touch at a corner: one region
+    mask[15, 30] = mask[16, 31] = 1  # two pixels that touch at a corner are one region
     score_map[15, 30] = score_map[16, 31] = 1
     found = pixel_metric([score_map], [mask]).compute()
     # The curve rises from (0, 0) to (0, 1/2) at the small region, then straight to (1, 1) at the tie of all others.
@@ -238,7 +238,7 @@ def test_at_most_the_given_fraction_of_held_out_defect_free_tiles_raises_an_alar
 
 
 def test_recall_and_false_alarms_equal_values_computed_by_hand():
-    found = at_threshold([5.0, 4.0, 3.0, 2.0, 1.0, 0.0], [1, 0, 1, 1, 0, 0], 2.0)  # a score at the threshold is silent
+    found = at_threshold([5.0, 4.0, 3.0, 2.0, 1.0, 0.0], [1, 0, 1, 1, 0, 0], 2.0)  # no alarm at the threshold itself
     assert found == {"recall": 2 / 3, "false_alarm_rate": 1 / 3, "precision": 2 / 3, "f1": 2 / 3}
 
 
@@ -252,7 +252,7 @@ def test_recall_and_false_alarms_are_nan_without_tiles_to_count():
 
 @pytest.fixture
 def scored():
-    """Two sound and three defective strips of fabrics 0 and 3; the strip of fabric 8 has no mask."""
+    """Two defect-free and three defective strips of fabrics 0 and 3; the strip of fabric 8 has no mask."""
     rows = [
         (0.0, 0, 10, 0, 0), (2.0, 0, 10, 0, 0), (1.0, 0, 11, 3, 0), (0.5, 0, 11, 3, 0),
         (3.0, 1, 12, 0, 19), (9.0, 0, 12, 0, 19), (1.5, 1, 13, 3, 2), (0.1, 0, 13, 3, 2), (7.0, -1, 14, 8, 25),

@@ -7,7 +7,7 @@ from saaae.metrics.rate import CodeModel, quantise
 
 
 def entropy(symbols, mean, std):
-    """Bits of symbols (N, D) under Gaussians integrated over unit bins, in float64."""
+    """Bits for symbols (N, D) under Gaussians integrated over unit bins, in float64."""
     from scipy.stats import norm
 
     upper, lower = (norm.cdf((symbols + shift - mean) / std) for shift in (0.5, -0.5))
@@ -34,7 +34,7 @@ def test_outliers_and_constant_dimensions_are_encoded():
     model = CodeModel.fit(fitted, 1)
     symbols = np.array([[0, 500], [0, 0], [-3, 64]], np.int32)
     again = model.decode(model.encode(symbols, np.zeros(3, np.int32)), 3)[0]
-    np.testing.assert_array_equal(again, [[0, 64], [0, 0], [-3, 64]])  # clipped to the range that was seen
+    np.testing.assert_array_equal(again, [[0, 64], [0, 0], [-3, 64]])  # clipped to the fitted range
     still = np.zeros((1000, 2), np.int32)
     assert len(model.encode(still, np.zeros(1000, np.int32))) <= 8
 

@@ -26,7 +26,7 @@ def speckled(clean, looks, seed=0):
 
 
 def scenes(height, width, count=5, seed=0):
-    """Piecewise constant amplitudes with a black corner, of which a window fits in and another does not."""
+    """Piecewise constant amplitudes with a black corner that contains one window completely and another partly."""
     rng = np.random.default_rng(seed)
     blocks = torch.from_numpy(rng.uniform(0.03, 0.4, (count, 1, 3, 4))).float()
     clean = torch.nn.functional.interpolate(blocks, size=(height, width))
@@ -35,7 +35,7 @@ def scenes(height, width, count=5, seed=0):
 
 
 def smoothed(observed):
-    """A box filter that leaves some pixels at zero: divisors have floors."""
+    """A box filter that leaves some pixels at zero, to test the lower bounds of divisors."""
     x_hat = avg_pool2d(observed, 5, 1, 2, count_include_pad=False)
     x_hat[:, :, -3:, ::7] = 0.0
     return x_hat

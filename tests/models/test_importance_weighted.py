@@ -1,4 +1,4 @@
-"""The importance-weighted bound against a model whose likelihood is known in closed form."""
+"""The importance-weighted bound for a model whose likelihood is known in closed form."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ class Decoder(nn.Module):
 
 
 class NearPosterior(nn.Module):
-    """The exact posterior mean, with independent variances that are a little too large."""
+    """The exact posterior mean, with independent variances that are slightly too large."""
 
     stochastic = True
 

@@ -1,4 +1,4 @@
-"""Every model file trains on generated 32-pixel images; the chain keeps its promises."""
+"""Every model option trains on generated 32-pixel images, and the models have their documented properties."""
 
 import lightning as L
 import pytest
@@ -29,7 +29,7 @@ SMALL = {
     "despeckler": ["model.encoder.widths=[8,8]", "model.encoder.blocks=[1,1]"],
     "aitex_vae": [FOUR, "model.decoder.start=8", "model.decoder.widths=[8]"],
 }
-"""Narrow networks for the model files that are not made of the ResNet pair."""
+"""Narrow networks for the model options that do not use the ResNet encoder and decoder."""
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def wrapped(module, data):
 
 
 def trains(module, data, precision="32-true"):
-    """One epoch and a validation: everything finite, every parameter moved."""
+    """Trains one epoch and validates: all values are finite and every parameter has changed."""
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     run = trainer(precision=precision, max_steps=-1, max_epochs=1)
     run.fit(wrapped(module, data), data)
@@ -103,7 +103,7 @@ PICTURES = {
     "cvae_onehot": GENERATIVE | {"classes", "plane"},
     "despeckler": set(),
 }
-"""Pictures of the models that have others than a VAE with a prior."""
+"""Pictures of the models whose set of pictures differs from that of a VAE."""
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -114,7 +114,7 @@ def test_every_model_draws_its_pictures(make, model):
     shown = dict(final_pictures(module, data, kl, "x", count=3))
     assert set(shown) == PICTURES.get(model, GENERATIVE) | {"reconstructions"}
     assert all(picture.dtype.name == "uint8" and picture.ndim == 3 for picture in shown.values())
-    assert module.training  # as before
+    assert module.training  # unchanged
 
 
 def test_the_importance_of_vectors_and_maps_is_shown_with_the_injected_noise(make):
@@ -268,7 +268,7 @@ def test_labels_are_dropped_only_in_training(make):
     withheld = torch.cat(seen) == -1
     assert 0 < int(withheld.sum()) < len(withheld)
     for encoder, decoder in zip(seen[::2], seen[1::2], strict=True):
-        assert torch.equal(encoder, decoder)  # one draw for both
+        assert torch.equal(encoder, decoder)  # the same dropped labels for both
     z = torch.zeros(2, 2)
     assert not torch.equal(module.generate(z), module.generate(z, torch.tensor([3, 3])))
 
@@ -336,7 +336,7 @@ def test_metrics_do_not_depend_on_the_batch_size(make):
 
 
 def test_nats_are_per_image_for_any_image_size(make):
-    """A decoder that knows nothing costs the same bits per pixel at every size, so its nll grows with the pixels."""
+    """An uninformative decoder has the same bits per pixel at every size, so its nll is proportional to the pixels."""
     nll = {}
     for size in (32, 64):
         module, data = make("likelihood=gaussian", "likelihood.sigma=1.0", f"data.image_size={size}")
@@ -384,7 +384,7 @@ def test_gradients_are_clipped_to_the_configured_norm(make):
 
 
 def test_the_loss_curve_of_the_golden_run_is_unchanged(make):
-    """Two seeded epochs; the numbers move only with the mathematics (the tolerance covers other CPUs)."""
+    """Two seeded epochs; the numbers change only if the computation changes (the tolerance covers other CPUs)."""
     losses = []
 
     class Record(L.Callback):

@@ -49,7 +49,7 @@ def test_every_level_reaches_the_output():
         other = [x + 1 if i == changed else x for i, x in enumerate(seen)]
         assert not torch.allclose(decoder(seen[-1], other), whole)
     assert not torch.allclose(decoder(seen[-1] + 1, seen), whole)
-    assert torch.equal(decoder(seen[-1], [*seen[:-1], seen[-1] + 1]), whole)  # the coarsest arrives as the code alone
+    assert torch.equal(decoder(seen[-1], [*seen[:-1], seen[-1] + 1]), whole)  # the coarsest level is the latent alone
 
 
 def test_weights_trained_at_one_size_work_at_another():

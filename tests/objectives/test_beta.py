@@ -81,7 +81,7 @@ def test_a_steep_sigmoid_is_a_step():
 
 
 def posterior(*kl):
-    """One image whose dimensions have these KLs: unit variance, mean sqrt(2 KL)."""
+    """One image whose dimensions have the given KLs: unit variance, mean sqrt(2 KL)."""
     mean = (2 * torch.tensor([kl], dtype=torch.float64)).sqrt().requires_grad_()
     return DiagonalGaussian(mean, torch.zeros_like(mean)), mean
 
@@ -111,7 +111,7 @@ def test_capacity_penalises_deviations_on_both_sides_while_it_increases():
 
 
 def test_the_controller_reaches_the_target_kl_and_resumes():
-    """A plant whose KL falls with beta, as a VAE's does: KL = 40 / (1 + 4 beta)."""
+    """A plant whose KL decreases with beta, like that of a VAE: KL = 40 / (1 + 4 beta)."""
 
     def run(controller, steps, start=0):
         beta = float(controller(start))
@@ -137,7 +137,7 @@ def test_the_controller_stays_between_zero_and_its_ceiling():
     for step in range(50):
         controller.penalty(posterior(100.0)[0], step)
     assert float(controller(50)) == 0.5
-    for step in range(3):  # it has not wound up
+    for step in range(3):  # no integral wind-up
         controller.penalty(posterior(0.0)[0], step)
     assert float(controller(53)) < 0.5
 
@@ -152,7 +152,7 @@ def test_the_controller_stays_between_zero_and_its_ceiling():
     ids=["free_bits", "capacity", "target_kl"],
 )
 def test_two_processes_together_have_the_same_penalty_as_one(monkeypatch, make):
-    # Each share alone would be on another side of the floor, the capacity and the target than the whole is.
+    # Each part of the batch alone is on a different side of the floor, capacity and target than the whole batch.
     means = torch.tensor([[0.2, 0.3], [2.5, 1.5]], dtype=torch.float64)
 
     def charged(share):
@@ -176,5 +176,5 @@ def test_two_processes_together_have_the_same_penalty_as_one(monkeypatch, make):
         monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
         parts.append(charged(share))
     assert sum(part for part, _ in parts) / 2 == pytest.approx(whole)
-    # DDP averages over processes what each has averaged over its share.
+    # DDP averages the per-process averages over the processes.
     torch.testing.assert_close(torch.cat([part for _, part in parts]) / 2, gradient)

@@ -55,7 +55,7 @@ def test_samples_have_the_moments_used_in_the_kl(make):
 
 
 def repeat(q, count):
-    """The same posterior for every image of a batch."""
+    """A batch of identical posteriors."""
     if isinstance(q, CholeskyGaussian):
         return CholeskyGaussian(*(t.float().expand(count, *t.shape[1:]) for t in (q.mean, q.factor)))
     return LowRankGaussian(*(t.float().expand(count, *t.shape[1:]) for t in (q.mean, q.logvar, q.factor)))

@@ -1,4 +1,4 @@
-"""Which checkpoint a run continues from, and when it must not start over."""
+"""Which checkpoint a run continues from, and when it must not restart."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ CHECKPOINT = {"config": {}, "state_dict": {}, "global_step": 3, "validation": {"
 
 @pytest.fixture
 def best(tmp_path):
-    """A run folder with a best.ckpt of an epoch and no other checkpoint."""
+    """A run folder with a best.ckpt of a given epoch and no other checkpoint."""
 
     def written(epoch):
         folder = RunFolder(tmp_path / "run")
@@ -46,7 +46,7 @@ def test_a_finished_run_never_restarts_without_its_last_checkpoint(best):
 
 
 class FolderData(SimpleNamespace):
-    """A data module with a state in checkpoints."""
+    """A data module that stores state in checkpoints."""
 
     def split_hash(self):
         return "here"

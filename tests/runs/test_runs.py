@@ -1,4 +1,4 @@
-"""Runs from the inside: what a folder holds, exact resume, evaluation from the folder alone."""
+"""Runs in this process: contents of the run folder, exact resume, evaluation from the folder alone."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ CORRUPTIONS = sorted(path.stem for path in (CONF / "corruption").glob("*.yaml"))
 
 @pytest.fixture
 def launch(compose_config, tmp_path):
-    """Trains in tmp_path/<name>; a second launch of the same name continues."""
+    """Trains in tmp_path/<name>; a second launch with the same name continues the run."""
 
     def launched(name, *overrides):
         cfg = resolve_config(compose_config(*TINY, *overrides))
@@ -50,7 +50,7 @@ def weights(folder):
 
 
 def rows(folder):
-    """metrics.csv without the speed, which no two runs share."""
+    """metrics.csv without the speed, which differs between runs."""
     with (folder.path / "metrics.csv").open(newline="") as file:
         return [tuple(row) for row in csv.reader(file) if "images_per_second" not in row[2]]
 
@@ -135,7 +135,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(launch, first, wh
 
 
 def resumes_exactly(launch, *fixed):
-    """Stopped inside the second epoch and resumed, a run ends with the weights and curves of an uninterrupted one."""
+    """A run stopped inside the second epoch and resumed has the weights and curves of an uninterrupted run."""
     fixed = [*fixed, "optimizer.schedule=constant", "trainer.max_epochs=2", "logger=none", "callbacks=none"]
     straight = launch("straight", *fixed)
     launch("broken", *fixed, "trainer.max_steps=4")
@@ -463,7 +463,7 @@ def test_a_conditional_model_shows_its_classes_latent_plane_and_class_vectors(co
 
 
 def poison(monkeypatch, steps, what="target"):
-    """Training batches of these steps hold a value that is not a number."""
+    """Inserts a NaN into the training batches of the given steps."""
     from saaae.data.speckle import SpeckleData
 
     real, seen = SpeckleData.present, []

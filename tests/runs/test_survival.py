@@ -1,4 +1,4 @@
-"""Runs that are killed, starved, locked out and signalled: real processes, real signals."""
+"""Runs with kills, full disks, locks and signals: real processes, real signals."""
 
 import csv
 import json
@@ -29,11 +29,11 @@ SMALL = [
     "pictures.count=1",
 ]
 LONG = [*SMALL, "trainer.max_epochs=1000"]
-"""A run that is still going on when it is killed; 20 steps an epoch."""
+"""Overrides for a run long enough to be killed; 20 steps per epoch."""
 
 
 def write_scenes(folder, count):
-    """Images that no noise is drawn for."""
+    """Images without random noise."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
     for number in range(count):
@@ -43,7 +43,7 @@ def write_scenes(folder, count):
 
 
 def steps(run):
-    """Optimizer steps that metrics.csv has seen."""
+    """Number of optimizer steps in metrics.csv."""
     try:
         return max((int(row[0]) + 1 for row in csv.reader((run / "metrics.csv").open()) if row[0].isdigit()), default=0)
     except (OSError, IndexError):
@@ -55,7 +55,7 @@ def state(run):
 
 
 def other_process_of(pid):
-    """The process that a run has started beside its first one."""
+    """The second process that a run has started."""
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return child
 
@@ -65,7 +65,7 @@ def test_a_repeatedly_killed_run_ends_like_an_uninterrupted_run(zygote, tmp_path
     words = [*SMALL, "trainer.max_epochs=3", "checkpoint.every_n_steps=7", f"data.num_workers={workers}"]
     assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
     run = tmp_path / "outputs" / "broken"
-    for step in (5, 18, 33, 41, 60):  # before the first checkpoint, twice inside an epoch, just after one, at the end
+    for step in (5, 18, 33, 41, 60):  # before the first checkpoint, twice inside an epoch, after one, at the end
         child = zygote.start(tmp_path, "name=broken", *words)
         wait_until(lambda step=step: steps(run) >= step)
         child.send(signal.SIGKILL)
@@ -91,7 +91,7 @@ def test_a_signal_finishes_the_step_and_saves_and_the_next_start_continues(zygot
     assert state(run) == "preempted"
     saved = read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
     assert saved >= 25
-    assert saved == steps(run)  # nothing was trained for nothing
+    assert saved == steps(run)  # no trained step was lost
     assert zygote.run(tmp_path, "resume=outputs/stopped")[0] == 0
     assert differences(tmp_path / "outputs" / "whole", run) == []
 
@@ -146,7 +146,7 @@ def test_two_processes_train_like_one_with_twice_the_batch_size_also_with_a_shar
     words = ["data=folder", f"data.root={tmp_path}/images", "data.image_size=32", "model=cbam_ae"]
     words += ["model.encoder.widths=[8,8,8,8]", "model.decoder.widths=[8,8,8]", "threads=1", "callbacks=none"]
     words += ["trainer.max_epochs=3", "trainer.log_every_n_steps=1", "logger=none", "pictures.count=1"]
-    words += ["accelerator.precision=64-true"]  # else rounding grows too fast to compare the ends
+    words += ["accelerator.precision=64-true"]  # in 32 bits rounding errors grow too fast to compare the results
     curves = []
     sharded = ["accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
     for name, accelerator, batch in (("one", ["accelerator=cpu"], 8), ("two", sharded[:1], 4), ("parts", sharded, 4)):
@@ -195,7 +195,7 @@ def test_a_launcher_waiting_for_a_signal_receives_it_after_the_run_has_saved(mon
             interruption.in_training = True
             os.kill(os.getpid(), signum)
             assert interruption.signum == signum
-            assert got == []  # the step goes on, the checkpoint is still to be written
+            assert got == []  # the step continues, and the checkpoint is not written yet
             interruption.agreed = signum
             interruption.leave()
 
@@ -246,7 +246,7 @@ def test_a_second_process_on_a_run_is_rejected_and_a_dead_one_holds_no_lock(zygo
 
 @pytest.mark.parametrize("limit", [100_000, 3_000_000])
 def test_a_full_disk_damages_no_checkpoint(zygote, tmp_path, limit):
-    """Files that may not grow are refused as by a full disk: below the size of a checkpoint, and above."""
+    """File size limits act like a full disk: below and above the size of a checkpoint."""
     words = [*SMALL, "logger=none", "model.encoder.widths=[16,16]"]
     assert zygote.run(tmp_path, "name=x", *words)[0] == 0
     last = tmp_path / "outputs" / "x" / "checkpoints" / "last.ckpt"
@@ -312,7 +312,7 @@ def test_a_sweep_killed_in_its_third_job_is_finished_by_repeating_it(zygote, tmp
     status, printed = zygote.run(tmp_path, *sweep)
     assert status == 0, printed
     assert printed.count("finished already, nothing to do") == 2
-    assert printed.count("\nrun          ") == 4  # one of them anew or continued, three that had not begun
+    assert printed.count("\nrun          ") == 4  # one restarted or continued, three that had not started
     assert [state(job(seed)) for seed in range(6)] == ["done"] * 6
     assert {seed: (job(seed) / "metrics.json").stat().st_mtime_ns for seed in (0, 1)} == before
 
@@ -359,7 +359,7 @@ def test_a_malicious_checkpoint_is_skipped_and_not_executed(zygote, tmp_path):
     assert status == 0, printed
     assert "last.ckpt: not a readable checkpoint" in printed
     assert "ignored" in printed
-    assert "continued from step 20" in printed  # that of previous.ckpt
+    assert "continued from step 20" in printed  # the step of previous.ckpt
     torch.save({"state_dict": Evil()}, run / "checkpoints" / "best.ckpt")
     status, printed = zygote.run(tmp_path, "run=outputs/x", script="evaluate.py")
     assert (status, printed.count("\n")) == (2, 1), printed
@@ -368,7 +368,7 @@ def test_a_malicious_checkpoint_is_skipped_and_not_executed(zygote, tmp_path):
 
 
 def test_signals_are_not_handled_outside_the_main_thread():
-    """Ray and joblib may run a job in a thread, where Python allows no handlers."""
+    """Ray and joblib may run a job in a thread, where Python allows no signal handlers."""
     from saaae.signals import Interruption
 
     failed = []

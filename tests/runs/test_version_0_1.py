@@ -15,7 +15,7 @@ from saaae.training import devices, fit
 
 STORED = Path(__file__).with_name("version_0_1")
 AFTER_FOUR_EPOCHS = {"elbo": -67.14481, "kl": 0.02442581, "ssim": 0.02013665, "psnr": 10.18052}
-"""What version 0.1 itself measured after `resume=... trainer.max_epochs=4`."""
+"""Results of version 0.1 after `resume=... trainer.max_epochs=4`."""
 
 
 @pytest.fixture

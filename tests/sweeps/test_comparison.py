@@ -20,7 +20,7 @@ KINDS = {
 
 @pytest.fixture
 def outputs(tmp_path):
-    """Runs of three data sets side by side; the test images of one of them depend on the seed."""
+    """Runs on three data sets in one folder; the test images of one data set depend on the seed."""
     for kind, data in KINDS.items():
         for place, (model, seed) in enumerate(product(("vae", "saaae"), (0, 1))):
             split = f"{kind}{seed}" if kind == "sar" else kind

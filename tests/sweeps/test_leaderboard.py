@@ -27,7 +27,7 @@ ELBO = {case: 1000.0 - 40.0 * (case[0] == "saaae") + 7.0 * (i * i % 11) for i, c
 
 
 def write_run(path, overrides, test=None, seed=0, train=None, record=None, **settings):
-    """A run folder; without test metrics one that has not finished."""
+    """Writes a run folder; without test metrics, that of an unfinished run."""
     folder = RunFolder(path)
     cfg = {"seed": seed, "likelihood": {"_target_": "Gaussian"}, "data": {"target": "noisy"}} | settings
     folder.write_record(OmegaConf.create(cfg), overrides, {})
@@ -49,7 +49,7 @@ def write_curves(folder, *rows, end="\r\n"):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Two models by two betas by three seeds; of the last variant one job failed and one still runs."""
+    """A sweep of two models, two betas and three seeds; in the last variant one job failed and one is still running."""
     path = tmp_path / "betas"
     for model, beta, seed in CASES:
         job = [f"model={model}", f"beta={beta}", f"seed={seed}", "data=speckle", "name=betas"]
@@ -69,7 +69,7 @@ def sweep(tmp_path):
 
 
 class Page(HTMLParser):
-    """Tables, links and tags of a page; complains of tags that do not match."""
+    """Collects the tables, links and tags of a page; raises an error for mismatched tags."""
 
     def __init__(self, text):
         super().__init__()
@@ -103,7 +103,7 @@ def section(text, title):
 
 
 def table(text, title):
-    """The rows of the table of a section of Markdown, as dictionaries."""
+    """The rows of the table in a section of Markdown, as dictionaries."""
     rows = [line[2:-2].split(" | ") for line in section(text, title).splitlines() if line.startswith("| ")]
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
@@ -127,7 +127,7 @@ def test_means_and_deviations_are_exact(sweep):
     row = next(row for row in rows if row["variant"] == "model=vae beta=cyclical")
     values = [SSIM["vae", "cyclical", seed] for seed in range(3)]
     assert row["ssim"] == f"{fmean(values):.4f} ±\u00a0{stdev(values):.4f}"
-    assert row["kl_effective, nats per image"] == "201.0 ±\u00a01.0"  # no other than what the loss charges
+    assert row["kl_effective, nats per image"] == "201.0 ±\u00a01.0"  # the value of kl: the run has no kl_effective
     assert (row["runs"], row["images_per_second"]) == ("3", "90.00 ±\u00a00.00")
     assert next(row for row in rows if row["runs"] == "1")["ssim"] == f"{SSIM['saaae', 'cyclical', 0]:.4f}"
 

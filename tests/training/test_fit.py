@@ -1,4 +1,4 @@
-"""What a run reports in one line, before its folder changes or when nothing came of it."""
+"""Errors that a run reports in one line, before its folder changes or without results."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -16,7 +16,7 @@ QUICK = ["model=vae", "logger=none", "callbacks=none", "optimizer.schedule=const
 
 @pytest.fixture
 def launch(compose_config, tmp_path):
-    """Trains in tmp_path/run; a second call continues."""
+    """Trains in tmp_path/run; a second call continues the run."""
 
     def launched(*overrides):
         cfg = resolve_config(compose_config(*TINY, *QUICK, *overrides))

@@ -15,7 +15,7 @@ CSV = "lightning.pytorch.loggers.CSVLogger"
 
 
 class Remembering(Logger):
-    """Like a logger of a server: it continues the run whose id it is given."""
+    """A logger that, like a server logger, continues the run with the given id."""
 
     started: ClassVar = []
 

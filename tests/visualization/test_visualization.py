@@ -21,7 +21,7 @@ def test_every_image_is_at_its_position_in_the_mosaic():
     picture = mosaic(rows, "title", ["first", "second"])
     assert picture.dtype == np.uint8
     for value in (51, 102):
-        assert (picture == value).all(2).sum() >= CELL * CELL  # letters have a few such pixels too
+        assert (picture == value).all(2).sum() >= CELL * CELL  # letters also contain a few such pixels
     assert (picture == (255, 0, 0)).all(2).sum() == 2 * CELL * CELL
     yellow = (253, 231, 37)  # the end of viridis
     assert (np.abs(picture.astype(int) - yellow).max(2) <= 2).sum() == 2 * CELL * CELL
@@ -125,7 +125,7 @@ def test_the_epoch_strip_keeps_few_epochs_in_order_and_always_the_latest(tmp_pat
         strip.add(epoch, torch.full((2, 1, 4, 4), epoch / 255), limit=True)
         assert len(strip.epochs) == min(epoch, STRIP_COLUMNS)
         assert (strip.epochs[0], strip.epochs[-1]) == (1, epoch)
-    assert max(np.diff(strip.epochs)) <= 16  # of 100 epochs in 12 columns
+    assert max(np.diff(strip.epochs)) <= 16  # 100 epochs in 12 columns
     assert strip.images[:, 0, 0, 0, 0].tolist() == strip.epochs
     strip.add(101, torch.zeros(2, 1, 4, 4), limit=False)
     assert strip.epochs[-1] == 101
