@@ -1,7 +1,7 @@
-"""Cost of the attention layers over the number of positions: python benchmarks/attention.py [channels]
+"""Cost of the attention layers for different numbers of positions: python benchmarks/attention.py [channels]
 
-Parameters, milliseconds of a forward and backward pass, and what autograd keeps for it beyond the input, for one map of
-64 channels and 16x16 to 128x128 positions, on one CPU thread. A dash: the layer refuses the size.
+Parameters, milliseconds of a forward and backward pass, and memory that autograd keeps for it besides the input, for
+one map of 64 channels and 16x16 to 128x128 positions, on one CPU thread. A dash: the layer does not allow the size.
 """
 
 import sys
@@ -20,7 +20,7 @@ SIZES = (16, 32, 64, 128)
 
 
 def measure(layer, x, rounds=5):
-    """Milliseconds, the fastest of a few rounds, and MB kept for the backward pass."""
+    """Milliseconds (fastest of several rounds) and MB kept for the backward pass."""
     kept = {}
 
     def keep(tensor):

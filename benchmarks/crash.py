@@ -1,9 +1,9 @@
-"""Kills runs at random moments, resumes them, and compares the end: python benchmarks/crash.py [kills] [seed]
+"""Kills runs at random moments, resumes them, and compares the final state: python benchmarks/crash.py [kills] [seed]
 
-Real processes and SIGKILL. Each scenario has an undisturbed run and one that is killed again and again until it
-gets through; both must end with the same weights, optimizer, schedules, random state, curves and test, to the bit.
-After every kill each checkpoint that is there must be readable to its end. Scenarios: models and data sets, loader
-workers, two processes, a checkpoint after every step, temporary files on another filesystem, a cache that is being
+Uses real processes and SIGKILL. Each scenario has an uninterrupted run and one that is killed repeatedly until it
+finishes; both must end with bit-identical weights, optimizer, schedules, random state, curves and test metrics.
+After every kill all existing checkpoints must be completely readable. Scenarios: models and data sets, loader
+workers, two processes, a checkpoint after every step, temporary files on another filesystem, a kill while a cache is
 written, and (as root) a small disk that fills up. The digits are read from $SAAAE_DATA_DIR.
 """
 
@@ -54,7 +54,7 @@ SCENARIOS = {
 
 
 class Tally:
-    """What the campaign has seen."""
+    """Counts of kills, finished runs and errors."""
 
     def __init__(self):
         self.kills = self.unreadable = self.finished = self.inexact = self.log_errors = 0
@@ -69,7 +69,7 @@ class Tally:
                 print(f"  {error}")
 
     def compare(self, whole, run):
-        """Counts ends that differ."""
+        """Counts a finished run, and whether its final state differs."""
         found = differences(whole, run)
         self.finished += 1
         in_logs = [line for line in found if line.startswith(("metrics.csv", "TensorBoard"))]
@@ -88,7 +88,7 @@ def write_images(folder):
 
 @contextmanager
 def small_disk(folder):
-    """A filesystem of 12 MB, or None where this process may not make one."""
+    """A filesystem of 12 MB, or None if this process may not mount one."""
     folder.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], check=False, capture_output=True)
     try:
@@ -99,7 +99,7 @@ def small_disk(folder):
 
 
 def until_finished(start, run, tally, kills, longest):
-    """Starts a run and kills it at random moments; the last start is let through."""
+    """Starts a run repeatedly and kills it at random moments; the last start is not killed."""
     for _ in range(kills):
         child = start()
         time.sleep(random.uniform(0.2, longest))
@@ -117,7 +117,7 @@ def until_finished(start, run, tally, kills, longest):
 
 
 def fill_up(start, run, disk, tally, times):
-    """Fills the disk while the run writes; makes room when the run has given up, and starts it again."""
+    """Fills the disk while the run writes, frees it after the run has stopped, and starts the run again."""
     filler = disk / "filler"
     for _ in range(times):
         child = start()
@@ -135,14 +135,15 @@ def fill_up(start, run, disk, tally, times):
 
 
 def main(kills, seed):
-    """Runs the scenarios and prints one line each."""
+    """Runs the scenarios and prints one table row for each."""
     random.seed(seed)
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that it purges is what is wanted
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # hides messages about purged events, which are expected
     total = Tally()
     base = Path(tempfile.mkdtemp(prefix="crash-"))
     write_images(base / "images")
     data_dir = os.environ.get("SAAAE_DATA_DIR")
-    print("| scenario | kills | runs finished | unreadable checkpoints | inexact ends | lost or doubled log points |")
+    errors = "unreadable checkpoints | runs with a different final state | lost or duplicate log points"
+    print(f"| scenario | kills | runs finished | {errors} |")
     print("|---|---|---|---|---|---|", flush=True)
     with Zygote() as zygote, small_disk(base / "disk") as disk:
         for name, words in SCENARIOS.items():
@@ -159,7 +160,7 @@ def main(kills, seed):
 
 
 def scenario(zygote, base, name, words, disk, tally, kills):
-    """One scenario, until its share of the kills is done."""
+    """Repeats one scenario until it has its share of the kills."""
     home = Path(tempfile.mkdtemp(dir=disk if "disk" in name else base))
     environment = {"TMPDIR": "/dev/shm"} if "elsewhere" in name else {}
     cache = home / "cache"
@@ -167,7 +168,7 @@ def scenario(zygote, base, name, words, disk, tally, kills):
     if "data=folder" in words:
         words.append(f"data.root={base / 'images'}")
     if zygote.start(home, "name=whole", *words, environment=environment).wait():
-        print(f"  {name}: the undisturbed run failed")
+        print(f"  {name}: the uninterrupted run failed")
         return
     number, share = 0, max(1, kills // len(SCENARIOS))
     longest = 14.0 if "processes" in name else 4.0
@@ -194,7 +195,7 @@ def scenario(zygote, base, name, words, disk, tally, kills):
 
 
 def print_row(name, tally):
-    """One line of the table."""
+    """Prints one row of the table."""
     cells = (name, tally.kills, tally.finished, tally.unreadable, tally.inexact, tally.log_errors)
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 

@@ -1,10 +1,10 @@
-"""Speed and memory of the data modules alone, and what they hold: python benchmarks/data.py [rounds] [--counts]
+"""Speed, memory and contents of the data modules alone: python benchmarks/data.py [rounds] [--counts]
 
-Speed: images per second of one training epoch of each data module (bytes to float batches, as a model gets them) over
-those of a bare loop that indexes the same tensor in a shuffled order and converts; in turn, in one process, without and
-with corruption=gaussian. Memory: growth of the resident set since the imports over the bytes of the tiles, after each
-of five epochs over all splits. The real sets are read from $SAAAE_DATA_DIR (or ./data); one that is not there is
-left out. `--counts` prints what each set holds instead.
+Speed: images per second of one training epoch of each data module (bytes to float batches, as a model gets them)
+relative to a bare loop that indexes the same tensor in shuffled order and converts it; both alternate in one process,
+without and with corruption=gaussian. Memory: growth of the resident set since the imports relative to the bytes of the
+tiles, after each of five epochs over all splits. The real sets are read from $SAAAE_DATA_DIR (or ./data); missing sets
+are left out. `--counts` prints the contents of each set instead.
 """
 
 import os
@@ -42,7 +42,7 @@ SETS = {
 
 
 def make(name, cache_dir, *more):
-    """The data module of a set, not yet loaded."""
+    """Data module of a set, before loading."""
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = compose("train", [*SETS[name], f"cache_dir={cache_dir}", *more])
@@ -50,13 +50,13 @@ def make(name, cache_dir, *more):
 
 
 class Loop:
-    """What a data module needs to know of a trainer."""
+    """The attributes of a trainer that a data module uses."""
 
     training, testing, global_rank, world_size = True, False, 0, 1
 
 
 def epoch_of(data, split="train"):
-    """One epoch through the data module; returns images per second and the sum of the first pixels."""
+    """Images per second of one epoch through the data module."""
     data.trainer = Loop()
     loader = data.train_dataloader() if split == "train" else data._loader(split, shuffle=False)
     start, total = time.perf_counter(), 0.0
@@ -67,7 +67,7 @@ def epoch_of(data, split="train"):
 
 
 def bare(data):
-    """One epoch of indexing and converting the same tensor in a shuffled order."""
+    """Images per second of a bare loop that indexes and converts the same tensor in shuffled order."""
     images = data.splits["train"]
     pixels = images.pixels
     start, total = time.perf_counter(), 0.0
@@ -79,7 +79,7 @@ def bare(data):
 
 
 def loaded(name, cache_dir, *more):
-    """A loaded data module and what loading took; None where the set is not there."""
+    """A loaded data module and the loading time in seconds; None if the set is missing."""
     try:
         data = make(name, cache_dir, *more)
         start = time.perf_counter()
@@ -91,7 +91,7 @@ def loaded(name, cache_dir, *more):
 
 
 def speed(rounds):
-    """Ratios to the bare loop, and the cost of the first epoch."""
+    """Prints ratios to the bare loop, and loading times."""
     torch.set_num_threads(1)
     print(f"{'set':<14}{'bare img/s':>12}{'ratio':>8}{'  range':<16}{'noise ratio':>12}{'first s':>9}{'again s':>9}")
     for name in SETS:
@@ -104,7 +104,7 @@ def speed(rounds):
             pairs = []
             for _ in range(rounds + 1):
                 pairs.append((repeated(bare, data), repeated(epoch_of, data), repeated(epoch_of, noisy)))
-            pairs = pairs[1:]  # the first round touches the pages
+            pairs = pairs[1:]  # the first round is a warm-up: it maps the pages
             ratios = sorted(ours / theirs for theirs, ours, _ in pairs)
             corrupted = sorted(ours / theirs for theirs, _, ours in pairs)
             middle = rounds // 2
@@ -115,7 +115,7 @@ def speed(rounds):
 
 
 def repeated(measure, data, seconds=0.4):
-    """Mean of as many epochs as fit into a short time: a small set's epoch is too short to time."""
+    """Mean over as many epochs as fit into a short time, because one epoch of a small set is too short to time."""
     start, rates = time.perf_counter(), []
     while time.perf_counter() - start < seconds:
         rates.append(measure(data))
@@ -123,12 +123,12 @@ def repeated(measure, data, seconds=0.4):
 
 
 def resident_mb():
-    """Resident set of this process."""
+    """Resident set of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def memory(name):
-    """Growth of the resident set over the bytes of the tiles, in this process."""
+    """Prints the growth of the resident set of this process relative to the bytes of the tiles."""
     with tempfile.TemporaryDirectory() as cache_dir:
         data = make(name, cache_dir)
         start = resident_mb()
@@ -145,7 +145,7 @@ def memory(name):
 
 
 def counts():
-    """Images and tiles of each set and split, what was left out and why, defective tiles."""
+    """Prints files and tiles of each set and split, defective tiles, and what was left out with the reason."""
     print("| set | split | files | tiles | defective, unknown | left out |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as cache_dir:
         for name in SETS:

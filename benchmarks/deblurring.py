@@ -1,8 +1,8 @@
 """Deblurring of digits, 28 -> 14 -> 28, against bicubic and ridge regression: python benchmarks/deblurring.py [run ...]
 
 All are scored on the 10,000 test digits with the metrics of the runs (SSIM with an 11x11 Gaussian window, mean PSNR for
-peak 1) against the sharp digits. Ridge regression maps the 14x14 digit, and a constant, to the sharp one; it is fitted
-on the training digits. Runs are folders of `experiment=denoising_vae` or `denoising_skip`: their numbers are read from
+peak 1) against the sharp digits. Ridge regression maps the 14x14 digit and a constant to the sharp digit; it is fitted
+on the training digits. Runs are folders of `experiment=denoising_vae` or `denoising_skip`; their numbers are read from
 metrics.json. The digits are read from $SAAAE_DATA_DIR/mnist (or ./data/mnist).
 """
 

@@ -1,10 +1,10 @@
 """Despeckling against classical filters: python benchmarks/despeckling.py <run of experiment=despeckle> ...
 
-Test scenes of 256 pixels, whole, under fresh speckle that the noise of evaluation fixes: 1 to 10 looks, white, and one
-look with a correlation of 0.33 between neighbours, which no run was trained on. Amplitudes in [0, 1], PSNR (mean over
-scenes, peak 1) and SSIM against the clean scene. The filters' windows and damping are the best on the validation scenes
-under the same speckle. MoR is the mean of noisy over restored intensity: 1 where no brightness is lost. Several runs
-are averaged, with their standard deviation.
+Whole test scenes of 256 pixels, with new but reproducible speckle: white speckle of 1 to 10 looks, and speckle of one
+look with a correlation of 0.33 between neighbours, which no run was trained on. Amplitudes are in [0, 1]; PSNR (mean
+over scenes, peak 1) and SSIM are computed against the clean scene. The windows and damping of the filters are
+the best on the validation scenes with the same speckle. MoR is the mean of noisy / restored intensity: 1 if brightness
+is preserved. Several runs are averaged, with their standard deviation.
 """
 
 import itertools
@@ -35,26 +35,26 @@ def windows(x, side):
 
 
 def moments(intensity, side):
-    """Local mean and squared coefficient of variation of intensities (B, 1, H, W)."""
+    """Neighbourhoods, local mean and squared coefficient of variation of intensities (B, 1, H, W)."""
     near = windows(intensity, side)
     mean = near.mean(1, keepdim=True)
     return near, mean, near.var(1, keepdim=True) / mean**2
 
 
 def boxcar(intensity, looks, side):
-    """The local mean."""
+    """Local mean."""
     return moments(intensity, side)[1]
 
 
 def lee(intensity, looks, side):
-    """Lee 1980: the local linear estimate of least error under multiplicative noise of variance 1/L."""
+    """Lee 1980: local linear minimum-MSE estimate under multiplicative noise of variance 1/L."""
     _, mean, variation = moments(intensity, side)
     gain = ((1 - 1 / looks / variation) / (1 + 1 / looks)).clamp(0, 1)
     return mean + gain * (intensity - mean)
 
 
 def frost(intensity, looks, side, damping):
-    """Frost et al. 1982: weights that fall exponentially with the distance, faster where the scene varies."""
+    """Frost et al. 1982: weights that decrease exponentially with distance, faster where the scene varies more."""
     near, _, variation = moments(intensity, side)
     axis = torch.arange(side) - side // 2
     distance = torch.hypot(axis[:, None].float(), axis[None].float()).view(1, -1, 1, 1)
@@ -71,7 +71,7 @@ FILTERS: dict[str, tuple[Any, list[Any]]] = {
 
 
 def score(restore, batch):
-    """PSNR, SSIM, MoR and seconds a scene of a function of amplitudes (B, 1, H, W), one scene at a time."""
+    """PSNR, SSIM, MoR and seconds per scene of a function of amplitudes (B, 1, H, W), applied scene by scene."""
     start = time.perf_counter()
     with torch.inference_mode():
         restored = torch.cat([restore(x).clamp(0, 1) for x in batch.input.split(1)])
@@ -82,7 +82,7 @@ def score(restore, batch):
 
 
 def best_filter(name, looks, val, test):
-    """The scores on the test scenes of the filter with the parameters that do best on the validation scenes."""
+    """Test scores of a filter with the parameters that have the best PSNR on the validation scenes."""
     function, grid = FILTERS[name]
 
     def with_parameters(parameters):
@@ -107,7 +107,7 @@ def open_run(path):
 
 
 def restored_by(model, batch, x):
-    """What a model makes of amplitudes (1, 1, H, W)."""
+    """Reconstruction of amplitudes (1, 1, H, W)."""
     return model(batch._replace(input=x))
 
 

@@ -1,12 +1,12 @@
 """Defects in AITEX fabric, as Markdown tables: python benchmarks/fabric.py [run folders]
 
-Two principal component analyses, the anchors of a fabric autoencoder, on the very splits of `experiment=aitex_vae`,
-by the same protocol and metrics as trained runs (`saaae.evaluation.detection.detect`), whose numbers are read from
-their metrics.json. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8 one of
-16x16 patches with 8 each. Both are fitted on the training tiles; the map is the squared residual. Tiles lie 128
-pixels apart. Unmarked tiles of defective strips are left out, but in `AUROC of all tiles`, where they count as normal.
-Brackets are 95 % intervals over resampled strips; F1 is an oracle's. The strips are read from
-$SAAAE_DATA_DIR/aitex (or ./data/aitex).
+Two principal component analyses, baselines for a fabric autoencoder, on the splits of `experiment=aitex_vae`, with the
+same protocol and metrics as trained runs (`saaae.evaluation.detection.detect`), whose numbers are read from their
+metrics.json. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8 is a linear
+autoencoder of 16x16 patches with 8 latents each. Both are fitted on the training tiles; the map is the squared
+residual. Tiles are 128 pixels apart. Unmarked tiles of defective strips are left out, except in `AUROC of all tiles`,
+where they count as normal. Brackets are 95 % intervals over resampled strips; the threshold of the best F1 is chosen
+with test labels. The strips are read from $SAAAE_DATA_DIR/aitex (or ./data/aitex).
 """
 
 import json
@@ -46,7 +46,7 @@ def patches(x):
 
 
 def image_of(rows, like):
-    """The images (B, 1, H, W), shaped as `like`, that patches were cut from."""
+    """Images (B, 1, H, W), with the shape of `like`, reassembled from patches."""
     return fold(rows.view(len(like), -1, PATCH**2).transpose(1, 2), like.shape[-2:], PATCH, stride=PATCH)
 
 
@@ -61,7 +61,7 @@ def principal_axes(x, count):
 
 
 def restored(pca, rows):
-    """Rows (N, D) from their coordinates on the principal axes."""
+    """Rows (N, D) projected onto the principal axes."""
     mean, axes = pca
     return (rows - mean) @ axes.T @ axes + mean
 
@@ -119,7 +119,7 @@ def print_parts(results, part, what):
 
 
 def stored(run):
-    """What a run's own test has found."""
+    """Detection results of a run, from its metrics.json."""
     found = json.loads((Path(run) / "metrics.json").read_text())["detection"]
     return json.loads(json.dumps(found), object_hook=lambda part: {k: nan if v is None else v for k, v in part.items()})
 

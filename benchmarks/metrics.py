@@ -1,6 +1,7 @@
 """Largest difference of each metric from an independent float64 reference, as Markdown: python benchmarks/metrics.py
 
-On images of several sizes, 20 seeds. Differences are absolute; of numbers above 1 (decibels, looks, nats) relative.
+Uses images of several sizes and 20 seeds. Differences are absolute, but relative for values above 1 (decibels, looks,
+nats).
 """
 
 import math
@@ -31,7 +32,7 @@ SEEDS = range(20)
 
 
 def image_metrics(seed):
-    """Name, the reference, measured and expected values (N,)."""
+    """Name, reference, measured and expected values (N,) of the image metrics."""
     g = torch.Generator().manual_seed(seed)
     size = (28, 64, 128, 192)[seed % 4]
     x = torch.rand(3, 1, size, size, generator=g)
@@ -44,7 +45,7 @@ def image_metrics(seed):
 
 
 def radar_metrics(seed):
-    """Name, reference, measured and expected values of the detection metrics."""
+    """Name, reference, measured and expected values of the radar metrics."""
     torch.manual_seed(seed)
     clean = torch.rand(3, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 0.8 + 0.1
     looks = (1.0, 2.5, 4.0, 10.0)[seed % 4]
@@ -83,7 +84,7 @@ def fabric_metrics(seed):
 
 
 def bounds(seed):
-    """Likewise; densities and divergences of torch in float64, rates of Gaussians integrated over their bins."""
+    """The same for KL, nll and rates: torch.distributions in float64, and Gaussians integrated over the bins."""
     torch.manual_seed(seed)
     mean, logvar = torch.randn(4, 32), torch.randn(4, 32)
     normal = Normal(mean.double(), (0.5 * logvar.double()).exp())

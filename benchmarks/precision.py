@@ -1,11 +1,12 @@
 """Every model in every precision: python benchmarks/precision.py [steps] [--pairs]
 
-Trains each on the same generated 32-pixel images (conditional models on digits) and prints the loss at the end, the
-mean of the last quarter of the steps, in nats per image: mean and standard deviation over three seeds. Seeds are the
-yardstick: runs that differ by rounding alone part as runs of other seeds do, only later. 16-mixed where there is a GPU.
+Trains each model on the same generated 32-pixel images (conditional models on digits) and prints the final loss (mean
+over the last quarter of the steps) in nats per image: mean and standard deviation over three seeds. Compare differences
+with the spread over seeds: runs that differ only by rounding diverge like runs with different seeds, only later.
+16-mixed is included if there is a GPU.
 
-With --pairs every model with every likelihood, one seed: the loss in 32 bits, then what another precision adds to it,
-as a share of what 32-bit training has gained since its first step.
+With --pairs, trains every model with every likelihood with one seed and prints the loss in 32 bits and its change in
+the other precisions, relative to the improvement of 32-bit training since its first step.
 """
 
 import itertools
@@ -35,12 +36,12 @@ DIGITS = ["data=mnist", "data.batch_size=8"]
 
 
 def options(group):
-    """Names of a group's files."""
+    """Names of the options of a group."""
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
 def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
-    """The loss of every step; None where the parts do not go together. No likelihood is the model's own."""
+    """The loss of every step; None if model and likelihood are incompatible. `likelihood=None`: the model's default."""
     images = DIGITS if model.startswith("cvae") else SCENES
     words = [f"model={model}", f"accelerator.precision={precision}", f"seed={seed}", *images]
     words += [f"likelihood={likelihood}"] if likelihood else []
@@ -52,13 +53,13 @@ def losses(model, likelihood, precision, steps, gpu, folder, seed=0):
     model, data = build(cfg)
 
     class Losses(Callback):
-        """Keeps them on the device."""
+        """Collects the losses on the device."""
 
         def __init__(self):
             self.seen = []
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            """Remembers one."""
+            """Stores the loss of a step."""
             self.seen.append(outputs["loss"].detach())
 
     keep = Losses()

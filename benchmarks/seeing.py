@@ -1,7 +1,7 @@
-"""What the default pictures and metrics cost beside training, as Markdown: python benchmarks/seeing.py [settings]
+"""Cost of the default pictures and metrics relative to training, as Markdown: python benchmarks/seeing.py [settings]
 
-Trains `data=mnist model=saaae trainer.max_epochs=3` (or what the settings say) once, with everything on, and times each
-part where it happens. A share is of the time spent on training steps.
+Trains `data=mnist model=saaae trainer.max_epochs=3` (or with the given settings) once, with everything enabled, and
+times each part. Shares are relative to the time spent on training steps.
 """
 
 import sys
@@ -34,7 +34,7 @@ DEFAULT = ["data=mnist", "model=saaae", "trainer.max_epochs=3"]
 
 
 def parts():
-    """What is timed, by the name of the part: the class or module that holds it, and its attribute."""
+    """The functions that are timed for each part, as pairs of owner (class or module) and attribute."""
     hooks = ("on_train_start", "on_train_epoch_end", "on_train_end")
     return {
         "pictures in training": [(ReconstructionPictures, hook) for hook in hooks],
@@ -47,7 +47,7 @@ def parts():
 
 
 def timed(function, seconds, part):
-    """The function, which adds its time to its part."""
+    """Wraps a function so that its time is added to a part."""
 
     @wraps(function)
     def wrapper(*arguments, **options):
@@ -66,7 +66,7 @@ def main(overrides):
     speeds: list[Throughput] = []
 
     def throughput():
-        """Keeps the callback, to read the time of the training from it."""
+        """Keeps a reference to the callback, which measures the training time."""
         speeds.append(Throughput())
         return speeds[-1]
 

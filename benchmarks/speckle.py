@@ -1,7 +1,8 @@
 """Simulated speckle against theory, as a Markdown table: python benchmarks/speckle.py
 
 Intensity speckle of L looks is Gamma(L, 1/L): mean 1, coefficient of variation (CV) 1/sqrt(L). Its logarithm has the
-mean psi(L) - ln L (Fisher-Tippett). Neighbours of correlated speckle correlate as asked. Each cell: measured / theory.
+mean psi(L) - ln L (Fisher-Tippett). Neighbouring intensities have the requested
+correlation. Each cell: measured / theory.
 """
 
 import math
@@ -17,7 +18,7 @@ from saaae.rng import IndexedRandom
 
 
 def main(fields=128, size=256):
-    """Prints the table; each row is measured on so many square fields of so many pixels."""
+    """Prints the table; each row is measured on `fields` square fields with sides of `size` pixels."""
     print("| looks | correlation | mean | CV | mean of log | lag-1 correlation |\n|---|---|---|---|---|---|")
     for correlation in (0.0, 0.33, 0.6):
         for looks in (1, 2, 2.5, 4, 10):

@@ -1,10 +1,10 @@
 """Speed of data=stream and of data=sar on the same tiles: python benchmarks/streaming.py [rounds] [--train]
 
-The scenes in $SAAAE_DATA_DIR (or ./data), sar/mstar/scenes, are copied 16 times, written as shards and read back, on
-one CPU thread. Each round measures, in turn and in one process, an epoch of the data module in memory, of the streamed
-one from a folder, and of the streamed one through a cache of downloads that is smaller than the data set (`file://`, a
-folder treated like an object store: a download costs disk access, but no network). Printed are medians, and medians and
-ranges of the ratios in a round. `--train` does the same for training runs of the default model.
+The scenes in sar/mstar/scenes of $SAAAE_DATA_DIR (or ./data) are copied 16 times, written as shards and read back, on
+one CPU thread. Each round measures, in one process, one epoch of the data module in memory, of the streaming module
+from a folder, and of the streaming module through a download cache that is smaller than the data set (`file://`, a
+folder treated like an object store: a download costs disk access, but no network). Prints median rates, and medians and
+ranges of the ratios within a round. `--train` does the same for training runs of the default model.
 """
 
 import json
@@ -49,12 +49,12 @@ def written(folder):
 
 
 def in_memory(scenes):
-    """Overrides for the scenes themselves; copies of one scene fall into several splits."""
+    """Overrides for reading the scenes into memory; copies of a scene may be in several splits."""
     return ["data=sar", f"data.root={scenes}", "data.allow_duplicates=true"]
 
 
 def made(*words):
-    """A data module of the command line."""
+    """Data module built from command-line overrides."""
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = compose("train", [*words, *SHARED])
@@ -62,13 +62,13 @@ def made(*words):
 
 
 class Loop:
-    """What a data module needs to know of a trainer."""
+    """The attributes of a trainer that a data module uses."""
 
     training, testing, global_rank, world_size = True, False, 0, 1
 
 
 def epoch(data):
-    """Images per second of one training epoch, bytes to float batches."""
+    """Images per second of one training epoch, from bytes to float batches."""
     data.trainer = Loop()
     start, total = time.perf_counter(), 0.0
     for raw in data.train_dataloader():
@@ -77,7 +77,7 @@ def epoch(data):
 
 
 def training(words, name, folder):
-    """Images per second of a training run, as it reports them itself."""
+    """Images per second of a training run, as reported in its metrics.json."""
     root = Path(__file__).parents[1]
     words = [
         *words, *SHARED, "accelerator=cpu", "threads=1", "trainer.max_steps=20", "logger=none", "callbacks=none",
@@ -88,8 +88,8 @@ def training(words, name, folder):
 
 
 def table(rounds):
-    """Prints one row for each way of reading; the first one is memory."""
-    print(f"{'':<34}{'images/s':>10}{'of memory':>11}  range")
+    """Prints one row for each way of reading; the first row is memory."""
+    print(f"{'':<34}{'images/s':>10}{'/ memory':>11}  range")
     for name in rounds[0]:
         ratios = sorted(each[name] / each["memory"] for each in rounds)
         rate = median(each[name] for each in rounds)
@@ -97,9 +97,9 @@ def table(rounds):
 
 
 def main(count, train):
-    """Writes the shards once and reads them `count` times; also in training, if asked to."""
+    """Writes the shards once and reads them `count` times; if `train` is set, also measures training."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:  # a download may still be going on
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:  # a download may still be running
         folder = Path(name)
         scenes, shards = written(folder)
         remote = ["data=stream", f"data.root=file://{shards}", f"data.cache_gb={CACHE_GB}"]
@@ -115,7 +115,7 @@ def main(count, train):
         measured = []
         for _ in range(count + 1):
             measured.append({way: epoch(data) for way, data in modules.items()})
-        table(measured[1:])  # the first round touches the pages
+        table(measured[1:])  # the first round is a warm-up: it maps the pages
         if train:
             pairs = [
                 {way: training(words, f"run{i}-{number}", folder) for number, (way, words) in enumerate(ways.items())}

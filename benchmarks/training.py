@@ -1,9 +1,9 @@
-"""Training speed of the whole chain against a hand-written loop: python benchmarks/training.py [rounds]
+"""Training speed of train.py compared with a hand-written loop: python benchmarks/training.py [rounds]
 
-Both train the same VAE on the same random 28-pixel images with the same optimizer, in turn, in one process;
+Both train the same VAE on the same random 28-pixel images with the same optimizer, alternately in one process;
 `lightning` is what train.py runs: data module, logged terms, metrics.csv, TensorBoard, clipping, schedule.
-Prints images per second and the ratio of each round. Add --allocator to see what keeping freed blocks brings instead,
-or --checkpoints to see what a checkpoint every 50 steps costs.
+Prints images per second for each round, and the ratios. --allocator measures the gain from keeping freed blocks
+instead, --checkpoints the cost of a checkpoint every 50 steps.
 """
 
 import subprocess
@@ -41,7 +41,7 @@ STEPS, BATCH = 100, 128
 
 
 def prepare():
-    """Model, data and configuration of `model=vae` on stand-in digits."""
+    """Configuration, model and data of `model=vae` on random images instead of digits."""
     register_resolvers()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         cfg = resolve_config(
@@ -75,7 +75,7 @@ def tight(model, data):
 
 
 def lightning(cfg, model, data, every_n_steps=None):
-    """One epoch of what train.py runs, without validation; with a checkpoint every so many steps."""
+    """One epoch of what train.py runs, without validation, with an optional checkpoint interval."""
     throughput, interval = Throughput(), cfg.trainer.log_every_n_steps
     data._position = (0, 0)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as path:
@@ -90,16 +90,16 @@ def lightning(cfg, model, data, every_n_steps=None):
 
 
 def median(values):
-    """The middle value."""
+    """The middle value; of an even number of values, the upper one."""
     return sorted(values)[len(values) // 2]
 
 
 def compare(rounds, checkpoints):
-    """Alternates two loops and prints each round: a bare one and train.py's, or that without checkpoints and with."""
+    """Alternates two loops and prints each round: bare and train.py, or train.py without and with checkpoints."""
     keep_freed_blocks()
     cfg, model, data = prepare()
     loops = {"tight": lambda: tight(model, data), "train.py": lambda: lightning(cfg, model, data)}
-    if checkpoints:  # two of them in 100 steps, apart from the one at the end of the epoch, which is not timed
+    if checkpoints:  # two in 100 steps, besides the one at the end of the epoch, which is not timed
         loops = {"none": loops["train.py"], "every 50 steps": lambda: lightning(cfg, model, data, every_n_steps=40)}
     tight(model, data)
     (first, reference), (second, other) = loops.items()
@@ -112,7 +112,7 @@ def compare(rounds, checkpoints):
 
 
 def speed(keep):
-    """Images per second of the tight loop's second round, with or without kept blocks."""
+    """Images per second in the second round of the bare loop, with or without keeping freed blocks."""
     if keep:
         keep_freed_blocks()
     _, model, data = prepare()
@@ -121,7 +121,7 @@ def speed(keep):
 
 
 def allocator(rounds):
-    """The tight loop in fresh processes, with and without kept blocks, in turn."""
+    """Runs the bare loop in new processes, alternately with and without keeping freed blocks."""
     results: dict[str, list[float]] = {"kept": [], "default": []}
     for _ in range(rounds):
         for mode, speeds in results.items():

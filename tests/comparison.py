@@ -1,4 +1,4 @@
-"""What differs between two runs that should have ended alike."""
+"""Differences between two runs that should have the same results."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ EXACT = ["state_dict", "optimizer_states", "lr_schedulers", "random_state", "sch
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two contents of checkpoints are equal to the bit."""
+    """Whether two checkpoint contents are bit-identical."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -26,13 +26,13 @@ def same(a: Any, b: Any) -> bool:
 
 
 def numbers(run: Path) -> list[list[str]]:
-    """Every row of metrics.csv but the speed, which no two runs share."""
+    """Every row of metrics.csv except the speed, which differs between runs."""
     with (run / "metrics.csv").open(newline="") as file:
         return [row for row in csv.reader(file) if "images_per_second" not in row[2]]
 
 
 def curves(run: Path) -> list[tuple[Any, ...]]:
-    """What TensorBoard shows: (tag, step, value) of scalars but the speed, (tag, step) of pictures and histograms."""
+    """TensorBoard contents: (tag, step, value) of scalars except the speed, (tag, step) of pictures and histograms."""
     board = EventAccumulator(str(run), {"scalars": 0, "images": 0, "histograms": 0}).Reload()
     tags = board.Tags()
     scalars = [(t, e.step, e.value) for t in tags["scalars"] for e in board.Scalars(t) if "images_per" not in t]
@@ -41,7 +41,7 @@ def curves(run: Path) -> list[tuple[Any, ...]]:
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    """Parts of the last checkpoint, curves or test in which two finished runs differ; empty if they ended alike."""
+    """Parts of the last checkpoint, curves or test in which two finished runs differ; empty if they are equal."""
     saved = [read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (a, b)]
     found = [key for key in EXACT if not same(saved[0][key], saved[1][key])]
     found += [] if numbers(a) == numbers(b) else ["metrics.csv"]
@@ -53,7 +53,7 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def assert_continued_exactly(zygote, folder):
-    """Resumes outputs/broken, which then must be what outputs/whole is."""
+    """Resumes outputs/broken, which must then be equal to outputs/whole."""
     status, printed = zygote.run(folder, "resume=outputs/broken")
     assert status == 0, printed
     assert "continued from step" in printed

@@ -32,10 +32,10 @@ TINY = [
     "trainer.max_epochs=1",
     "trainer.log_every_n_steps=1",
 ]
-"""A run of seconds on generated 32-pixel images."""
+"""Overrides for a run of a few seconds on generated 32-pixel images."""
 
 SERVING = {"batch_size": 4, "num_workers": 0, "resident": False, "seed": 0, "corruption": Identity()}
-"""How a data module under test serves its images."""
+"""Batch, device, seed and corruption settings of a data module under test."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,13 +76,13 @@ def stored_run(compose_config, tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
-    """Starts the project's commands as real processes, without the seconds that imports take."""
+    """Starts the project's commands as real processes without the time for imports."""
     with Zygote() as started:
         yield started
 
 
 def real_data(*parts: str) -> Path:
-    """A folder of the real data sets, or a skip that says why."""
+    """A folder of the real data sets; skips the test with a reason if it is missing."""
     folder = REAL_DATA.joinpath(*parts)
     if not folder.is_dir():
         pytest.skip(f"real data set {'/'.join(parts)} is not here")

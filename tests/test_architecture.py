@@ -1,4 +1,4 @@
-"""Which package may import which, and what stays free of torch."""
+"""Which package may import which, and what must not import torch."""
 
 import ast
 import subprocess
@@ -95,19 +95,19 @@ def test_imports_only_point_up_the_list(path):
             assert top in OUTSIDE[package], f"{path.name} imports {module}"
 
 
-def test_the_entry_points_are_thin():
+def test_the_entry_points_are_short():
     for name in ("train.py", "evaluate.py"):
         assert len((ROOT / name).read_text().splitlines()) <= 20
 
 
-def test_answering_the_command_line_imports_no_torch():
+def test_handling_the_command_line_imports_no_torch():
     heavy = "[m for m in ('torch', 'lightning', 'numpy') if m in sys.modules]"
     code = f"import sys, saaae, saaae.cli.train, saaae.cli.evaluate, saaae.cli.console; print({heavy})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
 
 
-def test_no_module_imports_itself_through_others():
+def test_imports_have_no_cycles():
     imported = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): {m for m in imports(path) if m.startswith("saaae.")}
         for path in FILES
@@ -118,7 +118,7 @@ def test_no_module_imports_itself_through_others():
     assert not imported, "modules of a circle, or above one"
 
 
-def test_only_these_folders_hold_code():
+def test_only_these_folders_contain_code():
     modules = {"ranges.py", "errors.py", "atomic.py", "signals.py", "rng.py", "types.py", "__init__.py", "__main__.py"}
     allowed = modules | MAY_IMPORT.keys()
     assert {p.name for p in (ROOT / "saaae").iterdir() if p.name != "__pycache__"} <= allowed

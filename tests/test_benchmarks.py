@@ -108,7 +108,7 @@ def test_precision_over_seeds_and_over_likelihoods(precision, capsys, tmp_path):
     assert "bf16-mixed: half within" in printed
 
 
-def test_training_in_a_process_of_its_own(monkeypatch):
+def test_training_in_a_separate_process(monkeypatch):
     benchmark = load("training")
     monkeypatch.setattr(benchmark, "STEPS", 2)
     monkeypatch.setattr(benchmark, "BATCH", 4)
@@ -175,7 +175,7 @@ def test_streaming(monkeypatch, tmp_path, capsys):
 def test_crash(monkeypatch, tmp_path, zygote):
     benchmark = load("crash")
     random.seed(0)
-    monkeypatch.setattr(benchmark.random, "randint", lambda low, high: 1)  # kills of one run
+    monkeypatch.setattr(benchmark.random, "randint", lambda low, high: 1)  # number of kills of a run
     words = [*TINY, "model=vae", "callbacks=none", "checkpoint.every_n_steps=1"]
     tally = benchmark.Tally()
     benchmark.scenario(zygote, tmp_path, "vae", words, None, tally, 1)

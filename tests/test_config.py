@@ -1,4 +1,4 @@
-"""The configuration contract: every value has one home, all pairs of options go together, or are refused."""
+"""The configuration contract: every value is set in one place; all pairs of options work or are rejected."""
 
 import itertools
 import typing
@@ -19,7 +19,7 @@ GROUPS = Search(CONF).groups()
 
 
 def pairwise(groups):
-    """A small set of full choices that covers every pair of options (greedy)."""
+    """A small set of complete choices that covers every pair of options (greedy)."""
     names = sorted(groups)
     open_pairs = {
         ((a, x), (b, y)): None
@@ -44,19 +44,19 @@ CHOICES = list(pairwise({name: options for name, options in GROUPS.items() if na
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(c.values()))
-def test_all_pairs_of_options_compose_without_a_fault(compose_config, choice, tmp_path):
+def test_all_pairs_of_options_compose_or_are_rejected_as_expected(compose_config, choice, tmp_path):
     root = [] if choice["data"] == "speckle" else [f"data.root={tmp_path}"]
     cfg = resolve_config(compose_config(*(f"{group}={option}" for group, option in choice.items()), *root))
     assert config_errors(cfg, Train, GROUPS) == []
-    if choice["data"] != "stream":  # whose index is read to build it
+    if choice["data"] != "stream":  # building it reads the index of the shards
         errors = {line.partition(":")[0] for line in build_errors([cfg])}
         expected = clashes(**choice)
         assert errors <= expected
-        assert bool(errors) == bool(expected)  # the first one ends the construction
+        assert bool(errors) == bool(expected)  # construction stops at the first error
 
 
 def clashes(model, data, likelihood, beta, posterior, attention, **others):
-    """Settings named by the errors of options that do not go together; every other choice is built."""
+    """Settings named in the errors of incompatible options; every other choice can be built."""
     has_map = data != "mnist" and model in ("vae", "saaae", "cbam_ae", "despeckler")
     scale = "none" if likelihood == "spectral" else "sigmoid"
     rules = {
@@ -64,7 +64,7 @@ def clashes(model, data, likelihood, beta, posterior, attention, **others):
         f"likelihood.activation={scale}": model == "despeckler" and likelihood != "log_gaussian",
         "attention=self": data == "aitex" and attention == "self" and model == "denoising_vae",  # too many positions
         "posterior=full_covariance": posterior == "full_covariance" and has_map,
-        "posterior.rank=4": posterior == "low_rank" and model.startswith("cvae"),  # of as few latent dimensions
+        "posterior.rank=4": posterior == "low_rank" and model.startswith("cvae"),  # too few latent dimensions
         "data.image_size=28": data == "mnist" and model in ("aitex_vae", "cbam_ae", "despeckler"),  # halved too often
         "beta=free_bits": beta == "free_bits" and posterior not in ("diagonal", "anchored"),
     }
@@ -72,7 +72,7 @@ def clashes(model, data, likelihood, beta, posterior, attention, **others):
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
-def test_every_experiment_composes_without_a_fault(compose_config, experiment, tmp_path):
+def test_every_experiment_composes_without_errors(compose_config, experiment, tmp_path):
     cfg = resolve_config(compose_config(f"experiment={experiment}"))
     if "root" in cfg.data:
         cfg.data.root = str(tmp_path)
@@ -80,7 +80,7 @@ def test_every_experiment_composes_without_a_fault(compose_config, experiment, t
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
-def test_what_an_experiment_says_is_what_is_composed(compose_config, experiment):
+def test_the_settings_of_an_experiment_are_those_composed(compose_config, experiment):
     from omegaconf import OmegaConf
 
     said = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
@@ -94,7 +94,7 @@ def test_what_an_experiment_says_is_what_is_composed(compose_config, experiment)
     )
 
 
-def test_the_evaluation_composes_without_a_fault(compose_config):
+def test_the_evaluation_config_composes_without_errors(compose_config):
     later = EVALUATE.checked_later
     assert config_errors(compose_config("data=mnist", name="evaluate"), Evaluate, GROUPS, later) == []
 
@@ -108,7 +108,7 @@ def nodes(value):
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
-def test_every_value_of_our_classes_has_its_one_home_in_the_yaml(path):
+def test_every_argument_of_our_classes_is_set_in_yaml_only(path):
     import inspect
 
     from hydra.utils import get_object
@@ -139,18 +139,18 @@ def test_every_value_of_our_classes_has_its_one_home_in_the_yaml(path):
         assert arguments == list(found.parameters), "the signature read from source"
 
 
-def test_group_files_hold_no_defaults_but_overrides():
+def test_group_files_have_only_overrides_as_defaults():
     for path in CONF.rglob("*.yaml"):
         if path.parent != CONF:
             content = yaml.safe_load(path.read_text()) or {}
-            if content.get("defaults") in (["base"], ["base", "_self_"]):  # what the options of the group share
+            if content.get("defaults") in (["base"], ["base", "_self_"]):  # the shared base of the group
                 continue
             assert path.parent.name in ("model", "experiment", "study") or "defaults" not in content, path
             for entry in content.get("defaults", []):
                 assert next(iter(entry)).startswith("override /"), path
 
 
-def test_every_trainer_argument_is_listed_or_has_an_owner():
+def test_every_trainer_argument_is_listed_or_set_by_another_option():
     import inspect
 
     import lightning as L
@@ -163,7 +163,7 @@ def test_every_trainer_argument_is_listed_or_has_an_owner():
 
 
 def test_configuration_stays_small():
-    """Models, data sets and experiments are one file each; what they share stays small."""
+    """Models, data sets and experiments are one file each; the shared configuration stays small."""
     files = list(CONF.rglob("*.yaml"))
     assert max(len(path.read_text().splitlines()) for path in files) <= 90
     shared = [path for path in files if path.parent.name not in ("model", "data", "experiment")]
@@ -171,7 +171,7 @@ def test_configuration_stays_small():
     assert len(shared) <= 70
 
 
-def test_an_explicit_kind_of_latent_turns_off_the_other(compose_config):
+def test_setting_one_kind_of_latent_turns_off_the_other(compose_config):
     for overrides, dim, channels in [
         (["data=mnist"], 32, None),
         (["data=speckle"], None, 16),
@@ -182,7 +182,7 @@ def test_an_explicit_kind_of_latent_turns_off_the_other(compose_config):
         assert (model.latent_dim, model.latent_channels) == (dim, channels)
 
 
-def test_parts_are_swapped_from_the_command_line(compose_config):
+def test_parts_can_be_replaced_on_the_command_line(compose_config):
     cfg = compose_config("model=saaae", "posterior=diagonal", "likelihood=bernoulli", "beta=cyclical")
     assert cfg.model.posterior._target_.endswith("DiagonalPosterior")
     assert cfg.model.likelihood._target_.endswith("Bernoulli")

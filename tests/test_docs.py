@@ -22,15 +22,15 @@ SMALL = [
     "callbacks=none",
     "trainer.log_every_n_steps=1",
 ]
-"""Added to every training command, so that it takes seconds."""
+"""Overrides added to every training command, so that it takes only seconds."""
 DATA = {
     "speckle": ["data.num_train=12", "data.num_val=6", "data.num_test=16", "data.image_size=32"],
     "mnist": ["data.num_val=5"],
     "folder": ["data.image_size=32"],
 }
-"""Added to training commands on a data set."""
+"""Overrides added to training commands on each data set."""
 SERVERS = ("tensorboard",)
-"""Programs that do not end."""
+"""Programs that do not exit by themselves."""
 
 
 class Block(NamedTuple):
@@ -38,9 +38,9 @@ class Block(NamedTuple):
 
     Attributes:
         page: The page.
-        language: Word after the fence.
+        language: Word after the opening fence.
         text: Content.
-        reason: Why it is not run; empty if it is.
+        reason: Why the block is not run; empty if it is run.
     """
 
     page: Path
@@ -69,7 +69,7 @@ def small(words):
 
 
 class Reader:
-    """Does what a page says, in a folder of its own.
+    """Follows the instructions of a page in a separate folder.
 
     Args:
         folder: The folder.
@@ -112,7 +112,7 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path, zygote, monkeypatch):
-    """A folder with the images and data sets that the pages speak of."""
+    """A folder with the images and data sets that the pages use."""
     write_archives(tmp_path / "data" / "mnist")
     images = tmp_path / "path" / "to" / "images"
     images.mkdir(parents=True)
@@ -137,7 +137,7 @@ def test_the_readme_fits_on_two_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-def test_the_page_of_options_is_what_the_configuration_says():
+def test_the_page_of_options_is_current():
     made = runpy.run_path(str(ROOT / "docs" / "make_options.py"))["page"]()
     assert (ROOT / "docs" / "options.md").read_text() == made, "run python docs/make_options.py"
 
@@ -150,7 +150,7 @@ def test_links_between_files_resolve(page):
             assert (page.parent / target).exists() if target else heading, f"{page.name}: {link}"
 
 
-def test_every_page_is_reached_from_the_readme():
+def test_the_readme_links_to_every_page():
     readme = (ROOT / "README.md").read_text()
     for page in PAGES[1:]:
         assert f"({page.relative_to(ROOT)})" in readme, page.name

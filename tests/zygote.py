@@ -1,6 +1,6 @@
-"""Starts the project's commands as real processes in a moment: one process imports everything once and forks for each.
+"""Starts the project's commands quickly as real processes: one process imports everything once and forks for each.
 
-`python tests/zygote.py` reads one JSON request a line; `Zygote` speaks to it.
+`python tests/zygote.py` reads one JSON request per line; `Zygote` is its client.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ class Child:
     """A running command.
 
     Args:
-        zygote: Who forked it.
-        pid: Its process.
-        files: Those that take its output and its errors.
+        zygote: The client of the process that forked it.
+        pid: Its process ID.
+        files: The files that receive its stdout and stderr.
     """
 
     def __init__(self, zygote: "Zygote", pid: int, files: tuple[Path, Path]) -> None:
@@ -35,27 +35,27 @@ class Child:
         os.kill(self.pid, signum)
 
     def wait(self) -> int:
-        """Exit status; minus the signal that killed it."""
+        """Waits and returns the exit status, or minus the signal that killed it."""
         return self.zygote.ask({"wait": self.pid})
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Its stdout so far."""
         return self.files[0].read_text() if self.files[0].is_file() else ""
 
     @property
     def errors(self) -> str:
-        """What it has printed to the stream of errors so far."""
+        """Its stderr so far."""
         return self.files[1].read_text() if self.files[1].is_file() else ""
 
     @property
     def printed(self) -> str:
-        """Both."""
+        """Its stdout and stderr so far."""
         return self.output + self.errors
 
 
 class Zygote:
-    """The forking process, for as long as it is entered."""
+    """Context manager of the forking process."""
 
     def __enter__(self) -> "Zygote":
         self.process = subprocess.Popen(
@@ -70,7 +70,7 @@ class Zygote:
         self.process.wait()
 
     def ask(self, request: dict[str, Any]) -> int:
-        """One request, one number back."""
+        """Sends a request and returns the number that answers it."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -92,9 +92,9 @@ class Zygote:
             cwd: The folder.
             *arguments: The command line.
             script: A file at the top of the project.
-            environment: Variables to add to those of this process as it is now.
-            file_limit: Bytes that no file may pass: what lies beyond fails as on a full disk.
-            powerless: Whether the process gives up root's power over file permissions.
+            environment: Variables to add to the current environment of this process.
+            file_limit: Largest file size in bytes; writing more fails as on a full disk.
+            powerless: Whether the process gives up root's right to ignore file permissions.
         """
         self.number += 1
         files = cwd / f".output-{self.number}", cwd / f".errors-{self.number}"
@@ -105,13 +105,13 @@ class Zygote:
         return Child(self, self.ask(request), files)
 
     def run(self, cwd: Path, *arguments: str, **options: Any) -> tuple[int, str]:
-        """Exit status and output of a whole command."""
+        """Runs a command to its end; returns its exit status and output."""
         child = self.start(cwd, *arguments, **options)
         return child.wait(), child.printed
 
 
 def wait_until(condition: Any, seconds: float = 60.0) -> None:
-    """Returns as soon as a condition holds.
+    """Returns as soon as a condition is true.
 
     Raises:
         TimeoutError: If it never does.
@@ -169,14 +169,14 @@ def become(request: dict[str, Any]) -> None:
 
 
 def stop_idle_workers() -> None:
-    """Joblib's workers, which end with a process that ends by itself."""
+    """Stops joblib's workers, as happens when a process exits normally."""
     pool = sys.modules.get("joblib.externals.loky.reusable_executor")
     if pool is not None and pool._executor is not None:
         pool._executor.shutdown(kill_workers=True)
 
 
 def wait_for(pid: int, seconds: float = 180.0) -> int:
-    """Exit status of a child, minus the signal that killed it; one that hangs is killed, and its status is 999."""
+    """Exit status of a child, or minus the signal that killed it; a hanging child is killed, and its status is 999."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -189,7 +189,7 @@ def wait_for(pid: int, seconds: float = 180.0) -> int:
 
 
 def main() -> None:
-    """Forks and waits as told."""
+    """Reads requests, and forks and waits accordingly."""
     sys.path.insert(0, str(ROOT))
     import torch
     from lightning.pytorch.loggers import TensorBoardLogger  # noqa: F401

@@ -19,7 +19,7 @@ class StopAfter(L.Callback):
         trainer.should_stop = trainer.global_step >= self.step
 
 
-def test_an_epoch_that_ends_early_is_saved_where_it_is(compose_config, tmp_path):
+def test_an_epoch_that_ends_early_is_saved_at_its_position(compose_config, tmp_path):
     model, data = build(resolve_config(compose_config(*TINY)))
     path = tmp_path / "last.ckpt"
     last = LastCheckpoint(path, tmp_path / "previous.ckpt", None, None, Interruption())

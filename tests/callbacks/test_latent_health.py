@@ -1,4 +1,4 @@
-"""Each planted pathology of the latent is named in the log within one epoch, once."""
+"""Each artificial latent problem is reported in the log once, within one epoch."""
 
 import logging
 
@@ -15,7 +15,7 @@ from tests.conftest import TINY
 
 @pytest.fixture
 def warnings_of(compose_config, monkeypatch):
-    """Trains a VAE of four latent dimensions, changed by `plant`, and returns what LatentHealth says."""
+    """Trains a VAE with four latent dimensions, modified by `plant`, and returns the messages of LatentHealth."""
 
     def found(plant, *overrides, epochs=2):
         lines = []
@@ -51,20 +51,20 @@ def scale_head(head, weight, bias=0.0):
 FREEZE = "optimizer.lr=1e-12"
 
 
-def test_a_collapsed_latent_is_named_once(warnings_of):
+def test_a_collapsed_latent_is_reported_once(warnings_of):
     lines = warnings_of(scale_head("mean", 0.0), FREEZE)
     assert [line for line in lines if "collapsed latent" in line] == lines
     assert len(lines) == 1
     assert "none of 4 dimensions" in lines[0]
 
 
-def test_an_exploded_latent_is_named(warnings_of):
+def test_an_exploded_latent_is_reported(warnings_of):
     lines = warnings_of(scale_head("mean", 1e5), FREEZE, epochs=1)
     assert len(lines) == 1
     assert "exploded latent: posterior means spread to a standard deviation of" in lines[0]
 
 
-def test_a_deterministic_latent_is_named(warnings_of):
+def test_a_deterministic_latent_is_reported(warnings_of):
     def plant(model):
         scale_head("mean", 30.0)(model)
         scale_head("logvar", 0.0, -12.0)(model)
@@ -74,10 +74,10 @@ def test_a_deterministic_latent_is_named(warnings_of):
     assert "deterministic latent" in lines[0]
 
 
-def test_a_huge_beta_collapses_the_latent_and_it_is_named(warnings_of):
+def test_the_collapse_caused_by_a_huge_beta_is_reported(warnings_of):
     lines = warnings_of(lambda model: None, "beta.value=100000", "optimizer.schedule=constant", epochs=12)
     assert any("collapsed latent" in line for line in lines)
 
 
-def test_a_healthy_latent_is_left_alone(warnings_of):
+def test_a_healthy_latent_gives_no_warning(warnings_of):
     assert warnings_of(scale_head("mean", 10.0), FREEZE) == []

@@ -4,7 +4,7 @@ from saaae.callbacks.metrics_csv import HEADER, MetricsCSV
 from saaae.errors import UserError
 
 
-def test_a_continued_curve_is_cut_back_to_the_step_of_the_checkpoint(tmp_path):
+def test_a_continued_curve_is_truncated_to_the_step_of_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.csv"
     MetricsCSV(path, 0).log_metrics({"loss": 1.5}, 0)
     MetricsCSV(path, 1).log_metrics({"loss": 1.0}, 1)
@@ -12,7 +12,7 @@ def test_a_continued_curve_is_cut_back_to_the_step_of_the_checkpoint(tmp_path):
     assert path.read_text().splitlines() == [",".join(HEADER), "0,0,loss,1.5"]
 
 
-def test_a_damaged_curve_is_named_and_kept(tmp_path):
+def test_a_damaged_curve_is_reported_and_kept(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_bytes(b"step,epoch,metric,value\r\n\xff\xfe,0,loss,1\r\n")
     before = path.read_bytes()

@@ -19,13 +19,13 @@ log = logging.getLogger("saaae")
 
 
 class Images(NamedTuple):
-    """As many of a batch's parts as progress looks at."""
+    """The parts of a batch that the progress bar uses."""
 
     indices: torch.Tensor
 
 
 class Clock:
-    """Time that passes only where a test lets it."""
+    """A clock that advances only when a test advances it."""
 
     def __init__(self):
         self.now = 1000.0
@@ -39,7 +39,7 @@ class Terminal(io.StringIO):
         return True
 
     def lines(self):
-        """What stands on it, without trailing blanks."""
+        """The visible lines, without trailing blanks."""
         rows = []
         for line in self.getvalue().split("\n"):
             row = ""
@@ -49,12 +49,12 @@ class Terminal(io.StringIO):
         return rows
 
     def frames(self):
-        """Everything that ever stood on it."""
+        """Everything that was ever displayed."""
         return self.getvalue().replace("\n", "\r").split("\r")
 
 
 class Model(L.LightningModule):
-    """Its steps take time by the clock: a second in training, two in validation; `events` happen before a step."""
+    """A training step takes one second of the test clock, a validation step two; `events` run before a step."""
 
     def __init__(self, clock, step_seconds=1.0, events=()):
         super().__init__()
@@ -93,7 +93,7 @@ def terminal():
 
 @pytest.fixture
 def messages(monkeypatch):
-    """What is logged."""
+    """The logged plain lines."""
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -125,7 +125,7 @@ def fit(model, *callbacks, stderr=None, train=3, val=1, ckpt_path=None, **argume
 # The bar
 
 
-def test_a_run_leaves_one_line_and_its_test_none(time, terminal, monkeypatch):
+def test_a_run_leaves_one_line_on_the_terminal_and_a_test_none(time, terminal, monkeypatch):
     opened = []
 
     class Counted(tqdm.tqdm):
@@ -148,14 +148,14 @@ def test_a_run_leaves_one_line_and_its_test_none(time, terminal, monkeypatch):
     assert any(frame.startswith("testing  75%|") and frame.endswith("|  0:01 left") for frame in terminal.frames())
 
 
-def test_the_time_left_knows_of_validation_and_the_speed_does_not(time, terminal):
+def test_the_remaining_time_includes_validation_and_the_speed_does_not(time, terminal):
     fit(Model(time), ProgressBar(), stderr=terminal, train=6, max_epochs=1, val_check_interval=3)
     first, fourth = (next(f for f in terminal.frames() if f.startswith(f"epoch 1/1  {p}%")) for p in (17, 67))
-    assert first.endswith("|  loss      8.0     4 img/s  0:05 left")  # of five steps
+    assert first.endswith("|  loss      8.0     4 img/s  0:05 left")  # five steps remain
     assert fourth.endswith("|  loss      8.0  ssim 0.2500     4 img/s  0:03 left")  # 4 s and 2 s for four of six steps
 
 
-def test_the_speed_follows_the_last_seconds(time, terminal):
+def test_the_speed_is_that_of_the_last_seconds(time, terminal):
     model = Model(time, events={11: lambda: setattr(model, "step_seconds", 4.0)})
     fit(model, ProgressBar(), stderr=terminal, train=20, val=0, max_epochs=1)
     frames = [frame for frame in terminal.frames() if "img/s" in frame]
@@ -163,23 +163,23 @@ def test_the_speed_follows_the_last_seconds(time, terminal):
     assert "  1 img/s" in frames[16]
 
 
-def test_while_it_validates_it_says_so(time, terminal):
+def test_the_bar_shows_when_validation_is_running(time, terminal):
     fit(Model(time), ProgressBar(), stderr=terminal, val=3)
     frames = [frame for frame in terminal.frames() if frame.startswith("validating  50%|")]
     assert [frame[-9:] for frame in frames] == ["0:03 left", "0:05 left", "0:07 left", "0:09 left"]
 
 
-def test_a_resumed_run_goes_on_where_it_was(time, terminal, tmp_path):
+def test_the_bar_of_a_resumed_run_continues_where_it_stopped(time, terminal, tmp_path):
     fit(Model(time), max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
     time.now += 5000
     fit(Model(time), ProgressBar(), stderr=terminal, ckpt_path=tmp_path / "last.ckpt")
     frames = terminal.frames()
     assert min(int(frame.split("%")[0][-3:]) for frame in frames if "%" in frame) == 50
     fourth = next(frame for frame in frames if frame.startswith("epoch 2/2  67%"))
-    assert fourth.endswith("  4 img/s  0:02 left")  # one step in a second: two more
+    assert fourth.endswith("  4 img/s  0:02 left")  # one step per second, two steps remain
 
 
-def test_accumulated_batches_count_as_steps_and_show_their_whole_loss(time, terminal):
+def test_accumulated_batches_count_as_one_step_and_show_their_total_loss(time, terminal):
     fit(Model(time), ProgressBar(), stderr=terminal, train=4, accumulate_grad_batches=2)
     line = terminal.lines()[0]
     assert line.startswith("4 steps 100%|")
@@ -187,7 +187,7 @@ def test_accumulated_batches_count_as_steps_and_show_their_whole_loss(time, term
 
 
 def reads_of_tensors(monkeypatch, *callbacks):
-    """How often a run of 20 steps in 5 seconds asks a tensor for its number."""
+    """Number of times that a run of 20 steps in 5 seconds reads the value of a tensor."""
     reads = []
     with monkeypatch.context() as patch:
         for name in ("__float__", "item"):
@@ -199,13 +199,13 @@ def reads_of_tensors(monkeypatch, *callbacks):
     return len(reads)
 
 
-def test_the_loss_is_read_only_when_it_is_shown(monkeypatch):
+def test_the_loss_is_read_from_the_device_only_when_shown(monkeypatch):
     others = reads_of_tensors(monkeypatch)
     assert reads_of_tensors(monkeypatch, ProgressBar()) - others == 10 + 1  # every half second, and at the end
     assert reads_of_tensors(monkeypatch, EpochLines()) - others == 1
 
 
-def test_an_error_finds_a_fresh_line(time, terminal):
+def test_an_error_starts_on_a_new_line(time, terminal):
     def fail():
         raise ValueError("broken")
 
@@ -217,7 +217,7 @@ def test_an_error_finds_a_fresh_line(time, terminal):
     assert not log.filters
 
 
-def test_a_message_gets_its_own_line_above_the_bar(time, terminal, messages, monkeypatch):
+def test_a_message_is_printed_on_its_own_line_above_the_bar(time, terminal, messages, monkeypatch):
     handler = logging.StreamHandler(terminal)
     monkeypatch.setattr(log, "handlers", [handler])
     fit(Model(time, step_seconds=0.01, events={2: lambda: log.info("a message")}), ProgressBar(), stderr=terminal)
@@ -228,19 +228,19 @@ def test_a_message_gets_its_own_line_above_the_bar(time, terminal, messages, mon
     assert "epoch 1/2  33%" in after  # drawn again at once, not half a second later
 
 
-def test_only_the_first_process_draws(time, terminal, monkeypatch):
+def test_only_the_first_process_draws_the_bar(time, terminal, monkeypatch):
     monkeypatch.setattr(L.Trainer, "is_global_zero", False)
     fit(Model(time), ProgressBar(), stderr=terminal)
     assert terminal.getvalue() == ""
 
 
-def test_a_run_without_an_end_counts_steps(time, terminal):
+def test_a_run_without_a_fixed_length_counts_steps(time, terminal):
     model = Model(time, events={5: lambda: setattr(model.trainer, "should_stop", True)})
     fit(model, ProgressBar(), stderr=terminal, max_epochs=-1)
     assert any(frame.startswith("epoch 1/? step 2  loss      8.0     4 img/s") for frame in terminal.frames())
 
 
-def test_max_time_bounds_the_time_left(time, terminal):
+def test_max_time_limits_the_remaining_time(time, terminal):
     fit(
         Model(time),
         ProgressBar(),
@@ -261,7 +261,7 @@ def test_a_line_fits_a_terminal_of_80_columns(time, terminal):
     assert frames[0].endswith("|  loss      8.0  ssim 0.2500     0 img/s  333:18:18 left")
 
 
-def test_a_terminal_that_does_not_know_its_size_shows_the_bar(time):
+def test_the_bar_is_shown_if_the_terminal_size_is_unknown(time):
     ours, theirs = pty.openpty()
     with open(theirs, "w", encoding="utf-8") as stderr:
         fit(Model(time), ProgressBar(), stderr=stderr, train=1, max_epochs=1)
@@ -274,24 +274,24 @@ def test_a_terminal_that_does_not_know_its_size_shows_the_bar(time):
 # Plain lines
 
 
-def test_an_epoch_is_one_line(time, messages):
+def test_plain_output_has_one_line_per_epoch(time, messages):
     fit(Model(time), EpochLines(), max_epochs=10, max_steps=6)
     numbers = "loss      8.0  elbo     -10.0  ssim 0.2500  psnr 20.00     4 img/s"
     assert messages == [f"epoch  1/10  {numbers}  0:05, 0:05 left", f"epoch  2/10  {numbers}  0:10"]
 
 
-def test_a_long_epoch_is_one_line_a_minute(time, messages):
+def test_plain_output_of_a_long_epoch_has_one_line_per_minute(time, messages):
     fit(Model(time, step_seconds=24.0), EpochLines(), train=7, val=0, max_epochs=1)
     assert [line.split("  loss")[0] for line in messages] == ["  step 3/7", "  step 6/7", "epoch 1/1"]
     assert messages[0].endswith("  0 img/s  1:36 left")
 
 
-def test_short_epochs_have_no_lines_inside(time, messages):
+def test_plain_output_has_no_lines_within_short_epochs(time, messages):
     fit(Model(time, step_seconds=24.0), EpochLines(), train=2, val=0, max_epochs=3)
     assert [line.split("  loss")[0] for line in messages] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
 
 
-def test_the_speed_knows_nothing_of_checkpoints(time, messages):
+def test_the_speed_excludes_checkpoints(time, messages):
     saving = LambdaCallback(on_train_epoch_end=lambda *_: setattr(time, "now", time.now + 30.0))
     fit(Model(time), EpochLines(), saving, val=0)
     assert all("  4 img/s" in line for line in messages)
@@ -307,5 +307,5 @@ def test_an_epoch_without_validation_shows_no_older_metrics(time, messages):
     ("seconds", "text"),
     [(-1, "0:00"), (59.6, "1:00"), (83, "1:23"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01")],
 )
-def test_a_clock_shows_hours_where_there_are_any(seconds, text):
+def test_durations_show_hours_only_if_needed(seconds, text):
     assert clock(seconds) == text

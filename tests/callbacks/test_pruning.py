@@ -1,4 +1,4 @@
-"""Trials that are given up, in the process that asks and in those that hear of it."""
+"""Pruned trials, in the process that decides and in those that receive the decision."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ def trainer(score, epoch, told=None):
     )  # fmt: skip
 
 
-def test_a_trial_reports_each_epoch_from_0_and_stops_when_it_is_given_up():
+def test_a_trial_reports_each_epoch_from_0_and_stops_when_pruned():
     reports = []
 
     def is_pruned(score, epoch):
@@ -27,11 +27,11 @@ def test_a_trial_reports_each_epoch_from_0_and_stops_when_it_is_given_up():
     pruning.on_validation_end(second, None)
     assert second.should_stop
     assert pruning.why == "after epoch 2: val/elbo -4.0000"
-    pruning.on_validation_end(second, None)  # it is not asked again
+    pruning.on_validation_end(second, None)  # is_pruned is not called again
     assert reports == [(-3.0, 0), (-4.0, 1)]
 
 
-def test_a_further_process_does_what_the_first_one_says():
+def test_other_processes_follow_the_pruning_decision_of_the_first():
     pruning = Pruning("val/elbo", None)
     run = trainer(-3.0, 0, told=True)
     pruning.on_validation_end(run, None)

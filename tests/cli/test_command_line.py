@@ -1,4 +1,4 @@
-"""Wrong command lines: one line, the key, what is allowed, the nearest name; no torch, no data, nothing written."""
+"""Errors in command lines: one line with the key, valid values and the nearest name; no torch, no data, no files."""
 
 import re
 import shlex
@@ -155,7 +155,7 @@ CLASHES = [
         "data.image_size=24: model.decoder.strides enlarge a latent map",
     ),
 ]
-"""Values that are right each but not together: building model and data tells."""
+"""Values that are valid individually but not together, which only building model and data reveals."""
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def mistakes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("line", "answer"), MISTAKES, ids=[line for line, _ in MISTAKES])
-def test_a_mistake_is_answered_in_one_line(mistakes, tmp_path, line, answer):
+def test_a_usage_error_is_reported_in_one_line(mistakes, tmp_path, line, answer):
     found = mistakes(line)
     assert len(found) == 1, found
     assert found[0].startswith(answer), found[0]
@@ -188,16 +188,16 @@ def test_a_mistake_is_answered_in_one_line(mistakes, tmp_path, line, answer):
         ("runn=x", "runn: no such key; did you mean run?"),
     ],
 )
-def test_mistakes_at_the_other_door(mistakes, line, answer):
+def test_usage_errors_of_evaluate(mistakes, line, answer):
     assert mistakes(line, EVALUATE)[0].startswith(answer)
 
 
-def test_a_path_that_is_not_utf_8_is_named_as_such(mistakes):
+def test_a_path_that_is_not_utf_8_is_reported(mistakes):
     (line,) = mistakes(f"data=folder data.root='{chr(0xDCFF)}'")
     assert line.endswith("expected text in UTF-8")
 
 
-def test_several_loggers_and_equal_repetitions_are_no_mistakes(mistakes):
+def test_several_loggers_and_repeated_equal_overrides_are_valid(mistakes):
     assert mistakes("logger=[tensorboard,csv] model=vae model=vae seed=1 seed=2") == []
 
 
@@ -219,7 +219,7 @@ def test_an_error_in_a_large_grid_is_found_without_composing_it(mistakes, capsys
 
 
 @pytest.mark.parametrize(("line", "answer"), CLASHES, ids=[line for line, _ in CLASHES])
-def test_values_that_do_not_go_together_are_named_before_data_are_read(line, answer, compose_config):
+def test_incompatible_values_are_reported_before_data_are_read(line, answer, compose_config):
     (error,) = dry_build([(compose_config(*shlex.split(line)), [])])
     assert error.startswith(answer), error
 
@@ -232,7 +232,7 @@ def test_a_clash_of_two_values_is_found_among_all_combinations(mistakes):
     assert error.startswith("data.target=clean: likelihood=speckle is one of noisy images")
 
 
-def test_a_folder_of_options_of_ones_own(tmp_path, mistakes):
+def test_a_user_config_folder_is_searched_for_options(tmp_path, mistakes):
     own = tmp_path / "own options"
     (own / "model").mkdir(parents=True)
     (own / "model" / "mine.yaml").write_text((CONF / "model" / "vae.yaml").read_text())
@@ -247,7 +247,7 @@ def test_a_folder_of_options_of_ones_own(tmp_path, mistakes):
     assert line == "--config-dir=nowhere: no such folder"
 
 
-def test_an_error_of_several_jobs_is_one_line(compose_config):
+def test_an_error_shared_by_several_jobs_is_reported_once(compose_config):
     jobs = [["model=vae"], *(["posterior=low_rank", "posterior.rank=999999", f"seed={seed}"] for seed in (0, 1))]
     (rank,) = dry_build([(compose_config(*job), job) for job in jobs])
     assert rank.startswith("posterior.rank=999999: expected less than")
@@ -256,7 +256,7 @@ def test_an_error_of_several_jobs_is_one_line(compose_config):
 @pytest.mark.parametrize(
     "name", ["plain", "a b", "a=b,c=d", "空 x", "it's", 'a"b', "$HOME", "back\\slash", "tail\\", "(x)", "a'b\\'c", "!x"]
 )
-def test_a_printed_path_survives_the_shell_and_hydra(name):
+def test_printed_paths_are_quoted_for_the_shell_and_hydra(name):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from saaae.config.overrides import quoted
@@ -266,7 +266,7 @@ def test_a_printed_path_survives_the_shell_and_hydra(name):
     assert override.value() == f"outputs/{name}"
 
 
-def test_overrides_may_stand_on_both_sides_of_an_option():
+def test_overrides_can_be_before_and_after_a_flag():
     from saaae.cli.main import OPTIONS_WITH_VALUE
     from saaae.config.overrides import positionals_last
 
@@ -275,7 +275,7 @@ def test_overrides_may_stand_on_both_sides_of_an_option():
     assert positionals_last(words, OPTIONS_WITH_VALUE) == expected
 
 
-def test_an_interruption_while_the_program_is_imported_is_one_line(tmp_path):
+def test_an_interruption_during_imports_is_reported_in_one_line(tmp_path):
     code = (
         "import os, runpy, signal, sys, builtins; real = builtins.__import__\n"
         "def load(name, *rest):\n"
@@ -288,7 +288,7 @@ def test_an_interruption_while_the_program_is_imported_is_one_line(tmp_path):
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
-def test_two_mistakes_get_two_lines(mistakes):
+def test_two_errors_are_reported_in_two_lines(mistakes):
     assert len(mistakes("beta.value=-1 data.looks=0")) == 2
 
 
@@ -302,7 +302,7 @@ def test_all_jobs_of_a_grid_are_checked_before_the_first_starts(mistakes):
 @pytest.mark.parametrize(
     "overrides", [[], ["data=mnist", "model=vae"], ["model.latent_dim=16"], ["seed=3", "beta=linear"]]
 )
-def test_right_command_lines_pass(mistakes, overrides):
+def test_valid_command_lines_pass(mistakes, overrides):
     assert mistakes(" ".join(overrides)) == []
 
 
@@ -315,7 +315,7 @@ def test_the_process_exits_with_2_without_a_stack_trace_or_a_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_training_has_several_jobs(tmp_path):
+def test_only_training_accepts_multirun(tmp_path):
     command = [sys.executable, ROOT / "evaluate.py", "-m", "run=a,b"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 2
@@ -349,12 +349,12 @@ def test_help_names_every_group(tmp_path):
         ("hydra/launcher=slurm accelerator=cpu,gpu", "accelerator=cpu,gpu: the jobs of a SLURM array get the same"),
     ],
 )
-def test_mistakes_in_sweeps(mistakes, line, answer):
+def test_usage_errors_in_sweeps(mistakes, line, answer):
     (found,) = mistakes(line, multirun=True)
     assert found.startswith(answer)
 
 
-def test_an_engine_that_is_not_installed_is_named_with_its_extra(mistakes, monkeypatch):
+def test_a_missing_launcher_or_sweeper_is_reported_with_its_extra(mistakes, monkeypatch):
     monkeypatch.setitem(LAUNCHERS_AND_SWEEPERS["hydra/launcher"], "gpus", ("hydra_plugins.nowhere", "gpus"))
     monkeypatch.setitem(LAUNCHERS_AND_SWEEPERS["hydra/sweeper"], "optuna", ("nowhere.at_all", "optuna"))
     for choice, extra in (("hydra/launcher=gpus", "gpus"), ("hydra/sweeper=optuna", "optuna")):
@@ -362,7 +362,7 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(mistakes, monke
         assert found == f"{choice}: not installed; pip install -e '.[{extra}]', or uv run --extra {extra}"
 
 
-def test_every_engine_has_an_extra_and_every_file_of_ours_is_listed():
+def test_every_launcher_and_sweeper_has_an_extra_and_our_files_are_listed():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for group, options in LAUNCHERS_AND_SWEEPERS.items():
         assert {extra for _, extra in options.values()} - {""} <= set(extras)

@@ -1,4 +1,4 @@
-"""What evaluate.py tests, prints and keeps, in this process."""
+"""What evaluate.py tests, prints and writes, run in this process."""
 
 import json
 import resource
@@ -59,7 +59,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run_folder(finished, tmp_path):
-    """A copy of the finished run; its data stay where they were."""
+    """A copy of the finished run; its data folder is not copied."""
     shutil.copytree(finished.path, tmp_path / "run")
     return RunFolder(tmp_path / "run")
 
@@ -90,7 +90,7 @@ def test_the_number_of_tested_images_is_printed_and_stored(evaluated, run_folder
 
 
 @pytest.mark.parametrize(("limit", "tested", "name"), [("null", 4, "all"), ("1.0", 4, "1.0"), ("0.5", 2, "0.5")])
-def test_a_typed_limit_replaces_that_of_the_run(evaluated, run_folder, capsys, limit, tested, name):
+def test_a_limit_on_the_command_line_overrides_that_of_the_run(evaluated, run_folder, capsys, limit, tested, name):
     results = evaluated(f"limit_batches={limit}")
     assert results["run"]["tested_images"] == tested
     assert f"testing      {tested} of 4 test images" in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_all_images_of_a_folder_that_the_run_was_not_trained_on_are_tested(evalu
     assert "warning" not in printed
 
 
-def test_the_folder_of_the_run_keeps_its_split_also_in_another_place(evaluated, finished, tmp_path, capsys):
+def test_the_data_folder_of_the_run_keeps_its_split_after_a_move(evaluated, finished, tmp_path, capsys):
     own = evaluated("limit_batches=null")
     root = finished.path.parent / "own"
     shutil.copytree(root, tmp_path / "moved")
@@ -124,7 +124,7 @@ def test_the_folder_of_the_run_keeps_its_split_also_in_another_place(evaluated, 
     assert "warning" not in capsys.readouterr().out
 
 
-def test_tested_files_that_the_model_was_trained_on_are_named(evaluated, finished, tmp_path, capsys):
+def test_a_warning_names_test_files_that_the_model_was_trained_on(evaluated, finished, tmp_path, capsys):
     root = images_in(tmp_path / "mixed", 3, level=100)
     splits = json.loads(finished.splits.read_text())["splits"]
     shutil.copy(finished.path.parent / "own" / next(iter(splits["train"])), root / "known.png")
@@ -135,14 +135,14 @@ def test_tested_files_that_the_model_was_trained_on_are_named(evaluated, finishe
     )
 
 
-def test_the_codes_of_a_folder_without_validation_images_are_fitted_on_images_that_are_not_coded(evaluated, tmp_path):
+def test_codes_of_a_folder_without_validation_images_are_fitted_on_uncoded_images(evaluated, tmp_path):
     root = images_in(tmp_path / "other", 10, level=100)
     (code,) = evaluated("data=folder", f"data.root={root}", "code_steps=[1]")["codes"]
     assert code["images"] == 18
     assert code["bits_per_pixel"] == 8 * code["bytes"] / (18 * 32 * 32)
 
 
-def test_codes_and_arrays_are_of_tested_images(evaluated, run_folder):
+def test_codes_and_arrays_use_only_tested_images(evaluated, run_folder):
     (code,) = evaluated("code_steps=[1]", "save_arrays=100")["codes"]
     assert code["images"] == 2
     assert len(np.load(run_folder.path / "evaluation/own-best/arrays.npz")["target"]) == 2
@@ -161,24 +161,24 @@ def test_a_second_evaluation_keeps_the_codes_of_the_first(evaluated, run_folder)
     assert "codes" not in json.loads(path.read_text())  # another checkpoint
 
 
-def test_a_seed_chooses_other_images_from_the_prior_and_other_samples(evaluated, run_folder):
+def test_a_seed_changes_generated_images_and_samples(evaluated, run_folder):
     folder = run_folder.path / "evaluation"
     mean = evaluated("generate=2")["test"]
     evaluated("generate=2", "seed=5")
     own, other = (np.load(folder / name / "generated.npz")["images"] for name in ("own-best", "own-best-seed5"))
     assert not np.array_equal(own, other)
-    assert evaluated("generate=2", "seed=5")["test"] == mean  # a seed of latents leaves z = mean alone
+    assert evaluated("generate=2", "seed=5")["test"] == mean  # z = mean does not depend on the seed
     first, second, third = (evaluated("samples=sample", *seed)["test"] for seed in ((), ("seed=5",), ("seed=5",)))
     assert first["mse"] != second["mse"]
     assert second == third
 
 
-def test_a_seed_without_anything_to_draw_is_refused(evaluated):
+def test_a_seed_without_random_output_is_rejected(evaluated):
     with pytest.raises(UserError, match="seed=5: goes with generate=<number of images> or samples=sample"):
         evaluated("seed=5")
 
 
-def test_a_full_disk_is_named_with_its_path_after_the_numbers_are_printed(evaluated, run_folder, capsys):
+def test_a_full_disk_is_reported_with_its_path_after_the_results_are_printed(evaluated, run_folder, capsys):
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
@@ -193,7 +193,7 @@ def test_a_full_disk_is_named_with_its_path_after_the_numbers_are_printed(evalua
 
 
 @pytest.mark.parametrize("option", ["data.corruption=jpeg", "model.posterior=diagonal"])
-def test_the_name_of_an_option_in_place_of_a_part_is_one_line(option):
+def test_an_option_name_in_place_of_a_mapping_is_reported_in_one_line(option):
     from saaae.cli.dry_run import Search
     from saaae.config.schema import Train
     from saaae.config.validation import config_errors
@@ -204,7 +204,7 @@ def test_the_name_of_an_option_in_place_of_a_part_is_one_line(option):
     ]
 
 
-def test_another_corruption_of_a_test_is_chosen_by_its_group(evaluated, run_folder, tmp_path):
+def test_evaluation_accepts_another_corruption_group(evaluated, run_folder, tmp_path):
     words = ["data=folder", f"data.root={OmegaConf.load(run_folder.resolved).data.root}", "data.batch_size=2"]
     with pytest.raises(UserError, match=r"expected \+corruption@data\.corruption=jpeg"):
         evaluated(*words, "data.corruption=jpeg")
@@ -213,7 +213,7 @@ def test_another_corruption_of_a_test_is_chosen_by_its_group(evaluated, run_fold
     assert len(list((run_folder.path / "evaluation").iterdir())) == 2
 
 
-def test_a_missing_coder_is_named_before_anything_is_tested(finished, monkeypatch):
+def test_a_missing_codec_package_is_reported_before_the_test(finished, monkeypatch):
     monkeypatch.setattr(evaluate, "is_installed", lambda module: module != "constriction")
     words = [f"run='{finished.path}'", "code_steps=[1]"]
     with pytest.raises(UserError, match=r"code_steps: constriction is not installed; pip install -e '\.\[codec\]'"):

@@ -1,4 +1,4 @@
-"""How the jobs of a launch tell what became of them, in whatever process they ran."""
+"""How the jobs of a launch report their outcome, in any process."""
 
 import pickle
 
@@ -16,11 +16,11 @@ from saaae.errors import Pruned, RunFailedError, UserError
     ("statuses", "expected"),
     [([], 0), ([0, 0], 0), ([0, 2], 2), ([2, 1], 1), ([0, RUNNING], 1), ([143, 0], 1), ([2, RUNNING], 1)],
 )
-def test_a_multirun_ends_as_its_worst_job(statuses, expected):
+def test_the_exit_status_of_a_multirun_is_that_of_its_worst_job(statuses, expected):
     assert exit_status([Outcome(n, "x", status) for n, status in enumerate(statuses)]) == expected
 
 
-def test_a_job_that_was_heard_of_last_counts_and_others_launches_are_others(tmp_path):
+def test_the_latest_report_of_a_job_counts_and_launches_are_separate(tmp_path):
     launch, other = Launch(tmp_path, "a", None), Launch(tmp_path, "b", None)
     for number in (10, 2):
         launch.record(Outcome(number, "x"))
@@ -33,7 +33,7 @@ def test_a_job_that_was_heard_of_last_counts_and_others_launches_are_others(tmp_
     assert other.outcomes() == [Outcome(1, "x", DONE)]
 
 
-def test_a_task_travels_to_other_processes():
+def test_a_task_can_be_sent_to_other_processes():
     task = Task(TRAIN)
     assert pickle.loads(pickle.dumps(task)).command == TRAIN
 
@@ -48,7 +48,7 @@ def test_a_task_travels_to_other_processes():
         (ZeroDivisionError("a fault"), FAILED, "a fault"),
     ],
 )
-def test_a_job_answers_whatever_happens_in_it(tmp_path, monkeypatch, capsys, error, status, why):
+def test_a_job_reports_any_outcome(tmp_path, monkeypatch, capsys, error, status, why):
     def work(cfg):
         if error:
             raise error
@@ -65,7 +65,7 @@ def test_a_job_answers_whatever_happens_in_it(tmp_path, monkeypatch, capsys, err
     assert ("Traceback" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)
 
 
-def test_the_command_that_repeats_a_sweep_keeps_its_folder_of_options(tmp_path, capsys):
+def test_the_command_to_repeat_a_sweep_keeps_its_config_folder(tmp_path, capsys):
     task = Task(Command("train", object, lambda cfg, words: None, lambda cfg: None))
     task.launch = Launch(tmp_path / "mine", "a", None)
     task.launch.record(Outcome(0, str(tmp_path / "mine" / "job"), DONE))

@@ -1,4 +1,4 @@
-"""Sweeps in other processes than the command's, and studies that outlive their process."""
+"""Sweeps whose jobs run in other processes, and studies that continue after their process was killed."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ SHORT = [*TINY, "model=vae", "callbacks=none", "logger=none", "pictures.count=1"
 
 
 def scores_of(sweep):
-    """Test metrics by what tells the jobs of a sweep apart."""
+    """Test metrics of the jobs of a sweep, by the overrides that distinguish the jobs."""
     return {
         path.parent.name: json.loads(path.read_text())["test"] for path in sorted(Path(sweep).glob("*/metrics.json"))
     }
@@ -29,14 +29,14 @@ def scores_of(sweep):
     ],
     ids=lambda words: words[0].partition("=")[2],
 )
-def test_a_launcher_gives_what_one_job_after_the_other_gives(zygote, tmp_path, monkeypatch, launcher):
+def test_a_launcher_gives_the_same_results_as_sequential_jobs(zygote, tmp_path, monkeypatch, launcher):
     if launcher[0].endswith("gpus"):
         pytest.importorskip("ray", reason="the extra `gpus` is not installed")
-        monkeypatch.setenv("RAY_worker_niceness", "0")  # its own is 15: hours beside anything else
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # the default is 15: takes hours if anything else runs
     sweep = ["-m", "seed=0,1", "trainer.val_check_interval=1,1000", *SHORT]
     status, printed = zygote.run(tmp_path, *sweep, "name=here")
     assert status == 2, printed
-    # Without a name: its processes must find the folder of the one that launched them.
+    # Without a name: the job processes must find the folder of the launching process.
     status, printed = zygote.run(tmp_path, *sweep, *launcher)
     assert status == 2, printed
     (folder,) = (tmp_path / "outputs").glob("sweep-*")
@@ -63,7 +63,7 @@ STUDY = [
 
 
 def trials(tmp_path, name):
-    """What a study holds: parameters, states and values, those trials left out that were continued as others."""
+    """Parameters, states and values of the trials of a study, without trials that were continued as other trials."""
     import optuna
 
     storage = f"sqlite:///{tmp_path}/outputs/{name}/study.db"
@@ -71,7 +71,7 @@ def trials(tmp_path, name):
     return [(t.params, t.state.name, t.values) for t in study.trials if CONTINUED not in t.user_attrs]
 
 
-def test_a_killed_study_goes_on_as_if_nothing_had_been(zygote, tmp_path):
+def test_a_killed_study_continues_exactly(zygote, tmp_path):
     status, printed = zygote.run(tmp_path, *STUDY, "name=whole")
     assert status == 0, printed
     whole = trials(tmp_path, "whole")
@@ -95,7 +95,7 @@ def test_a_killed_study_goes_on_as_if_nothing_had_been(zygote, tmp_path):
     assert trials(tmp_path, "broken") == whole
 
 
-def test_a_study_of_two_objectives_is_about_validation_metrics(zygote, tmp_path):
+def test_a_study_of_two_objectives_uses_validation_metrics(zygote, tmp_path):
     words = [word for word in STUDY if not word.startswith("hydra.sweeper.n_trials")]
     words += ["name=two", "objective=[val/ssim,val/kl]", "hydra.sweeper.n_trials=2"]
     status, printed = zygote.run(tmp_path, *words)
@@ -112,7 +112,7 @@ def test_a_study_of_two_objectives_is_about_validation_metrics(zygote, tmp_path)
     assert "a study with other objectives (val/ssim val/kl there, val/psnr asked); choose another name" in printed
 
 
-def test_a_study_refuses_what_would_make_its_trials_incomparable(zygote, tmp_path):
+def test_a_study_rejects_changes_that_make_its_trials_incomparable(zygote, tmp_path):
     words = [word for word in STUDY if not word.startswith("hydra.sweeper.n_trials")]
     one = ["hydra.sweeper.n_trials=1", "name=s"]
     assert zygote.run(tmp_path, *words, *one)[0] == 0

@@ -25,7 +25,7 @@ def finished(zygote, tmp_path_factory):
 
 @pytest.fixture
 def home(finished, tmp_path):
-    """A copy of it for one test."""
+    """A copy of the finished run for one test."""
     return shutil.copytree(finished, tmp_path / "copy")
 
 
@@ -35,7 +35,7 @@ def files(home):
 
 
 @pytest.mark.processes
-def test_a_finished_run_without_its_last_checkpoint_is_left_as_it_is(zygote, home):
+def test_a_finished_run_without_its_last_checkpoint_is_unchanged(zygote, home):
     for name in ("last.ckpt", "previous.ckpt"):
         (home / "outputs/x/checkpoints" / name).unlink(missing_ok=True)
     before = files(home)
@@ -48,7 +48,7 @@ def test_a_finished_run_without_its_last_checkpoint_is_left_as_it_is(zygote, hom
 
 
 @pytest.mark.processes
-def test_a_finished_run_is_never_made_shorter(zygote, home):
+def test_a_finished_run_cannot_be_shortened(zygote, home):
     before = files(home)
     status, printed = zygote.run(home, "resume=outputs/x", "trainer.max_steps=2")
     assert status == 2
@@ -57,7 +57,7 @@ def test_a_finished_run_is_never_made_shorter(zygote, home):
 
 
 @pytest.mark.processes
-def test_a_finished_run_whose_results_are_damaged_is_tested_again_from_its_best_checkpoint(zygote, home):
+def test_a_finished_run_with_damaged_results_is_tested_again_from_best_ckpt(zygote, home):
     metrics = home / "outputs/x/metrics.json"
     test = json.loads(metrics.read_text())["test"]
     metrics.write_text(metrics.read_text()[:200])

@@ -1,4 +1,4 @@
-"""A downloaded configuration calls nothing but classes of this package and of packages that the user trusts."""
+"""A downloaded configuration can instantiate only classes of this package and of packages that the user trusts."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ EVIL = [
         {"model": {"_target_": "${name}"}, "name": "TARGET"},
     ],
 )
-def test_a_target_outside_is_refused_wherever_it_hides(target, hidden):
+def test_a_target_outside_the_package_is_rejected_anywhere_in_the_configuration(target, hidden):
     cfg = OmegaConf.create(str(hidden).replace("TARGET", target))
     with pytest.raises(UserError, match=f"config.yaml: would call {target}, .* trust=\\[{target.split('.')[0]}\\]"):
         check_trusted(cfg, FILE, [])
@@ -41,7 +41,7 @@ def test_a_package_that_the_user_trusts_is_allowed():
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
-def test_everything_that_we_ship_is_trusted(path):
+def test_all_options_of_this_repository_are_trusted(path):
     if path.parent.parent.name == "hydra" or path.parent == CONF:
         pytest.skip("not stored in a run folder")
     names = re.findall(r"_target_: *([\w.]+)", path.read_text())

@@ -26,7 +26,7 @@ def make(tmp_path):
 
 
 def fabric(seed, width=WIDTH, level=120):
-    """Weave: strong differences between neighbouring columns."""
+    """Woven texture: large differences between neighbouring columns."""
     rng = np.random.default_rng(seed)
     return np.clip(
         level + 30 * np.sign(np.sin(np.arange(width) * 2)) + rng.normal(0, 8, (HEIGHT, width)), 1, 250
@@ -56,7 +56,7 @@ def root(tmp_path):
 
 
 def write_fabric(folder):
-    """Two fabrics of five sound strips; defective strips with one, two, no, an empty and a smoothed mask."""
+    """Two fabrics with five defect-free strips; defective strips with one, two, no, an empty and a smoothed mask."""
     for code in (1, 4):
         for i in range(5):
             name = f"{i + 1:04d}_00_{code:02d}" if (code, i) == (1, 0) else f"{i + 1:04d}_000_{code:02d}"
@@ -85,7 +85,7 @@ def tiles_of(data, name):
     return images.take((data._files[images.rows] == position).nonzero().flatten())
 
 
-def test_sound_strips_are_on_all_sides_of_every_fabric_and_defective_ones_test(make, root):
+def test_defect_free_strips_of_every_fabric_are_in_all_splits_and_defective_ones_in_test(make, root):
     data = make(root)
     splits = data.manifest()["splits"]
     for split, count in (("train", 3), ("val", 1), ("test", 1)):
@@ -107,7 +107,7 @@ def test_training_tiles_do_not_overlap_and_test_tiles_do(make, root):
     assert (data.batch("train", torch.arange(8)).label == 0).all()
 
 
-def test_a_rest_of_an_odd_width_is_covered_by_a_tile_flush_with_the_end(make, root):
+def test_the_remainder_of_an_odd_width_is_covered_by_a_tile_aligned_with_the_end(make, root):
     tiles = tiles_of(make(root), "Defect_images/0006_019_01.png")
     assert len(tiles.pixels) == 15
     expected = torch.from_numpy(fabric(106, 244)[:, -SIZE:].copy())
@@ -115,7 +115,7 @@ def test_a_rest_of_an_odd_width_is_covered_by_a_tile_flush_with_the_end(make, ro
     assert tiles.label.tolist() == [0] * 14 + [1]
 
 
-def test_a_defect_marks_every_tile_that_it_lies_in(make, root):
+def test_a_defect_labels_every_tile_that_contains_it(make, root):
     tiles = tiles_of(make(root), "Defect_images/0001_019_01.png")
     assert tiles.label.nonzero().flatten().tolist() == [1, 2]
     assert tiles.mask.sum((1, 2, 3)).tolist() == [0, 16, 16] + [0] * 12
@@ -124,19 +124,19 @@ def test_a_defect_marks_every_tile_that_it_lies_in(make, root):
     assert tiles.defect.unique().tolist() == [19]
 
 
-def test_two_masks_are_one(make, root):
+def test_two_masks_of_a_strip_are_merged(make, root):
     tiles = tiles_of(make(root), "Defect_images/0002_019_04.png")
     assert tiles.label.nonzero().flatten().tolist() == [0, 11, 12]
 
 
-def test_a_missing_or_empty_mask_is_unknown_and_not_sound(make, root):
+def test_a_missing_or_empty_mask_is_unknown_and_not_defect_free(make, root):
     for name in ("0005_019_08", "0003_019_01"):
         tiles = tiles_of(make(root), f"Defect_images/{name}.png")
         assert (tiles.label == -1).all()
         assert (tiles.mask == 255).all()
 
 
-def test_a_smoothed_mask_is_cut_at_half(make, root):
+def test_a_smoothed_mask_is_thresholded_at_half(make, root):
     tiles = tiles_of(make(root), "Defect_images/0004_019_01.png")
     assert tiles.mask[6].sum() == 16  # of the 24 pixels that are not black
     assert tiles.mask.unique().tolist() == [0, 1]
@@ -161,7 +161,7 @@ def test_a_strip_without_fabric_has_no_tiles(make, root):
     assert "Defect_images/0009_019_01.png" not in data.manifest()["splits"]["test"]
 
 
-def test_tiles_begin_where_the_fabric_does_and_the_others_are_counted(make, root):
+def test_tiles_start_with_the_fabric_and_tiles_without_fabric_are_counted(make, root):
     padded = np.concatenate([np.full((HEIGHT, 70), 255, np.uint8), fabric(0, WIDTH - 70)], 1)
     save(root / "Defect_images" / "0009_019_01.png", padded)
     data = make(root)
@@ -171,34 +171,34 @@ def test_tiles_begin_where_the_fabric_does_and_the_others_are_counted(make, root
     assert data.manifest()["left_out"] == {NO_FABRIC: 2}
 
 
-def test_names_tell_fabric_and_defect(tmp_path):
+def test_file_names_encode_fabric_and_defect(tmp_path):
     assert strip_of(tmp_path / "0018_00_01.png") == (1, 0)
     assert strip_of(tmp_path / "0100_025_08.png") == (8, 25)
     with pytest.raises(UserError, match="strip.png: expected a name like 0001_000_05.png"):
         strip_of(tmp_path / "strip.png")
 
 
-def test_a_changed_mask_is_read_anew(make, root):
+def test_a_changed_mask_is_read_again(make, root):
     make(root)
     save(root / "Mask_images" / "0001_019_01_mask.png", spot(100))
     assert tiles_of(make(root), "Defect_images/0001_019_01.png").label.nonzero().flatten().tolist() == [5, 6]
 
 
 @pytest.mark.parametrize("name", ["0001_019_1_mask.png", "0001_019_01.png", "0099_019_01_mask.png"])
-def test_a_mask_of_no_strip_is_refused(make, root, name):
+def test_a_mask_without_a_strip_is_rejected(make, root, name):
     save(root / "Mask_images" / name, spot(40))
     with pytest.raises(UserError, match=f"{name}: a mask of no strip in Defect_images"):
         make(root)
 
 
-def test_a_mask_may_be_of_another_format(make, root):
+def test_a_mask_can_have_another_file_format(make, root):
     mask = root / "Mask_images" / "0001_019_01_mask.png"
     Image.open(mask).save(mask.with_suffix(".BMP"), "BMP")
     mask.unlink()
     assert tiles_of(make(root), "Defect_images/0001_019_01.png").label.nonzero().flatten().tolist() == [1, 2]
 
 
-def test_mistakes_are_named(make, root, tmp_path):
+def test_errors_are_reported(make, root, tmp_path):
     with pytest.raises(UserError, match="no folder NODefect_images in it; expected the original layout"):
         make(tmp_path)
     with pytest.raises(UserError, match=r"data.test_steps=5: expected a divisor of data.image_size=32"):

@@ -21,7 +21,7 @@ def never(writer):
     raise AssertionError("built again")
 
 
-def test_what_was_built_is_mapped_and_not_built_again(tmp_path):
+def test_an_existing_cache_is_mapped_and_not_built_again(tmp_path):
     for builder in (build, never):
         cache = cached(str(tmp_path), "x", {"a": 1}, builder)
         assert cache.arrays["pixels"][:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
@@ -29,7 +29,7 @@ def test_what_was_built_is_mapped_and_not_built_again(tmp_path):
         assert cache.notes == {"why": "a test"}
 
 
-def test_another_key_gets_a_cache_of_its_own(tmp_path):
+def test_another_key_has_a_separate_cache(tmp_path):
     cached(str(tmp_path), "x", {"a": 1}, build)
     with pytest.raises(AssertionError, match="built again"):
         cached(str(tmp_path), "x", {"a": 2}, never)
@@ -65,7 +65,7 @@ def use(folder, log, started=None):
     cached(folder, "x", {}, lambda writer: slow_build(writer, log, started))
 
 
-def test_of_two_processes_one_builds_and_both_read(tmp_path):
+def test_one_of_two_processes_builds_the_cache_and_both_read_it(tmp_path):
     log = tmp_path / "log"
     context = multiprocessing.get_context("fork")
     both = [context.Process(target=use, args=(str(tmp_path / "c"), str(log))) for _ in range(2)]
@@ -77,7 +77,7 @@ def test_of_two_processes_one_builds_and_both_read(tmp_path):
     assert log.read_text() == "built\n"
 
 
-def test_a_kill_while_the_cache_is_written_leaves_none(tmp_path):
+def test_a_kill_while_the_cache_is_written_leaves_no_cache(tmp_path):
     context = multiprocessing.get_context("fork")
     started = context.Event()
     process = context.Process(target=use, args=(str(tmp_path), str(tmp_path / "log"), started))
@@ -100,7 +100,7 @@ def test_a_damaged_cache_is_built_again(tmp_path, damage):
     assert path.read_bytes() == content
 
 
-def test_what_another_kill_has_left_is_swept_away_but_not_what_is_being_built(tmp_path):
+def test_remains_of_a_killed_process_are_removed_but_not_a_cache_being_built(tmp_path):
     from filelock import FileLock
 
     names = [f"{name}-{20 * '0'}" for name in ("old", "busy")]
@@ -111,7 +111,7 @@ def test_what_another_kill_has_left_is_swept_away_but_not_what_is_being_built(tm
     assert sorted(path.stem for path in tmp_path.glob("*.part")) == [names[1], "foreign"]
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_an_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cache_dir=.*file.*: cannot be used"):
         cached(str(tmp_path / "file"), "x", {}, build)

@@ -38,7 +38,7 @@ def images():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_corruption_keeps_shape_and_range_and_leaves_its_input_alone(images, name):
+def test_every_corruption_keeps_shape_and_range_and_does_not_modify_its_input(images, name):
     before = images.clone()
     x = make(name)(images, rng())
     assert x.shape == images.shape
@@ -56,7 +56,7 @@ def test_evaluation_corruption_of_an_image_does_not_depend_on_its_batch(images, 
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"none", "blur", "gaussian_blur", "jpeg"}))
-def test_training_corruption_follows_the_run_and_differs_between_draws(images, name):
+def test_training_corruption_follows_the_random_state_of_the_run_and_differs_between_draws(images, name):
     torch.manual_seed(0)
     first, second = (make(name)(images, GlobalRandom()) for _ in range(2))
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def test_training_corruption_follows_the_run_and_differs_between_draws(images, n
     assert not torch.equal(first, second)
 
 
-def test_down_up_is_the_mean_of_blocks_brought_back(images):
+def test_down_up_upsamples_the_block_means(images):
     small = images.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
     expected = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
     torch.testing.assert_close(DownUp(factor=2)(images, rng()), expected)
@@ -94,20 +94,20 @@ def test_photon_noise_has_the_mean_and_variance_of_a_poisson_law(peak):
     assert abs(counts.var() / (0.25 * peak) - 1) < 0.05
 
 
-def test_salt_and_pepper_takes_its_share_of_pixels():
+def test_salt_and_pepper_changes_the_given_fraction_of_pixels():
     x = SaltAndPepper(amount=0.2)(GRAY, rng())
     assert abs((x == 0).float().mean() - 0.1) < 0.01
     assert abs((x == 1).float().mean() - 0.1) < 0.01
 
 
-def test_an_occlusion_is_one_square_of_its_size_anywhere():
+def test_an_occlusion_is_one_square_at_a_random_position():
     x = Occlusion(size=0.25)(GRAY, rng())
     assert ((x == 0).sum((1, 2, 3)) == 64).all()
     rows = [tuple(image[0].amin(1).eq(0).nonzero().flatten().tolist()) for image in x]
     assert len(set(rows)) > 3
 
 
-def test_a_composition_applies_each_part_to_its_share_of_images():
+def test_a_composition_applies_each_part_with_its_probability():
     both = Composition(parts={"a": GaussianNoise(std=0.1), "b": Occlusion(size=0.2)}, probability=0.5)
     many = torch.full((400, 1, 16, 16), 0.5)
     x = both(many, rng(torch.arange(400)))
@@ -118,7 +118,7 @@ def test_a_composition_applies_each_part_to_its_share_of_images():
     assert abs(noisy.float().mean() - 0.75) < tolerance
 
 
-def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
+def test_correlated_speckle_needs_a_multiple_of_half_a_look():
     with pytest.raises(UserError, match=r"corruption.looks=2.3.*needs multiples of 0.5"):
         Speckle(looks=2.3, correlation=0.3)
 

@@ -14,7 +14,7 @@ def epoch(batches, number, start=0):
     return [b.tolist() for b in batches]
 
 
-def test_an_epoch_holds_every_image_once_in_an_order_of_its_own():
+def test_an_epoch_contains_every_image_once_in_its_own_order():
     batches = EpochBatches(10, 4, seed=0)
     first, second = epoch(batches, 0), epoch(batches, 1)
     assert sorted(i for b in first for i in b) == sorted(i for b in second for i in b) == list(range(10))
@@ -23,7 +23,7 @@ def test_an_epoch_holds_every_image_once_in_an_order_of_its_own():
     assert len(batches) == 3
 
 
-def test_the_order_is_a_function_of_seed_and_epoch_and_can_start_anywhere():
+def test_the_order_depends_only_on_seed_and_epoch_and_can_start_anywhere():
     torch.manual_seed(1)
     whole = epoch(EpochBatches(10, 4, seed=5), 3)
     torch.manual_seed(2)
@@ -31,7 +31,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_and_can_start_anywhere():
     assert epoch(EpochBatches(10, 4, seed=6), 3) != whole
 
 
-def test_a_new_epoch_forgets_the_start_of_the_resumed_one():
+def test_the_resumed_position_applies_only_to_the_first_epoch():
     batches = EpochBatches(10, 4, seed=0)
     batches.epoch, batches.start = 2, 1
     batches.set_epoch(2)
@@ -44,7 +44,7 @@ def test_without_a_seed_images_come_in_order():
     assert epoch(EpochBatches(5, 2, seed=None), 7) == [[0, 1], [2, 3], [4]]
 
 
-def test_bytes_become_the_unit_range():
+def test_bytes_are_scaled_to_the_unit_range():
     x = to_unit_range(torch.tensor([0, 51, 255], dtype=torch.uint8))
     assert x.dtype == torch.float32
     torch.testing.assert_close(x, torch.tensor([0.0, 0.2, 1.0]))
@@ -65,7 +65,7 @@ def images(rows=None):
     )
 
 
-def test_a_split_is_rows_of_what_all_splits_share():
+def test_splits_are_rows_of_shared_storage():
     part = images(torch.tensor([9, 3, 8]))
     assert part.size == 3
     raw = part.take(torch.tensor([2, 0]))
@@ -78,7 +78,7 @@ def test_a_split_is_rows_of_what_all_splits_share():
     assert raw.defect is None
 
 
-def test_a_split_on_a_device_holds_its_own_images_only():
+def test_a_split_on_a_device_contains_only_its_own_images():
     part = images(torch.tensor([9, 3, 8]))
     moved = part.on(torch.device("cpu"))
     assert len(moved.pixels) == len(moved.masks.masks) == 3
@@ -110,7 +110,7 @@ class Watch(L.LightningModule):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.filterwarnings("ignore")
-def test_images_resident_on_the_device_make_the_very_batches_that_travelling_ones_do(tmp_path, workers):
+def test_resident_images_give_the_same_batches_as_transferred_ones(tmp_path, workers):
     seen = []
     for resident in (False, True):
         torch.manual_seed(0)
@@ -143,4 +143,4 @@ def test_several_processes_share_every_step_and_test_every_image_once():
         assert in_order.sort().values.tolist() == list(range(size))
     one = torch.cat(list(EpochBatches(24, 12, 0)))
     three = torch.stack([torch.cat(of_rank) for of_rank in batches(24, 0)], 1).flatten()
-    assert torch.equal(one, three)  # a step of three processes sees the images of one with three times the batch
+    assert torch.equal(one, three)  # equal to one process with three times the batch size

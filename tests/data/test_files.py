@@ -24,7 +24,7 @@ def save(path, pixels, **options):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.tiff", "a.npy", "a.PNG"])
-def test_eight_bits_come_as_they_are(tmp_path, name):
+def test_8_bit_files_are_unchanged(tmp_path, name):
     assert (read_array(save(tmp_path / name, RAMP)) == RAMP).all()
 
 
@@ -35,7 +35,7 @@ def test_jpeg_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.npy"])
-def test_sixteen_bits_keep_all_of_them(tmp_path, name):
+def test_16_bit_files_keep_all_bits(tmp_path, name):
     wide = RAMP.astype(np.uint16) * 257
     found = read_array(save(tmp_path / name, wide))
     assert found.dtype == np.uint16
@@ -43,7 +43,7 @@ def test_sixteen_bits_keep_all_of_them(tmp_path, name):
     assert (read_image(tmp_path / name, 1)[0].numpy() == RAMP).all()
 
 
-def test_sixteen_bits_in_several_channels_are_refused_where_they_would_be_cut_to_eight(tmp_path):
+def test_16_bit_colour_is_rejected_if_it_would_be_read_as_8_bit(tmp_path):
     header = b"\0\0\0\x02\0\0\0\x01\x10\x02\0\0\0"  # 2x1 pixels, 16 bits, RGB
     rows = b"\0" + bytes(range(12))
 
@@ -56,7 +56,7 @@ def test_sixteen_bits_in_several_channels_are_refused_where_they_would_be_cut_to
         read_array(tmp_path / "a.png")
 
 
-def test_big_endian_samples_are_turned(tmp_path):
+def test_big_endian_samples_are_byte_swapped(tmp_path):
     wide = (RAMP.astype(np.uint16) * 257).astype(">u2")
     assert (read_array(save(tmp_path / "a.npy", wide)) == wide).all()
     assert read_array(tmp_path / "a.npy").dtype == np.dtype("uint16")
@@ -65,7 +65,7 @@ def test_big_endian_samples_are_turned(tmp_path):
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("layout", ["gray", "contig", "separate"])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.uint32, np.float16, np.float32, np.float64])
-def test_every_kind_of_tiff_is_read(tmp_path, kind, layout, compression):
+def test_every_tiff_variant_is_read(tmp_path, kind, layout, compression):
     pixels = (RAMP.astype(np.float64) * 11 + (0.5 if np.dtype(kind).kind == "f" else 0)) % np.minimum(
         np.float64(250 if kind is np.uint8 else 2000), 2000
     )
@@ -80,7 +80,7 @@ def test_every_kind_of_tiff_is_read(tmp_path, kind, layout, compression):
     assert (found == (pixels.transpose(1, 2, 0) if layout == "separate" else pixels)).all()
 
 
-def test_several_pages_are_refused_but_smaller_copies_are_not_pages(tmp_path):
+def test_several_pages_are_rejected_but_thumbnails_are_not_pages(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(RAMP)
         file.write(RAMP[::2, ::2], subfiletype=1)
@@ -90,7 +90,7 @@ def test_several_pages_are_refused_but_smaller_copies_are_not_pages(tmp_path):
         read_array(tmp_path / "b.tif")
 
 
-def test_white_is_zero_in_some_tiffs(tmp_path):
+def test_white_is_zero_tiffs_are_inverted(tmp_path):
     path = save(tmp_path / "a.tif", RAMP, tifffile=True, photometric="miniswhite")
     assert (read_array(path) == 255 - RAMP).all()
 
@@ -100,14 +100,14 @@ def test_channels_may_come_first(tmp_path):
     assert read_array(save(tmp_path / "a.npy", pixels)).shape == (12, 20, 3)
 
 
-def test_transparency_is_left_out_and_not_blended(tmp_path):
+def test_transparency_is_ignored_and_not_blended(tmp_path):
     both = np.stack([RAMP, np.full_like(RAMP, 9)], -1)
     assert (read_array(save(tmp_path / "a.png", both)) == RAMP).all()
     four = np.concatenate([np.repeat(RAMP[..., None], 3, -1), np.full((12, 20, 1), 9, np.uint8)], -1)
     assert (read_array(save(tmp_path / "b.png", four)) == four[..., :3]).all()
 
 
-def test_palettes_become_colours(tmp_path):
+def test_palette_images_are_converted_to_rgb(tmp_path):
     for name in ("a.png", "a.tif"):
         Image.fromarray(255 - RAMP // 128 * 255).convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / name)
         assert (read_image(tmp_path / name, 1)[0].numpy() == 255 - RAMP // 128 * 255).all()
@@ -119,7 +119,7 @@ def test_compressed_tiffs_are_read(tmp_path, kind, compression):
     assert (read_array(save(tmp_path / "a.tif", RAMP.astype(kind), compression=compression)) == RAMP).all()
 
 
-def test_gray_and_colour_images_turn_into_each_other(tmp_path):
+def test_gray_and_colour_images_are_converted_into_each_other(tmp_path):
     gray = save(tmp_path / "a.png", RAMP)
     assert torch.equal(read_image(gray, 3), torch.from_numpy(RAMP).expand(3, -1, -1))
     red = np.zeros((8, 8, 3), np.uint8)
@@ -131,14 +131,14 @@ def test_gray_and_colour_images_turn_into_each_other(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"this is text\n", b"\x89PNG\r\n\x1a\n truncated", b"II*\0\x10\0\0\0", b"\x93NUMPY"]
 )
-def test_a_broken_file_is_named(tmp_path, name, content):
+def test_a_broken_file_is_reported(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}: not a readable image"):
         read_array(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.bmp", "a.npy"])
-def test_a_truncated_file_is_named(tmp_path, name):
+def test_a_truncated_file_is_reported(tmp_path, name):
     rng = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     content = save(tmp_path / name, rng).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
@@ -146,7 +146,7 @@ def test_a_truncated_file_is_named(tmp_path, name):
         read_array(tmp_path / name)
 
 
-def test_arrays_that_are_no_image_are_refused(tmp_path):
+def test_arrays_that_are_not_images_are_rejected(tmp_path):
     for pixels, why in [
         (np.zeros(5), "shape"),
         (np.zeros((2, 3, 4, 5)), "shape"),
@@ -166,7 +166,7 @@ def test_a_pickled_array_is_not_executed(tmp_path):
         read_array(tmp_path / "a.npy")
 
 
-def test_a_folder_without_images_is_named(tmp_path):
+def test_a_folder_without_images_is_reported(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("")
@@ -175,7 +175,7 @@ def test_a_folder_without_images_is_named(tmp_path):
         list_images(tmp_path)
 
 
-def test_a_split_is_a_function_of_names_and_seed():
+def test_a_split_depends_only_on_names_and_seed():
     names = [f"s{i}" for i in range(20)]
     assert split_groups(names, 0.2, 0.2, 0) == split_groups(names[::-1], 0.2, 0.2, 0)
     assert split_groups(names, 0.2, 0.2, 0) != split_groups(names, 0.2, 0.2, 1)
@@ -188,7 +188,7 @@ def test_the_split_of_a_seed_is_the_same_on_every_machine():
     assert [name for name, split in parts.items() if split != "train"] == ["s7", "s8", "s1", "s5"]
 
 
-def test_a_rotated_photo_is_turned_upright(tmp_path):
+def test_a_rotated_photo_is_rotated_upright(tmp_path):
     pixels = np.arange(32 * 16, dtype=np.uint16).reshape(32, 16) // 2
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright: rows are columns

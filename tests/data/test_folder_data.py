@@ -57,7 +57,7 @@ def test_every_image_is_in_one_split_and_nothing_is_written_beside_it(make, fold
     assert sorted(folder.rglob("*")) == before
 
 
-def test_the_second_run_reads_the_cache_and_a_changed_file_is_decoded_anew(make, folder, monkeypatch):
+def test_the_second_run_reads_the_cache_and_a_changed_file_is_decoded_again(make, folder, monkeypatch):
     first = make(folder)
     opened = []
     real = Image.open
@@ -71,7 +71,7 @@ def test_the_second_run_reads_the_cache_and_a_changed_file_is_decoded_anew(make,
     assert 200 in set.union(*(levels(changed, split) for split in changed.splits))
 
 
-def test_the_split_hash_depends_on_names_content_and_seed_alone(make, folder, tmp_path):
+def test_the_split_hash_depends_only_on_names_content_and_seed(make, folder, tmp_path):
     import shutil
 
     shutil.copytree(folder, tmp_path / "moved")
@@ -82,7 +82,7 @@ def test_the_split_hash_depends_on_names_content_and_seed_alone(make, folder, tm
 def test_groups_stay_together(make, folder):
     data = make(folder, group_pattern="^(..)0?", val_fraction=0.1, test_fraction=0.1)
     assert sizes(data) == {"train": 32, "val": 4, "test": 4}
-    for i in range(10):  # now two images a group
+    for i in range(10):  # now two images per group
         (folder / "ab"[i % 2] / f"{i:02d}.png").rename(folder / f"{i // 2}_{i}.png")
     data = make(folder, group_pattern=r"^(\d)_")
     for split in data.splits:
@@ -91,7 +91,7 @@ def test_groups_stay_together(make, folder):
         }
 
 
-def test_regions_share_every_image_out_without_an_overlap(make, tmp_path):
+def test_regions_split_every_image_without_overlap(make, tmp_path):
     (tmp_path / "one").mkdir()
     ramp = np.repeat(np.arange(160, dtype=np.uint8)[None], 32, 0)
     Image.fromarray(ramp).save(tmp_path / "one" / "scene.png")
@@ -104,21 +104,21 @@ def test_regions_share_every_image_out_without_an_overlap(make, tmp_path):
     }
 
 
-def test_test_images_may_have_a_folder_of_their_own(make, folder):
+def test_test_images_can_have_their_own_folder(make, folder):
     data = make(folder, test_root=str(folder / "b"))
     assert levels(data, "test") == {10, 30, 50, 70, 90}
     assert sizes(data) == {"train": 16, "val": 4, "test": 20}
 
 
 @pytest.mark.parametrize("kind", ["inside", "link", "apart"])
-def test_no_image_of_the_test_folder_is_trained_on(make, folder, tmp_path, monkeypatch, kind):
+def test_images_of_the_test_folder_are_not_used_for_training(make, folder, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     test_root = {"inside": "images/b", "link": "link", "apart": "apart"}[kind]
     if kind == "link":
         (tmp_path / "link").symlink_to(folder / "b")
     if kind == "apart":
         (folder / "b").rename(tmp_path / "apart")
-        (folder / "test").mkdir()  # a name that is not special
+        (folder / "test").mkdir()  # this name has no special meaning
         (folder / "a" / "00.png").rename(folder / "test" / "01.png")
     data = make("images", test_root=test_root)
     assert levels(data, "test") == {10, 30, 50, 70, 90}
@@ -130,7 +130,7 @@ def test_a_folder_inside_its_test_folder_is_refused(make, folder):
         make(folder / "a", test_root=str(folder))
 
 
-def test_images_of_any_size_become_their_middle_square(make, tmp_path):
+def test_images_of_any_size_are_cropped_to_their_central_square(make, tmp_path):
     root = tmp_path / "sizes"
     root.mkdir()
     for i, (height, width) in enumerate([(20, 40), (64, 64), (9, 7), (100, 33), (16, 16)]):
@@ -152,18 +152,18 @@ def test_images_smaller_than_a_tile_are_left_out_and_counted(make, folder):
         make(folder, image_size=64)
 
 
-def test_a_broken_file_stops_the_run_or_is_skipped_and_named(make, folder):
+def test_a_broken_file_stops_the_run_or_is_skipped_and_reported(make, folder):
     (folder / "a" / "text.png").write_text("no image")
     with pytest.raises(UserError, match=r"a/text.png: not a readable image .*; or leave .* data.on_error=skip"):
         make(folder)
-    for _ in range(2):  # once more from the cache
+    for _ in range(2):  # the second time from the cache
         data = make(folder, on_error="skip")
         assert sum(sizes(data).values()) == 40
         assert list(data.manifest()["skipped"]) == ["a/text.png"]
         assert "not a readable image" in data.manifest()["skipped"]["a/text.png"]
 
 
-def test_a_file_without_permission_is_named(make, folder, monkeypatch):
+def test_a_file_without_read_permission_is_reported(make, folder, monkeypatch):
     real = Path.read_bytes
 
     def read_bytes(path):
@@ -177,7 +177,7 @@ def test_a_file_without_permission_is_named(make, folder, monkeypatch):
     assert list(make(folder, on_error="skip").manifest()["skipped"]) == ["a/00.png"]
 
 
-def test_a_folder_of_broken_files_is_refused_even_where_they_are_skipped(make, tmp_path):
+def test_a_folder_of_only_broken_files_is_rejected_even_if_they_are_skipped(make, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_text("no image")
     with pytest.raises(UserError, match="no file of 1 can be used.*not a readable image"):
@@ -198,17 +198,17 @@ def test_a_file_that_changes_while_it_is_read_is_not_cached(make, folder, monkey
     with pytest.raises(UserError, match="changed while it was being read; start again"):
         make(folder)
     monkeypatch.setattr(module, "read_levels", real)
-    data = make(folder, allow_duplicates=True)  # all files are equal by now
+    data = make(folder, allow_duplicates=True)  # now all files are identical
     assert set.union(*(levels(data, split) for split in data.splits)) == {77}
 
 
-def test_an_optional_group_that_matches_nothing_is_no_group(make, folder):
+def test_an_optional_group_without_a_match_does_not_group_files(make, folder):
     assert sizes(make(folder, group_pattern="^(00)?")) == {"train": 24, "val": 8, "test": 8}
     with pytest.raises(UserError, match=r"data.group_pattern=\^\(x\)\?: its group matches in none of 10 file names"):
         make(folder, group_pattern="^(x)?")
 
 
-def test_no_pipe_is_waited_for_and_a_dangling_link_is_named(make, folder):
+def test_pipes_are_not_read_and_a_dangling_link_is_reported(make, folder):
     import os
 
     os.mkfifo(folder / "pipe.png")
@@ -218,13 +218,13 @@ def test_no_pipe_is_waited_for_and_a_dangling_link_is_named(make, folder):
         make(folder)
 
 
-def test_an_empty_test_folder_is_named_by_its_key(make, folder, tmp_path):
+def test_an_empty_test_folder_is_reported_with_its_key(make, folder, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"data.test_root=.*none: no image in it"):
         make(folder, test_root=str(tmp_path / "none"))
 
 
-def test_what_was_skipped_is_named_as_it_is_now(make, folder, tmp_path):
+def test_a_skipped_file_is_reported_with_its_relative_path_after_a_move(make, folder, tmp_path):
     (folder / "a" / "text.png").write_text("no image")
     make(folder, on_error="skip")
     folder.rename(tmp_path / "moved")
@@ -232,12 +232,12 @@ def test_what_was_skipped_is_named_as_it_is_now(make, folder, tmp_path):
     assert reason.startswith("a/text.png: not a readable image")
 
 
-def test_settings_and_content_are_in_the_split_hash(make, folder):
+def test_the_split_hash_includes_settings_and_content(make, folder):
     hashes = {make(folder, fit=fit, image_size=size).split_hash() for fit in ("tiles", "resize") for size in (8, 16)}
     assert len(hashes) == 4
 
 
-def test_mistakes_in_the_settings_are_named(make, folder):
+def test_errors_in_the_settings_are_reported(make, folder):
     with pytest.raises(UserError, match="cannot be split so; expected more of them"):
         make(folder, val_fraction=0.5, test_fraction=0.5)
     with pytest.raises(UserError, match="group_pattern.*not a regular expression"):
@@ -246,14 +246,14 @@ def test_mistakes_in_the_settings_are_named(make, folder):
         make(folder, setup=False, group_pattern="scene")
 
 
-def test_simulated_speckle_goes_on_top_of_clean_images(make, folder):
+def test_simulated_speckle_is_applied_to_clean_images(make, folder):
     data = make(folder, corruption=Speckle(looks=1, correlation=0.0))
     batch = data.batch("test", torch.arange(8))
     assert not torch.equal(batch.input, batch.target)
     assert batch.target.flatten(1).std(1).max() < 1e-6
 
 
-def test_tiles_with_pixels_that_are_no_numbers_are_left_out(make, folder):
+def test_tiles_with_nan_pixels_are_left_out(make, folder):
     image = torch.zeros(1, 32, 32)
     image[0, 3, 20] = torch.nan
     pieces = make(folder).pieces(image)
@@ -262,12 +262,12 @@ def test_tiles_with_pixels_that_are_no_numbers_are_left_out(make, folder):
 
 
 @pytest.mark.parametrize(("name", "tiles"), [("set12", 7 * 16 + 5 * 64), ("bsd68", 68 * 35), ("bsd400", 400 * 4)])
-def test_the_real_clean_sets_become_tiles(make, name, tiles):
+def test_the_real_clean_sets_are_cut_into_tiles(make, name, tiles):
     assert sum(sizes(make(real_data("clean", name), image_size=64)).values()) == tiles
 
 
 @pytest.mark.parametrize("split_by", ["file", "region"])
-def test_equal_images_in_training_and_test_are_refused_unless_allowed(make, folder, split_by):
+def test_identical_images_in_training_and_test_are_rejected_unless_allowed(make, folder, split_by):
     for path in folder.rglob("*.png"):
         Image.fromarray(np.full((64, 64), 9, np.uint8)).save(path)
     with pytest.raises(
@@ -278,7 +278,7 @@ def test_equal_images_in_training_and_test_are_refused_unless_allowed(make, fold
     assert sum(line.startswith("equal images in ") for line in warnings) == 3
 
 
-def test_a_test_folder_that_holds_the_training_images_is_refused(make, folder, tmp_path):
+def test_a_test_folder_that_contains_the_training_images_is_rejected(make, folder, tmp_path):
     import shutil
 
     shutil.copytree(folder, tmp_path / "copy")
@@ -286,7 +286,7 @@ def test_a_test_folder_that_holds_the_training_images_is_refused(make, folder, t
         make(folder, test_root=str(tmp_path / "copy"))
 
 
-def test_equal_images_of_training_and_validation_are_a_warning(make, folder):
+def test_identical_images_in_training_and_validation_give_a_warning(make, folder):
     first = make(folder)
     train, val = (sorted(first.manifest()["splits"][split])[0] for split in ("train", "val"))
     (folder / val).write_bytes((folder / train).read_bytes())
@@ -312,7 +312,7 @@ def test_16_bit_files_keep_their_levels(make, tmp_path, channels):
     assert data.manifest()["warnings"] == []
 
 
-def test_scales_that_leave_nothing_to_learn_are_named(make, tmp_path):
+def test_scales_that_make_tiles_constant_clipped_or_dark_are_reported(make, tmp_path):
     import tifffile
 
     rng = np.random.default_rng(0)
@@ -331,7 +331,7 @@ def test_scales_that_leave_nothing_to_learn_are_named(make, tmp_path):
     assert warnings["flat"][0].startswith("100% of the tiles are constant")
 
 
-def test_images_of_other_kinds_are_counted_and_hidden_files_are_not_images(make, folder):
+def test_unsupported_images_are_counted_and_hidden_files_are_ignored(make, folder):
     for name in ("x.webp", "a/y.WEBP", "z.heic"):
         (folder / name).write_bytes(b"not read")
     (folder / "a" / "._00.png").write_bytes(b"made by macOS")
@@ -340,7 +340,7 @@ def test_images_of_other_kinds_are_counted_and_hidden_files_are_not_images(make,
     assert left_out == kinds
 
 
-def test_decoding_many_files_is_announced(make, folder, monkeypatch, capsys):
+def test_decoding_many_files_logs_a_message(make, folder, monkeypatch, capsys):
     from saaae.data import cached_files as module
 
     make(folder)

@@ -31,7 +31,7 @@ def make(root, num_val=5):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("layout", ["MNIST/raw", "raw", "."])
-def test_archives_are_read_where_they_are_and_nothing_is_written(tmp_path, packed, layout):
+def test_archives_are_read_in_place_and_nothing_is_written(tmp_path, packed, layout):
     write_archives(tmp_path / "mnist" / layout if layout != "." else tmp_path / "mnist", packed)
     before = sorted(p.name for p in tmp_path.rglob("*"))
     data = make(tmp_path / "mnist")
@@ -42,7 +42,7 @@ def test_archives_are_read_where_they_are_and_nothing_is_written(tmp_path, packe
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
-def test_a_damaged_archive_is_named(tmp_path):
+def test_a_damaged_archive_is_reported(tmp_path):
     write_archives(tmp_path / "raw")
     path = tmp_path / "raw" / f"{FILES['test'][0]}.gz"
     whole = path.read_bytes()
@@ -53,14 +53,14 @@ def test_a_damaged_archive_is_named(tmp_path):
             make(tmp_path).setup()
 
 
-def test_labels_and_images_that_do_not_agree_are_refused(tmp_path):
+def test_different_numbers_of_labels_and_images_are_rejected(tmp_path):
     write_archives(tmp_path / "raw")
     (tmp_path / "raw" / f"{FILES['train'][1]}.gz").write_bytes(gzip.compress(idx(torch.zeros(8, dtype=torch.uint8))))
     with pytest.raises(UserError, match=r"holds \(20, 28, 28\) pixels.*\(8,\) labels; expected"):
         make(tmp_path).setup()
 
 
-def test_labels_are_in_the_split_hash(tmp_path):
+def test_the_split_hash_includes_labels(tmp_path):
     hashes = set()
     for shift in (0, 1):
         write_archives(tmp_path / str(shift) / "raw")
@@ -78,7 +78,7 @@ def test_too_many_validation_images_are_refused(tmp_path):
         make(tmp_path, num_val=20).setup()
 
 
-def test_what_cannot_be_downloaded_gets_one_sentence_with_the_ways_out(tmp_path, monkeypatch):
+def test_a_failed_download_is_reported_in_one_sentence_with_alternatives(tmp_path, monkeypatch):
     import torchvision
 
     def no_network(*args, **kwargs):

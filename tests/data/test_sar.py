@@ -36,7 +36,7 @@ def make(tmp_path):
 
 @pytest.fixture
 def scenes(tmp_path):
-    """Six scenes of two touching images each; the gray level of an image is its scene."""
+    """Six scenes of two adjacent images each; the gray level of an image is the number of its scene."""
     root = tmp_path / "scenes"
     root.mkdir()
     for scene in range(6):
@@ -69,7 +69,7 @@ def test_intensity_amplitude_and_decibel_of_one_scene_are_one_image():
     np.testing.assert_allclose(to_amplitude(decibel, "decibel", 20 * math.log10(2)), expected, rtol=1e-6)
 
 
-def test_what_is_no_number_stays_none_and_negative_noise_becomes_zero():
+def test_nan_stays_nan_and_negative_noise_becomes_zero():
     values = np.array([-1.0, np.nan, np.inf, -np.inf])
     for scale in ("amplitude", "intensity"):
         found = to_amplitude(values, scale, 1.0)
@@ -95,7 +95,7 @@ def test_eight_bit_amplitudes_stay_bytes(tmp_path):
     torch.testing.assert_close(read_sar(tmp_path / "a.png", "intensity", None), torch.full((1, 2, 2), 0.2).sqrt())
 
 
-def test_floats_need_to_be_told_what_one_is(tmp_path):
+def test_floats_need_a_full_scale(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.linspace(0, 10, 10_000, dtype=np.float32).reshape(100, 100))
     with pytest.raises(UserError, match=r"data.full_scale=null: .*a.tif holds float32 pixels.*99 % .* are below 9.9"):
         read_sar(tmp_path / "a.tif", "intensity", None)
@@ -105,14 +105,14 @@ def test_floats_need_to_be_told_what_one_is(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.uint32])
-def test_other_integers_need_to_be_told_what_one_is(tmp_path, kind):
+def test_other_integers_need_a_full_scale(tmp_path, kind):
     tifffile.imwrite(tmp_path / "a.tif", np.full((4, 4), 20_000, kind))
     with pytest.raises(UserError, match=f"data.full_scale=null: .*{np.dtype(kind)} pixels"):
         read_sar(tmp_path / "a.tif", "amplitude", None)
     torch.testing.assert_close(read_sar(tmp_path / "a.tif", "amplitude", 40_000.0), torch.full((1, 4, 4), 0.5))
 
 
-def test_equal_channels_with_missing_pixels_are_one(tmp_path):
+def test_equal_channels_with_missing_pixels_are_merged(tmp_path):
     pixels = np.full((4, 4, 3), 0.5, np.float32)
     pixels[0, 0] = np.nan
     np.save(tmp_path / "a.npy", pixels)
@@ -120,13 +120,13 @@ def test_equal_channels_with_missing_pixels_are_one(tmp_path):
 
 
 @pytest.mark.parametrize("scale", ["amplitude", "intensity"])
-def test_negative_pixels_are_taken_for_forgotten_decibels(tmp_path, scale):
+def test_negative_pixels_suggest_decibels(tmp_path, scale):
     np.save(tmp_path / "a.npy", np.full((4, 4), -20.0, np.float32))
     with pytest.raises(UserError, match=f"data.scale={scale}: most pixels .* did you mean data.scale=decibel"):
         read_sar(tmp_path / "a.npy", scale, 1.0)
 
 
-def test_colours_are_refused(tmp_path):
+def test_colour_images_are_rejected(tmp_path):
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[0, 0, 1] = 1
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -148,7 +148,7 @@ def test_tiles_with_missing_pixels_are_left_out_and_counted(make, tmp_path):
 
 
 @pytest.mark.parametrize("full_scale", [255.0, 5.0])
-def test_a_folder_of_two_kinds_of_pixels_is_refused(make, scenes, full_scale):
+def test_a_folder_with_two_pixel_types_is_rejected(make, scenes, full_scale):
     np.save(scenes / "scene09_tile0.npy", np.full((32, 32), 0.5, np.float32))
     with pytest.raises(UserError, match="scene09_tile0.npy: float32 pixels, those of the files before uint8; expected"):
         make(scenes, scale="amplitude", full_scale=255.0)
@@ -156,7 +156,7 @@ def test_a_folder_of_two_kinds_of_pixels_is_refused(make, scenes, full_scale):
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Noisy images of five scenes and references that are 100 levels brighter."""
+    """Noisy images of five scenes, and references that are 100 gray levels brighter."""
     for i in range(5):
         for folder, extra in (("noisy", 0), ("clean", 100)):
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -164,7 +164,7 @@ def pairs(tmp_path):
     return tmp_path
 
 
-def test_a_reference_is_kept_beside_the_noisy_image_or_is_the_target(make, pairs):
+def test_a_reference_is_stored_with_the_noisy_image_or_is_the_target(make, pairs):
     noisy, clean = (
         make(pairs / "noisy", reference_root=str(pairs / "clean"), target=target, scene_pattern=None).batch(
             "train", torch.arange(8)
@@ -177,13 +177,13 @@ def test_a_reference_is_kept_beside_the_noisy_image_or_is_the_target(make, pairs
     assert clean.target is clean.clean
 
 
-def test_references_may_lie_in_a_subfolder_of_their_images(make, pairs):
+def test_references_can_be_in_a_subfolder_of_their_images(make, pairs):
     (pairs / "clean").rename(pairs / "noisy" / "clean")
     data = make(pairs / "noisy", reference_root=str(pairs / "noisy" / "clean"), scene_pattern=None)
     assert sum(images.size for images in data.splits.values()) == 5 * 4
 
 
-def test_mistakes_about_references_are_named(make, pairs):
+def test_errors_in_references_are_reported(make, pairs):
     with pytest.raises(UserError, match="data.target=clean: needs the cleaner images of data.reference_root"):
         make(pairs / "noisy", target="clean")
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(pairs / "clean" / "3.png")
@@ -196,7 +196,7 @@ def test_mistakes_about_references_are_named(make, pairs):
     assert list(data.manifest()["skipped"]) == ["3.png"]
 
 
-def test_mistakes_in_the_settings_are_named(make, scenes):
+def test_errors_in_the_settings_are_reported(make, scenes):
     with pytest.raises(UserError, match=r"data.image_size=64: no image has so many .* expected at most 32"):
         make(scenes, image_size=64)
     with pytest.raises(UserError, match=r"data.scene_pattern=\^\(x\): its group matches in none of 12 file names"):
@@ -210,7 +210,7 @@ def test_mistakes_in_the_settings_are_named(make, scenes):
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text", b"\x89PNG\r\n\x1a\n truncated"])
-def test_a_broken_image_is_named(make, scenes, content):
+def test_a_broken_image_is_reported(make, scenes, content):
     (scenes / "scene01_tile0_000.png").write_bytes(content)
     with pytest.raises(UserError, match="scene01_tile0_000.png: not a readable image"):
         make(scenes)
@@ -240,13 +240,13 @@ def test_the_real_pairs_are_read_with_their_references(make):
     assert batch.target.flatten(1).std() < batch.input.flatten(1).std()
 
 
-def test_a_window_laid_down_by_the_user_is_cut_into_the_tiles_that_it_covers(make, scenes):
+def test_a_user_defined_window_is_cut_into_the_tiles_that_it_covers(make, scenes):
     name = "scene02_tile0_000.png"  # a test image
     data = make(scenes, enl_windows={name: [4, 8, 20, 24]})  # rows 4 to 24, columns 8 to 32; tiles of 16 pixels
     found = [row for split in data.splits for row in whole(data, split).window.tolist() if row[2]]
     assert sorted(found) == [[0, 0, 8, 16], [0, 8, 8, 8], [4, 0, 12, 16], [4, 8, 12, 8]]
     assert data.batch("test", torch.arange(3)).window.shape == (3, 4)
-    narrow = make(scenes, enl_windows={name: [0, 10, 16, 15]})  # 6 columns of the first tile are too few
+    narrow = make(scenes, enl_windows={name: [0, 10, 16, 15]})  # its 6 columns in the first tile are too few
     assert [row for split in narrow.splits for row in whole(narrow, split).window.tolist() if row[2]] == [[0, 0, 16, 9]]
 
 
@@ -263,6 +263,6 @@ def test_a_window_laid_down_by_the_user_is_cut_into_the_tiles_that_it_covers(mak
         ),
     ],
 )
-def test_a_window_that_cannot_be_is_named(make, scenes, windows, answer):
+def test_an_invalid_window_is_reported(make, scenes, windows, answer):
     with pytest.raises(UserError, match=answer):
         make(scenes, enl_windows=windows)

@@ -23,7 +23,7 @@ SOURCES = {"training": GlobalRandom(), "evaluation": IndexedRandom(0, torch.aran
 def test_speckle_follows_the_gamma_law(looks, source, correlation):
     torch.manual_seed(0)
     s = (speckle_amplitude(ONES, looks, correlation, SOURCES[source]) ** 2).double()
-    few = 4 if correlation else 1  # correlated pixels carry fewer independent draws
+    few = 4 if correlation else 1  # correlated pixels are fewer independent samples
     assert abs(s.mean() - 1) < 0.01 * few
     assert abs(s.std() - looks**-0.5) < 0.012 * few
     # Log intensity (Fisher-Tippett): bias psi(L) - ln L, variance psi1(L).
@@ -49,7 +49,7 @@ def test_speckle_is_white():
 
 @pytest.mark.parametrize("correlation", [0.2, 0.33, 0.6])
 @pytest.mark.parametrize("looks", [1, 4, 2.5])
-def test_neighbours_of_correlated_speckle_correlate_as_asked(looks, correlation):
+def test_neighbours_of_correlated_speckle_have_the_requested_correlation(looks, correlation):
     s = correlated_speckle(torch.ones(64, 1, 48, 64), looks, correlation, IndexedRandom(0, torch.arange(64))).double()
     s = (s - s.mean()) / s.std()
     for dim in (2, 3):
@@ -64,7 +64,7 @@ def test_a_long_correlation_on_a_small_field_keeps_the_mean(correlation):
     assert abs(s.double().mean() - 1) < 0.03
 
 
-def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
+def test_correlated_speckle_needs_a_multiple_of_half_a_look():
     with pytest.raises(UserError, match=r"data.looks=2.3.*needs multiples of 0.5"):
         make(looks=2.3, correlation=0.3)
     with pytest.raises(UserError, match=r"data.looks=\[1, 2.3\].*needs multiples of 0.5"):
@@ -73,13 +73,13 @@ def test_correlated_speckle_of_other_fractions_than_halves_is_refused():
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
 @pytest.mark.parametrize("correlation", [0.0, 0.33])
-def test_of_several_looks_each_image_draws_one(source, correlation):
+def test_each_image_draws_one_of_several_looks(source, correlation):
     torch.manual_seed(0)
     s = speckle_amplitude(ONES, [1, 4, 16], correlation, SOURCES[source]).double() ** 2
     looks = 1 / s.flatten(1).var(1)
     nearest = (looks[:, None].log2() - torch.tensor([0.0, 2.0, 4.0])).abs()
     assert nearest.min(1).values.max() < 0.5
-    assert (nearest.argmin(1).bincount(minlength=3) > 8).all()  # of 64, 21 each expected
+    assert (nearest.argmin(1).bincount(minlength=3) > 8).all()  # of 64 images; about 21 expected for each
 
 
 def test_scenes_are_cut_into_tiles_of_their_own_split():
@@ -93,7 +93,7 @@ def test_scenes_are_cut_into_tiles_of_their_own_split():
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
-def test_every_family_draws_structure(family):
+def test_every_scene_family_has_structure(family):
     import numpy as np
 
     scene = family(np.random.default_rng(0), 64)
@@ -102,7 +102,7 @@ def test_every_family_draws_structure(family):
     assert scene.std() > 0.05
 
 
-def test_a_scene_depends_on_its_seed_and_index_alone():
+def test_a_scene_depends_only_on_its_seed_and_index():
     few, many = generate_scenes(6, 32, (1, 0)), generate_scenes(12, 32, (1, 0))
     assert (few == many[:6]).all()
     assert (generate_scenes(6, 32, (2, 0)) != few).any()

@@ -1,4 +1,4 @@
-"""Images from shards: the same as from memory, in an order that touches few shards at a time and resumes exactly."""
+"""Images from shards equal those in memory; their order uses few shards at a time and resumes exactly."""
 
 import importlib.util
 import json
@@ -44,11 +44,11 @@ STREAM = {
     **SERVING,
 }  # fmt: skip
 LIMIT = 13_000
-"""Bytes of a cache with room for three windows of two shards, about half of the training shards."""
+"""Size in bytes of a cache for three windows of two shards, about half of the training shards."""
 
 
 def write_scenes(root, seed=0, channels=()):
-    """Ten scenes of two images each, 2 x 3 tiles of 16 pixels and a rest."""
+    """Ten scenes of two images each, with 2 x 3 tiles of 16 pixels and a remainder."""
     root.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     for scene in range(10):
@@ -72,7 +72,7 @@ def shards(scenes):
 
 @pytest.fixture
 def copied(shards, tmp_path):
-    """Shards to damage."""
+    """A copy of the shards that a test may damage."""
     return shutil.copytree(shards, tmp_path / "shards")
 
 
@@ -102,7 +102,7 @@ def error_of(call, *arguments, **options):
     with pytest.raises(UserError) as caught:
         call(*arguments, **options)
     line = str(caught.value)
-    del caught  # it holds this frame, which holds it, and with them the workers of a loader
+    del caught  # breaks a reference cycle with this frame, which would keep the workers of a loader alive
     assert "\n" not in line
     return line
 
@@ -132,14 +132,14 @@ def assert_equal(streamed, held):
 # The same images as in memory
 
 
-def test_images_order_of_evaluation_noise_and_manifest_are_those_of_memory(stream, memory, scenes):
+def test_images_evaluation_order_noise_and_manifest_equal_those_in_memory(stream, memory, scenes):
     noisy = {"corruption": GaussianNoise(std=0.1)}
     held = memory(scenes, **noisy)
     assert held.num_images("train") == 72
     assert_equal(stream(**noisy), held)
 
 
-def test_references_windows_and_regions_are_those_of_memory(stream, memory, tmp_path):
+def test_references_windows_and_regions_equal_those_in_memory(stream, memory, tmp_path):
     noisy, clean = write_scenes(tmp_path / "noisy"), write_scenes(tmp_path / "clean", seed=1)
     options = {
         "reference_root": str(clean), "target": "clean", "split_by": "region", "scale": "intensity",
@@ -152,7 +152,7 @@ def test_references_windows_and_regions_are_those_of_memory(stream, memory, tmp_
     assert_equal(stream(tmp_path / "shards", target="clean"), held)
 
 
-def test_colours_and_skipped_files_are_those_of_memory(stream, memory, tmp_path):
+def test_colours_and_skipped_files_equal_those_in_memory(stream, memory, tmp_path):
     root = write_scenes(tmp_path / "colours", channels=(3,))
     (root / "scene04_1.png").write_bytes(b"broken")
     Image.new("RGB", (9, 9)).save(root / "small.png")
@@ -166,13 +166,13 @@ def test_colours_and_skipped_files_are_those_of_memory(stream, memory, tmp_path)
     assert streamed.manifest()["left_out"] == {"images smaller than a tile": 1}
 
 
-def test_real_scenes_are_streamed_as_they_are_held(stream, memory, tmp_path):
+def test_streamed_real_scenes_equal_those_in_memory(stream, memory, tmp_path):
     root = real_data("sar", "mstar", "scenes")
     write_shards(SARData(root=str(root), **{**SAR, "image_size": 128}), tmp_path / "shards", 64)
     assert_equal(stream(tmp_path / "shards", image_size=128), memory(root, image_size=128))
 
 
-def test_shards_are_arrays_that_numpy_reads(shards, stream):
+def test_numpy_reads_shards(shards, stream):
     parts = [np.load(path)["pixels"] for path in sorted((shards / "val").iterdir())]
     pixels = stream().splits["val"].take(torch.arange(24)).pixels
     assert torch.equal(torch.from_numpy(np.concatenate(parts)), pixels)
@@ -198,7 +198,7 @@ def shard_of(image):
     return min(image // 7, 10)
 
 
-def test_an_epoch_holds_every_image_once_in_an_order_of_seed_and_epoch_alone():
+def test_an_epoch_contains_every_image_once_in_an_order_that_depends_only_on_seed_and_epoch():
     first = order_of(0)
     assert sorted(i for batch in first for i in batch) == list(range(72))
     torch.manual_seed(3)
@@ -206,10 +206,10 @@ def test_an_epoch_holds_every_image_once_in_an_order_of_seed_and_epoch_alone():
     assert order_of(1) != first
     assert order_of(0, seed=1) != first
     assert [len(batch) for batch in first] == [4] * 18
-    assert first[:2] == FIRST  # that of earlier versions: their runs resume
+    assert first[:2] == FIRST  # the order of earlier versions, whose runs must resume
 
 
-def test_the_order_can_start_anywhere_and_prepares_no_window_before():
+def test_the_order_can_start_anywhere_without_preparing_earlier_windows():
     whole = order_of(2)
     for start in range(len(whole) + 1):
         prepared = []
@@ -228,7 +228,7 @@ def test_a_window_reads_no_more_shards_than_its_size():
         assert {shard_of(i) for i in images[place : place + size]} == set(window)
         place += size
     assert place == 72
-    assert len({shard_of(i) for i in images[:7]}) > 1  # not only the shards are shuffled
+    assert len({shard_of(i) for i in images[:7]}) > 1  # images are shuffled too, not only shards
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
@@ -246,7 +246,7 @@ def test_several_processes_share_each_step_as_in_memory(num_processes, batch_siz
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_resumed_at_any_step_yields_exactly_the_rest(stream, workers):
+def test_a_loader_resumed_at_any_step_yields_exactly_the_remaining_batches(stream, workers):
     def epoch(data):
         return [(raw.indices.tolist(), raw.pixels) for raw in data.train_dataloader()]
 
@@ -268,11 +268,11 @@ def test_few_shards_are_open_at_a_time(stream):
     assert len(list(data.val_dataloader())) == 6
 
 
-# A URL
+# URLs
 
 
 def kept(data):
-    """Bytes of the downloads that are kept."""
+    """Size in bytes of the cached downloads."""
     sizes = []
     for path in data.store.folder.iterdir():
         try:
@@ -283,7 +283,7 @@ def kept(data):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_url_is_read_through_a_bounded_cache_and_no_shard_is_downloaded_twice_in_an_epoch(
+def test_a_url_is_read_through_a_bounded_cache_and_shards_are_downloaded_once_per_epoch(
     stream, shards, workers, tmp_path, monkeypatch
 ):
     held, fetch, log = stream(), RemoteStore._fetch, tmp_path / "downloads"
@@ -329,7 +329,7 @@ def test_processes_that_delete_each_others_shards_still_read_the_right_images(st
         process.join()
 
 
-def test_a_download_that_was_damaged_or_cut_short_is_repeated(stream, shards):
+def test_a_damaged_or_truncated_download_is_repeated(stream, shards):
     data = stream(f"file://{shards}")
     expected = data.batch("val", torch.arange(24)).input
     cut, changed, *_ = data.store.folder.glob("*.npy")
@@ -351,9 +351,9 @@ def test_other_shards_under_the_same_url_are_downloaded(stream, memory, copied, 
 
 
 @pytest.mark.parametrize("url", [False, True])
-def test_a_split_can_be_sent_to_a_worker_that_is_not_forked(stream, shards, url):
+def test_a_split_can_be_sent_to_a_spawned_worker(stream, shards, url):
     data = stream(f"file://{shards}" if url else shards)
-    next(iter(data.train_dataloader()))  # files are open, and downloads are going on
+    next(iter(data.train_dataloader()))  # files are open, and downloads are running
     split = data.splits["train"]
     sent = pickle.loads(pickle.dumps(split))
     assert same(sent.take(torch.arange(9)), split.take(torch.arange(9)))
@@ -362,7 +362,7 @@ def test_a_split_can_be_sent_to_a_worker_that_is_not_forked(stream, shards, url)
 # Usage errors
 
 
-def test_what_is_not_a_folder_of_shards_is_named_in_one_line(stream, copied, tmp_path):
+def test_a_folder_that_contains_no_shards_is_reported_in_one_line(stream, copied, tmp_path):
     assert error_of(stream, tmp_path / "none").startswith(f"data.root={tmp_path}/none: no such folder; expected a")
     (tmp_path / "empty").mkdir()
     assert f"data.root={tmp_path}/empty: no {INDEX} in it" in error_of(stream, tmp_path / "empty")
@@ -381,7 +381,7 @@ def test_what_is_not_a_folder_of_shards_is_named_in_one_line(stream, copied, tmp
     assert f"no {INDEX} in it" in error_of(stream, copied)
 
 
-def test_settings_that_differ_from_the_shards_are_named_in_one_line(stream, shards):
+def test_settings_that_differ_from_the_shards_are_reported_in_one_line(stream, shards):
     assert error_of(stream, image_size=32) == "data.image_size=32: the shards have 16; expected data.image_size=16"
     assert error_of(stream, channels=3) == "data.channels=3: the shards have 1; expected data.channels=1"
     assert error_of(stream, resident=True).startswith("data.resident=true: ")
@@ -391,7 +391,7 @@ def test_settings_that_differ_from_the_shards_are_named_in_one_line(stream, shar
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("url", [False, True])
-def test_a_damaged_cut_or_missing_shard_is_named_in_one_line(stream, copied, workers, url):
+def test_a_damaged_truncated_or_missing_shard_is_reported_in_one_line(stream, copied, workers, url):
     root = f"file://{copied}" if url else copied
     path = copied / "train" / "00003.npy"
     content = path.read_bytes()
@@ -406,14 +406,14 @@ def test_a_damaged_cut_or_missing_shard_is_named_in_one_line(stream, copied, wor
         assert why in line
 
 
-def test_a_shard_that_disappears_while_it_is_not_open_is_named_in_one_line(stream, copied):
+def test_a_shard_that_disappears_while_it_is_closed_is_reported_in_one_line(stream, copied):
     split = stream(copied, shuffle_shards=1).splits["train"]
-    split.take(torch.arange(72))  # two of eleven shards stay open
+    split.take(torch.arange(72))  # only two of eleven shards remain open
     shutil.rmtree(copied / "train")
     assert "00000.npy: damaged (cannot be read: No such file" in error_of(split.take, torch.arange(7))
 
 
-def test_a_url_that_cannot_be_read_is_named_in_one_line(stream, tmp_path, monkeypatch):
+def test_an_unreadable_url_is_reported_in_one_line(stream, tmp_path, monkeypatch):
     line = error_of(stream, f"file://{tmp_path}/none")
     assert f"data.root=file://{tmp_path}/none: {INDEX} cannot be downloaded" in line
     assert "(Protocol not known: xyz); expected the URL of a folder of shards" in error_of(stream, "xyz://host/x")
@@ -431,14 +431,14 @@ def test_a_url_that_cannot_be_read_is_named_in_one_line(stream, tmp_path, monkey
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("s3fs"), reason="s3fs is not installed: pip install 'saaae[stream]'")
-def test_an_object_store_that_does_not_answer_is_named_in_one_line(stream, monkeypatch):
+def test_an_object_store_that_does_not_respond_is_reported_in_one_line(stream, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "index.json cannot be downloaded (Could not connect" in error_of(stream, "s3://bucket/x")
 
 
-def test_a_cache_that_cannot_be_written_is_named(stream, shards, tmp_path):
+def test_an_unwritable_cache_is_reported(stream, shards, tmp_path):
     (tmp_path / "file").write_text("")
     assert error_of(stream, f"file://{shards}", cache_dir=str(tmp_path / "file")).startswith("cache_dir=")
 
@@ -456,7 +456,7 @@ def test_shards_of_any_size_have_all_images_in_order(scenes, stream, tmp_path, s
     assert same(a, b)
 
 
-def test_an_interrupted_writer_leaves_nothing_and_a_killed_one_nothing_that_looks_complete(
+def test_an_interrupted_writer_leaves_no_folder_and_a_killed_one_no_complete_folder(
     scenes, stream, tmp_path, monkeypatch
 ):
     folder, part, again = tmp_path / "new", tmp_path / "new.part", FolderData.again
@@ -482,7 +482,7 @@ def test_an_interrupted_writer_leaves_nothing_and_a_killed_one_nothing_that_look
     assert "exists already" in error_of(write_shards, SARData(root=str(scenes), **SAR), folder, 7)
 
 
-def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path, monkeypatch):
     root = write_scenes(tmp_path / "scenes")
     again = FolderData.again
 
@@ -497,7 +497,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.processes
-def test_the_writer_answers_the_command_line(zygote, scenes, shards, tmp_path):
+def test_the_command_line_of_the_writer(zygote, scenes, shards, tmp_path):
     def write(*arguments):
         return zygote.run(tmp_path, *arguments, script="saaae/cli/shards.py")
 
@@ -543,7 +543,7 @@ RUN = [
 
 @pytest.mark.processes
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_killed_inside_an_epoch_ends_as_if_nothing_had_happened(zygote, tmp_path, shards, workers):
+def test_a_run_killed_inside_an_epoch_ends_like_an_uninterrupted_run(zygote, tmp_path, shards, workers):
     words = [*RUN, f"data.root={shards}", f"data.num_workers={workers}"]
     status, printed = zygote.run(tmp_path, "name=whole", *words)
     assert status == 0, printed
@@ -557,7 +557,7 @@ def test_a_run_killed_inside_an_epoch_ends_as_if_nothing_had_happened(zygote, tm
 
 
 @pytest.mark.processes
-def test_a_run_on_damaged_shards_ends_with_one_line(zygote, tmp_path, copied):
+def test_a_run_on_damaged_shards_ends_with_a_one_line_error(zygote, tmp_path, copied):
     path = copied / "train" / "00003.npy"
     path.write_bytes(path.read_bytes()[:-1])
     for workers in (0, 1):
@@ -570,7 +570,7 @@ def test_a_run_on_damaged_shards_ends_with_one_line(zygote, tmp_path, copied):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_training_sees_every_image_once_an_epoch(stream, tmp_path):
+def test_training_sees_every_image_once_per_epoch(stream, tmp_path):
     model = Watch()
     L.Trainer(
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

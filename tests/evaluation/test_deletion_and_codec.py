@@ -1,4 +1,4 @@
-"""What a trained model is asked beside its test."""
+"""The deletion test and the latent codec, which evaluate a trained model besides its test metrics."""
 
 import math
 
@@ -12,7 +12,7 @@ from saaae.evaluation.table import findings
 from tests.models.test_models import make  # noqa: F401
 
 
-def test_the_deletion_test_is_stored_in_plain_numbers_and_repeats(make):  # noqa: F811
+def test_the_deletion_test_stores_plain_numbers_and_is_reproducible(make):  # noqa: F811
     for latent in ("model.latent_dim=6", "model.latent_channels=3"):
         model, data = make("model=saaae", latent)
         found = deletion_test(model, data)
@@ -32,7 +32,7 @@ def test_a_model_without_importance_has_no_deletion_test(make):  # noqa: F811
     assert deletion_test(*make("model=vae")) is None
 
 
-def test_what_matters_to_the_decoder_is_told_from_what_does_not(make):  # noqa: F811
+def test_deletion_separates_dimensions_that_matter_to_the_decoder(make):  # noqa: F811
     model, data = make("model=saaae", "model.latent_dim=6")
     weight = model.decoder.get_submodule(next(n for n, m in model.decoder.named_modules() if hasattr(m, "in_features")))
     with torch.no_grad():
@@ -47,9 +47,9 @@ def test_what_matters_to_the_decoder_is_told_from_what_does_not(make):  # noqa: 
 
 
 @pytest.mark.parametrize("model", ["vae", "cbam_ae", "cvae_onehot"])
-def test_the_rate_is_that_of_the_file_and_finer_steps_cost_more_and_lose_less(make, tmp_path, model):  # noqa: F811
+def test_the_rate_is_the_file_size_and_finer_steps_cost_more_and_lose_less(make, tmp_path, model):  # noqa: F811
     module, data = make(f"model={model}")
-    with torch.no_grad():  # codes of an untrained model hardly differ: spread them
+    with torch.no_grad():  # latents of an untrained model hardly differ, so scale them up
         for parameter in module.posterior.parameters():
             parameter.mul_(20)
     coarse, fine = rate_distortion(module, data, [2.0, 0.01], tmp_path)
@@ -66,7 +66,7 @@ def test_the_rate_is_that_of_the_file_and_finer_steps_cost_more_and_lose_less(ma
     assert math.isfinite(coarse["ssim"])
 
 
-def test_labels_are_paid_for_with_the_codes_of_a_conditional_model(make, tmp_path):  # noqa: F811
+def test_the_rate_of_a_conditional_model_includes_its_labels(make, tmp_path):  # noqa: F811
     model, data = make("model=cvae_onehot")
     model.num_classes, told = None, model.num_classes
     generate = model.generate
@@ -75,4 +75,4 @@ def test_labels_are_paid_for_with_the_codes_of_a_conditional_model(make, tmp_pat
     model.num_classes, model.generate = told, generate
     (paid,) = rate_distortion(model, data, [0.5], tmp_path)
     bits = data.num_images("test") * np.log2(10)
-    assert 8 * (paid["bytes"] - without["bytes"]) >= bits - 32  # whole words of 32 bits
+    assert 8 * (paid["bytes"] - without["bytes"]) >= bits - 32  # the file consists of 32-bit words

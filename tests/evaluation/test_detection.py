@@ -22,7 +22,7 @@ def fabric(code, generator):
 
 
 def strips(generator):
-    """Test strips (image, mask, fabric, defect): of each fabric two sound ones and two with a defect; one unknown."""
+    """Test strips (image, mask, fabric, defect): per fabric two defect-free and two defective ones; one unknown."""
     found = []
     for code in LEVEL:
         for defect in (0, 0, 19, 2):
@@ -35,7 +35,7 @@ def strips(generator):
 
 
 class Tiles(ImageDataModule):
-    """Tiles of strips whose own pixels serve as maps."""
+    """Tiles of strips whose pixels are used as anomaly maps."""
 
     def __init__(self):
         super().__init__(image_size=SIZE, channels=1, **SERVING)
@@ -76,17 +76,17 @@ def own_pixels(batch):
     return batch.input
 
 
-def test_whole_strips_are_scored_by_their_pixels_in_units_of_their_fabrics_spread(data):
+def test_pixels_of_whole_strips_are_scored_in_standard_deviations_of_their_fabric(data):
     train = data.splits["train"]
     moments = {code: (part.mean(), part.std()) for code in LEVEL if len(part := train.pixels[train.fabric == code])}
     whole = [(image[0], mask[0], *moments[code]) for image, mask, code, _ in data.strips if code in moments]
     maps = [((image - mean) / std).numpy() for image, _, mean, std in whole]
     expected = reference.pixel_detection(maps, [mask.numpy() for _, mask, *_ in whole])
     found = detect(own_pixels, data, sigma=0.0)["pixel"]
-    assert found == pytest.approx(expected, abs=2e-4)  # the unknown strip counts nowhere
+    assert found == pytest.approx(expected, abs=2e-4)  # the unknown strip is not counted
 
 
-def test_tiles_score_as_the_maximum_of_their_smoothed_map_in_units_of_their_fabrics_tiles(data):
+def test_a_tile_score_is_the_maximum_of_its_smoothed_map_standardised_by_fabric(data):
     found = detect(own_pixels, data, sigma=1.0)
     highest = {split: smooth(data.splits[split].pixels, 1.0).flatten(1).amax(1).numpy() for split in data.splits}
     fabrics = {split: data.splits[split].fabric.numpy() for split in data.splits}
@@ -107,17 +107,17 @@ def test_tiles_score_as_the_maximum_of_their_smoothed_map_in_units_of_their_fabr
 
 
 def numbers(found):
-    """The numbers in nested dictionaries, one after another."""
+    """All numbers in nested dictionaries."""
     return [number for value in found.values() for number in (numbers(value) if isinstance(value, dict) else [value])]
 
 
-def test_the_protocol_does_not_depend_on_how_tiles_are_batched(data, monkeypatch):
+def test_detection_does_not_depend_on_the_batch_size(data, monkeypatch):
     found = detect(own_pixels, data)
     monkeypatch.setattr(data, "batch_size", 7)
     np.testing.assert_allclose(numbers(detect(own_pixels, data)), numbers(found), rtol=1e-6)
 
 
-def test_masks_are_put_together_where_their_tiles_were_cut():
+def test_masks_are_assembled_from_their_tiles():
     mask = (torch.rand(1, 30, 50) < 0.1).to(torch.uint8)
     tiles, starts = cut_tiles(mask, SIZE, STRIDE, cover=True)
     assert torch.equal(stitch_masks(tiles, starts + torch.tensor([3, 40])), mask[0])

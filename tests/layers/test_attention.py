@@ -26,7 +26,7 @@ def layer_of(kind, channels=16):
 
 
 def awake(layer):
-    """The layer with random weights everywhere: no gate or gain at its start."""
+    """The layer with all weights random, so that no gate or gain has its initial value."""
     generator = torch.Generator().manual_seed(0)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3, generator=generator)
@@ -37,7 +37,7 @@ def features(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_tokens_attend_with_the_weights_that_are_shown():
+def test_tokens_are_weighted_by_the_shown_attention():
     layer, tokens = SelfAttention(8, 4), features(2, 10, 8)
     torch.testing.assert_close(layer(tokens), layer.weights(tokens) @ layer.value(tokens), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer.weights(tokens).sum(-1), torch.ones(2, 10))
@@ -45,7 +45,7 @@ def test_tokens_attend_with_the_weights_that_are_shown():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 13), (1, 1), (16, 4)])
-def test_a_fresh_layer_is_the_identity_at_any_size(kind, height, width):
+def test_an_untrained_layer_is_the_identity_at_any_size(kind, height, width):
     layer = layer_of(kind)
     x = features(2, 16, height, width)
     torch.testing.assert_close(layer(x), x, rtol=0, atol=0)
@@ -67,14 +67,14 @@ def test_a_trained_layer_changes_its_input_and_blocks_no_gradient(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fresh_layer_can_start_to_learn(kind):
+def test_an_untrained_layer_receives_a_gradient(kind):
     layer = layer_of(kind)
     (layer(features(2, 16, 8, 8)) ** 3).sum().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters())
 
 
 @pytest.mark.parametrize("kind", ["se", "eca", "spatial", "cbam"])
-def test_gates_scale_by_the_weights_that_they_show(kind):
+def test_gates_scale_by_the_shown_weights(kind):
     layer, x = awake(layer_of(kind)), features(2, 16, 6, 5)
     torch.testing.assert_close(layer(x), x * layer.weights(x))
     assert layer.weights(x).min() > 0
@@ -82,7 +82,7 @@ def test_gates_scale_by_the_weights_that_they_show(kind):
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
 @pytest.mark.parametrize("kind", ["self", "self_axial", "self_linear", "self_local"])
-def test_self_attention_applies_the_weights_that_it_shows(kind, height, width):
+def test_self_attention_applies_the_shown_weights(kind, height, width):
     layer, x = awake(layer_of(kind)), features(2, 16, height, width)
     assert isinstance(layer, PositionAttention)
     q, k, v = layer.qkv(x)
@@ -107,7 +107,7 @@ def test_the_heat_of_local_attention_counts_real_queries_only():
     assert float(layer.unwindow(received, 6, 6).sum()) == pytest.approx(2 * 36, rel=1e-4)  # heads x queries
 
 
-def test_linear_attention_survives_features_that_vanish():
+def test_linear_attention_is_finite_for_vanishing_features():
     layer = LinearAttention(8, num_heads=1)
     with torch.no_grad():
         layer.to_qkv.weight.fill_(-5.0)
@@ -116,7 +116,7 @@ def test_linear_attention_survives_features_that_vanish():
     assert torch.isfinite(layer.weights(x)).all()
 
 
-def test_a_window_over_everything_is_full_attention():
+def test_a_window_over_the_whole_map_is_full_attention():
     full, local = FullAttention(8, num_heads=2, allow_large=False), LocalAttention(8, num_heads=2, window=6)
     local.load_state_dict(awake(full).state_dict())
     x = features(2, 8, 6, 6)
@@ -131,7 +131,7 @@ def test_nothing_attends_to_another_window_or_to_padding():
     assert x.grad[..., :4, :].abs().max() == x.grad[..., :, :4].abs().max() == 0
 
 
-def test_axial_attention_sees_the_row_and_the_column_only():
+def test_axial_attention_sees_only_the_row_and_the_column():
     layer = awake(AxialAttention(8, num_heads=2))
     x = features(1, 8, 5, 6).requires_grad_()
     layer(x)[..., 2, 3].sum().backward()
@@ -142,13 +142,13 @@ def test_axial_attention_sees_the_row_and_the_column_only():
 
 
 @pytest.mark.parametrize("kind", ["self", "self_axial", "self_linear"])
-def test_self_attention_follows_a_permutation_that_its_axes_allow(kind):
+def test_self_attention_is_equivariant_to_allowed_permutations(kind):
     layer, x = awake(layer_of(kind)), features(1, 16, 6, 6)
     torch.testing.assert_close(layer(x.roll(2, 2)), layer(x).roll(2, 2), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(layer(x.transpose(2, 3)), layer(x).transpose(2, 3), rtol=1e-4, atol=1e-4)
 
 
-def test_layers_cost_what_is_published():
+def test_layers_have_the_published_number_of_parameters():
     count = {
         "se": SqueezeExcitation(128, reduction=16, pooling="avg"),
         "spatial": SpatialAttention(128, kernel_size=7),
@@ -160,7 +160,7 @@ def test_layers_cost_what_is_published():
     assert FullAttention(8, num_heads=1, allow_large=False).weights(features(1, 8, 16, 16)).shape == (1, 1, 256, 256)
 
 
-def test_narrow_layers_are_squeezed_less():
+def test_narrow_layers_have_a_smaller_reduction():
     assert SqueezeExcitation(32, reduction=16, pooling="avg").squeeze.out_channels == 8
     assert SqueezeExcitation(64, reduction=16, pooling="avg").squeeze.out_channels == 4
 
@@ -189,7 +189,7 @@ def test_cheap_attention_keeps_no_matrix_over_all_positions(layer):
     assert large < 64**4 / 8
 
 
-def test_a_large_map_is_refused_with_the_cheaper_kinds_unless_it_is_allowed():
+def test_a_large_map_is_rejected_with_cheaper_alternatives_unless_allowed():
     with pytest.raises(UserError, match=r"attention=self: a 4096 x 4096 matrix.*self_local, self_axial or self_linear"):
         layer_of("self").check_size(64)
     layer_of("self").check_size(32)
@@ -206,7 +206,7 @@ def test_heads_must_divide_the_channels():
     ("placement", "place"),
     itertools.product(["none", "bottleneck", "encoder", "decoder", "all"], ["bottleneck", "encoder", "decoder"]),
 )
-def test_layers_are_where_they_are_placed(placement, place):
+def test_layers_are_at_the_chosen_placement(placement, place):
     attention = Attention(placement=placement, layer=lambda channels: SpatialAttention(channels, kernel_size=3))
     assert len(attention.at(place, 8, 8)) == int(placement in (place, "all"))
     assert Attention(placement=placement, layer=None).at(place, 8, 8) == []

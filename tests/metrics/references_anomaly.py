@@ -16,14 +16,14 @@ def average_precision(scores, labels, weights=None):
 
 
 def best_f1(scores, labels, weights=None):
-    """The largest F1 of all thresholds."""
+    """The largest F1 over all thresholds."""
     precision, recall, _ = precision_recall_curve(labels, np.asarray(scores, np.float64), sample_weight=weights)
     total = precision + recall
     return np.max(2 * precision * recall / np.where(total > 0, total, 1))
 
 
 def bootstrap_interval(metric, scores, labels, groups, num_resamples, seed):
-    """95 % percentile interval of a reference above: resamples written out, item by item."""
+    """95 % percentile interval of one of the references above, with explicit loops over resamples and items."""
     names = np.unique(groups)
     draws = np.random.default_rng(seed).integers(len(names), size=(num_resamples, len(names)))
     values = []
@@ -35,7 +35,7 @@ def bootstrap_interval(metric, scores, labels, groups, num_resamples, seed):
 
 
 def regions(mask):
-    """Lists of the pixels of each region of ones that touch at sides or corners, by flooding."""
+    """Pixels of each 8-connected region of ones, by flood fill."""
     left = set(zip(*np.nonzero(mask == 1), strict=True))
     found = []
     while left:
@@ -51,7 +51,7 @@ def regions(mask):
 
 
 def aupro(maps, masks, limit):
-    """Area under the per-region overlap up to a false positive rate, one threshold after another."""
+    """Area under the per-region overlap up to a false positive rate, in a loop over thresholds."""
     overlaps = [
         np.array([m[p] for p in region], np.float64) for m, k in zip(maps, masks, strict=True) for region in regions(k)
     ]
@@ -76,7 +76,7 @@ def pixels(maps, masks):
 
 
 def pixel_detection(maps, masks):
-    """What `PixelDetection` computes of maps (H, W) and masks (H, W), without bins."""
+    """The metrics of `PixelDetection` for maps (H, W) and masks (H, W), without binning."""
     scores, labels = pixels(maps, masks)
     return {
         "pixel_auroc": auroc(scores, labels),

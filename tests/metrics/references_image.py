@@ -8,7 +8,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, 
 
 
 def ssim_and_contrast(x, y):
-    """SSIM with a reflected border, and its contrast part without one: 11-tap Gaussian window, sigma 1.5."""
+    """SSIM with a reflected border, and its contrast term without a border: 11-tap Gaussian window, sigma 1.5."""
     taps = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     taps /= taps.sum()
 
@@ -24,17 +24,17 @@ def ssim_and_contrast(x, y):
 
 
 def ssim(x, y):
-    """SSIM of float64 images (H, W), the border averaged in."""
+    """SSIM of float64 images (H, W), with the border included in the mean."""
     return ssim_and_contrast(x, y)[0]
 
 
 def cropped_ssim(x, y):
-    """scikit-image's, which averages over a border of the window more and leaves it out of the mean."""
+    """SSIM of scikit-image, which excludes a border of the window from the mean."""
     return structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0)
 
 
 def ms_ssim(x, y):
-    """Five scales, halved by 2x2 means (Wang et al. 2003, eq. 7)."""
+    """MS-SSIM over five scales, downsampled by 2x2 means (Wang et al. 2003, eq. 7)."""
     product = 1.0
     for scale, weight in enumerate(MS_SSIM_WEIGHTS):
         whole, contrast = ssim_and_contrast(x, y)
@@ -44,10 +44,10 @@ def ms_ssim(x, y):
 
 
 def mse(x, y):
-    """scikit-image's."""
+    """MSE of scikit-image."""
     return mean_squared_error(x, y)
 
 
 def psnr(x, y):
-    """scikit-image's, peak 1."""
+    """PSNR of scikit-image, peak 1."""
     return peak_signal_noise_ratio(y, x, data_range=1.0)

@@ -1,4 +1,4 @@
-"""The radar metrics of saaae/metrics/speckle.py once more: one image at a time, pixel by pixel, in float64.
+"""Independent references of the metrics in saaae/metrics/speckle.py: per image, pixel by pixel, in float64.
 
 Images are two-dimensional float64 arrays of amplitudes; a window is (top, left, height, width).
 """
@@ -14,7 +14,7 @@ Window = tuple[int, int, int, int]
 
 
 def moments(values: list[float]) -> tuple[float, float]:
-    """Mean and variance, without rounding in the sums; exactly 0 the variance of equal values."""
+    """Mean and variance, without rounding in the sums; the variance of equal values is exactly 0."""
     mean = values[0] + math.fsum(value - values[0] for value in values) / len(values)
     return mean, math.fsum((value - mean) ** 2 for value in values) / len(values)
 
@@ -43,7 +43,7 @@ def enl(image: Image, window: Window) -> float:
 
 
 def epi(x_hat: Image, clean: Image) -> float:
-    """Correlation of the Laplacians, by sums of products over the pixels inside."""
+    """Correlation of the Laplacians, from sums of products over the interior pixels."""
     laplacians: list[list[float]] = [[], []]
     for image, values in zip((x_hat, clean), laplacians, strict=True):
         for i in range(1, image.shape[0] - 1):
@@ -56,7 +56,7 @@ def epi(x_hat: Image, clean: Image) -> float:
 
 
 def horizontal_ratios(image: Image) -> float:
-    """Sum over horizontal neighbours of left over right."""
+    """Sum of left / right over horizontal neighbours."""
     rows = [[max(value, 1 / 255) for value in row] for row in image.tolist()]
     return math.fsum(left / right for row in rows for left, right in pairwise(row))
 
@@ -70,7 +70,7 @@ def epd_roa(x_hat: Image, observed: Image) -> tuple[float, float]:
 
 
 def homogeneous_window(guide: Image, size: int) -> Window:
-    """The first window of least standard deviation over mean of intensity; dark and clipped ones as a last resort."""
+    """The first window with the least std / mean of intensity; dark and clipped windows only as a last resort."""
     found: list[tuple[bool, float, Window]] = []
     for top in range(0, guide.shape[0] - size + 1, size // 2):
         for left in range(0, guide.shape[1] - size + 1, size // 2):
@@ -82,7 +82,7 @@ def homogeneous_window(guide: Image, size: int) -> Window:
 
 
 def image_quality(x_hat: Image, observed: Image, clean: Image | None, window: Window | None) -> dict[str, float]:
-    """Every number of one image."""
+    """All metrics of one image, by name."""
     if window is None:
         window = homogeneous_window(observed if clean is None else clean, min(16, min(x_hat.shape) // 4))
     found = {"moi": moi(x_hat, observed)}
@@ -97,7 +97,7 @@ def image_quality(x_hat: Image, observed: Image, clean: Image | None, window: Wi
 def speckle_quality(
     x_hat: Image, observed: Image, clean: Image | None = None, windows: list[Window] | None = None
 ) -> dict[str, Image]:
-    """Numbers (B,) of amplitudes (B, 1, H, W), by name."""
+    """Metrics (B,) of amplitudes (B, 1, H, W), by name."""
     images = [
         image_quality(
             x_hat[i, 0], observed[i, 0], None if clean is None else clean[i, 0], None if windows is None else windows[i]

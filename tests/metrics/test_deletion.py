@@ -4,7 +4,7 @@ import torch
 from saaae.metrics.deletion import displaced, hide, highest, ssim_without
 
 
-def test_the_cells_of_the_highest_scores_are_chosen_at_least_one():
+def test_the_highest_scoring_cells_are_selected_and_at_least_one():
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.3], [4.0, 3.0, 2.0, 1.0]])
     ties = torch.rand(2, 4)
     assert highest(scores, 0.5, ties).tolist() == [[False, True, True, False], [True, True, False, False]]
@@ -12,45 +12,45 @@ def test_the_cells_of_the_highest_scores_are_chosen_at_least_one():
     assert highest(scores, 1.0, ties).all()
 
 
-def test_chance_decides_between_equal_scores():
+def test_ties_are_broken_at_random():
     torch.manual_seed(0)
     chosen = highest(torch.ones(4000, 8), 0.25, torch.rand(4000, 8)).float()
     assert (chosen.sum(1) == 2).all()
     assert (chosen.mean(0) - 0.25).abs().max() < 0.03
 
 
-def test_the_control_is_the_same_map_elsewhere():
+def test_the_control_is_the_shifted_map():
     torch.manual_seed(0)
     importance = torch.zeros(500, 1, 4, 6)
-    importance[:, :, 0, :2] = torch.tensor([1.0, 2.0])  # two cells side by side
+    importance[:, :, 0, :2] = torch.tensor([1.0, 2.0])  # two adjacent cells
     moved = displaced(importance, torch.rand(500, 1, 4, 6))
     assert moved.shape == importance.shape
     assert (moved.flatten(1).sort(1).values == importance.flatten(1).sort(1).values).all()
     row, column = (moved[:, 0] == 1).nonzero(as_tuple=True)[1:]
-    assert (moved[torch.arange(500), 0, row, (column + 1) % 6] == 2).all()  # still side by side, around the border
-    assert torch.bincount(row * 6 + column, minlength=24).min() > 5  # anywhere
+    assert (moved[torch.arange(500), 0, row, (column + 1) % 6] == 2).all()  # still adjacent, with wrap-around
+    assert torch.bincount(row * 6 + column, minlength=24).min() > 5  # at any position
     vector = displaced(torch.arange(5.0).repeat(100, 1), torch.rand(100, 5))
     assert (vector.sort(1).values == torch.arange(5.0)).all()
     assert len(vector.unique(dim=0)) > 50
 
 
-def test_hidden_cells_are_at_the_mean_of_the_prior_with_all_their_channels():
+def test_all_channels_of_masked_cells_are_set_to_the_prior_mean():
     z = torch.ones(1, 3, 2, 2)
     hidden = hide(z, torch.tensor([[True, False, False, True]]))
     assert hidden[0, :, 0, 0].tolist() == hidden[0, :, 1, 1].tolist() == [0, 0, 0]
     assert hidden[0, :, 0, 1].tolist() == hidden[0, :, 1, 0].tolist() == [1, 1, 1]
     assert hide(torch.ones(1, 4), torch.tensor([[True, False, False, True]])).tolist() == [[0, 1, 1, 0]]
-    assert z.min() == 1  # the code itself is left alone
+    assert z.min() == 1  # the latent itself is not modified
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
-def test_a_map_that_knows_where_the_image_is_costs_more_than_one_that_does_not(share):
+def test_masking_by_an_informative_map_costs_more_than_by_an_uninformative_one(share):
     g = torch.Generator().manual_seed(0)
     image = torch.zeros(4, 1, 32, 32)
-    image[..., :16, :16] = torch.rand(4, 1, 16, 16, generator=g)  # all there is, in the first quarter
+    image[..., :16, :16] = torch.rand(4, 1, 16, 16, generator=g)  # the whole content is in the first quadrant
     known, wrong = (torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.2, 0.3, 0.4]]))
 
-    def decode(z):  # a code a quarter that switches it on
+    def decode(z):  # one latent cell per quadrant, which switches it on
         return image * z[:, :1].repeat_interleave(16, 2).repeat_interleave(16, 3)
 
     z = torch.ones(4, 1, 2, 2)

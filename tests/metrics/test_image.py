@@ -24,7 +24,7 @@ def test_metrics_equal_independent_float64_references(name, size):
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-4)
 
 
-def test_ms_ssim_equals_its_reference_and_is_left_out_of_small_images():
+def test_ms_ssim_equals_its_reference_and_is_omitted_for_small_images():
     x_hat, x = noisy(3, 192)
     expected = [
         references_image.ms_ssim(a.double().numpy()[0], b.double().numpy()[0]) for a, b in zip(x_hat, x, strict=True)
@@ -35,15 +35,15 @@ def test_ms_ssim_equals_its_reference_and_is_left_out_of_small_images():
     assert "ms_ssim" not in reconstruction_quality(x_hat, x)
 
 
-def test_ms_ssim_of_opposite_images_is_zero_and_no_nan():
+def test_ms_ssim_of_opposite_images_is_zero_and_not_nan():
     x = torch.rand(1, 1, 192, 192, generator=torch.Generator().manual_seed(0))
     assert float(reconstruction_quality(1 - x, x, multiscale=True)["ms_ssim"]) == 0.0
 
 
-def test_inside_the_border_ssim_is_that_of_scikit_image():
+def test_ssim_inside_the_border_equals_that_of_scikit_image():
     x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     y = x.clone()
-    y[..., 20:44, 20:44] = 1 - y[..., 20:44, 20:44]  # the border agrees: only the number of averaged pixels differs
+    y[..., 20:44, 20:44] = 1 - y[..., 20:44, 20:44]  # equal borders: only the number of averaged pixels differs
     cropped = references_image.cropped_ssim(y[0, 0].double().numpy(), x[0, 0].double().numpy())
     assert (1 - float(ssim_per_image(y, x))) * 64**2 == pytest.approx((1 - cropped) * 54**2, rel=1e-4)
 
@@ -84,6 +84,6 @@ def test_the_summary_has_means_medians_and_fifth_percentiles():
     assert float(found["ssim"]) == pytest.approx(values.mean().item())
     assert float(found["ssim_median"]) == pytest.approx(np.median(values.numpy()))
     assert float(found["ssim_p05"]) == pytest.approx(np.percentile(values.numpy(), 5))
-    assert float(found["enl"]) == 3.0  # of the images with a window; one that is flat does not decide it
+    assert float(found["enl"]) == 3.0  # median over the images with a window, robust to one constant image
     assert float(summary({"enl": torch.tensor([1.0, 2.0, 3.0, 10.0]).double()}, spread=False)["enl"]) == 2.5
     assert set(summary({"ssim": values}, spread=False)) == {"ssim"}

@@ -16,19 +16,19 @@ def test_the_interval_is_that_of_scipy(n, confidence):
     assert (mean - half_width, mean + half_width) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-def test_by_hand_from_the_table_of_t():
+def test_the_interval_agrees_with_the_t_table():
     # s = 1, t(2 degrees of freedom, 97.5 %) = 4.30265
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.30265 / math.sqrt(3)), rel=1e-6)
 
 
-def test_equal_numbers_leave_no_doubt_and_one_number_all_of_it():
+def test_equal_values_give_a_zero_width_interval_and_one_value_gives_none():
     assert mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.0)
     mean, half_width = mean_interval([3.0])
     assert mean == 3.0
     assert math.isnan(half_width)
 
 
-def test_nineteen_of_twenty_intervals_hold_the_mean():
+def test_about_95_percent_of_the_intervals_contain_the_mean():
     draws = np.random.default_rng(0).normal(5.0, 2.0, (2000, 3))
     held = [abs(mean - 5.0) <= half_width for mean, half_width in map(mean_interval, draws.tolist())]
     assert np.mean(held) == pytest.approx(0.95, abs=0.015)

@@ -20,7 +20,7 @@ def test_dimensions_that_depend_on_the_image_are_active():
     torch.testing.assert_close(found["kl"].sum(), whole.kl.mean())
 
 
-def test_a_map_has_as_many_dimensions_as_values():
+def test_every_value_of_a_latent_map_is_a_dimension():
     statistics = LatentStatistics(12)
     statistics.update(Delta(torch.randn(5, 3, 2, 2)))
     assert statistics.compute()["spread"].shape == (12,)

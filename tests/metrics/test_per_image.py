@@ -3,7 +3,7 @@ import torch
 from saaae.metrics.per_image import PerImage
 
 
-def test_batches_of_any_size_give_the_numbers_of_all_images():
+def test_the_summary_over_images_does_not_depend_on_the_batch_size():
     values = {"nll": torch.rand(11) * 1e4, "kl": torch.rand(11)}
     scores = PerImage()
     for start, end in [(0, 4), (4, 8), (8, 11)]:
@@ -17,7 +17,7 @@ def test_batches_of_any_size_give_the_numbers_of_all_images():
     assert {name: value.tolist() for name, value in scores.compute().items()} == {"kl": [1.0, 1.0]}
 
 
-def test_numbers_are_kept_without_their_graph():
+def test_stored_values_are_detached():
     scores = PerImage()
     scores.update({"nll": torch.ones(2, requires_grad=True) * 2})
     assert not scores.compute()["nll"].requires_grad

@@ -22,7 +22,7 @@ UNKNOWN = 255
 
 @pytest.fixture
 def tiles():
-    """Scores, labels and strips of 300 tiles; many scores are tied, between the classes too."""
+    """Scores, labels and strips of 300 tiles; many scores are tied, also between the classes."""
     rng = np.random.default_rng(0)
     labels = (rng.random(300) < 0.2).astype(int)
     scores = np.where(rng.random(300) < 0.5, rng.integers(-3, 3, 300), rng.normal(size=300)) + labels
@@ -44,19 +44,19 @@ def test_several_sets_of_weights_equal_scikit_learn_one_by_one(tiles, metric, ex
     np.testing.assert_allclose(found, [expected(scores, labels, row) for row in weights], rtol=0, atol=1e-9)
 
 
-def test_curves_of_four_tiles_are_those_worked_out_by_hand():
+def test_curves_of_four_tiles_equal_values_computed_by_hand():
     scores, labels = [4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0]
     assert auroc(counts_of(scores, labels)) == 3 / 4
     assert average_precision(counts_of(scores, labels)) == (1 + 2 / 3) / 2
     assert best_f1(counts_of(scores, labels)) == 4 / 5
 
 
-def test_infinite_scores_tie():
+def test_infinite_scores_are_ties():
     assert auroc(counts_of([np.inf, np.inf, 0.0, -np.inf, -np.inf], [1, 0, 0, 1, 0])) == (2.5 + 0.5) / 6
 
 
 @pytest.mark.parametrize("metric", [auroc, average_precision, best_f1])
-def test_one_class_and_no_tiles_and_scores_that_are_nan_give_nan(metric):
+def test_one_class_no_tiles_and_nan_scores_give_nan(metric):
     for scores, labels in (([1.0, 2.0], [1, 1]), ([1.0, 2.0], [0, 0]), ([], []), ([1.0, 2.0, np.nan], [1, 0, 1])):
         assert np.isnan(metric(counts_of(scores, labels)))
 
@@ -79,14 +79,14 @@ def test_resamples_with_one_class_are_left_out():
     assert np.isnan(bootstrap_interval(auroc, [], [], [])).all()
 
 
-def test_strips_that_are_all_alike_within_have_a_wider_interval_than_their_tiles_alone(tiles):
+def test_resampling_strips_of_identical_tiles_widens_the_interval(tiles):
     scores, labels, _ = (np.repeat(field[:30], 10) for field in tiles)
     of_strips = bootstrap_interval(auroc, scores, labels, np.repeat(np.arange(30), 10))
     of_tiles = bootstrap_interval(auroc, scores, labels, np.arange(300))
     assert of_strips[1] - of_strips[0] > 2 * (of_tiles[1] - of_tiles[0])
 
 
-def test_detection_holds_every_number_with_its_interval(tiles):
+def test_detection_reports_every_number_with_its_interval(tiles):
     found = detection(*tiles)
     for name in ("auroc", "average_precision"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
@@ -96,7 +96,7 @@ def test_detection_holds_every_number_with_its_interval(tiles):
 
 @pytest.fixture
 def strips():
-    """Smooth maps (H, W) of several sizes, also negative, with masks: regions, unknown pixels, one without a defect."""
+    """Smooth maps (H, W) of several sizes with negative values; masks with regions, unknown pixels, and one without."""
     rng = np.random.default_rng(0)
     maps, masks = [], []
     for height, width, corners in ((40, 60, [(5, 5), (20, 40)]), (32, 32, [(0, 0), (10, 20), (29, 4)]), (24, 50, [])):
@@ -136,7 +136,7 @@ def test_unknown_pixels_are_left_out(strips):
     assert pixel_metric(loud, sound).compute()["pixel_auroc"] < expected["pixel_auroc"]
 
 
-def test_states_of_two_processes_add_up_to_that_of_one(strips):
+def test_the_states_of_two_processes_sum_to_that_of_one(strips):
     maps, masks = strips
     one, first, second = pixel_metric(maps, masks), pixel_metric(maps[:1], masks[:1]), pixel_metric(maps[1:], masks[1:])
     for name in first._defaults:
@@ -145,10 +145,10 @@ def test_states_of_two_processes_add_up_to_that_of_one(strips):
     assert first.compute() == pytest.approx(one.compute(), abs=1e-12)
 
 
-def test_each_region_counts_once_whatever_its_size():
+def test_regions_have_equal_weight_regardless_of_size():
     mask, score_map = np.zeros((20, 50), np.uint8), np.zeros((20, 50), np.float32)
     mask[2:12, 2:12] = 1
-    mask[15, 30] = mask[16, 31] = 1  # touch at a corner: one region
+    mask[15, 30] = mask[16, 31] = 1  # two pixels that touch at a corner are one region
     score_map[15, 30] = score_map[16, 31] = 1
     found = pixel_metric([score_map], [mask]).compute()
     # The curve rises from (0, 0) to (0, 1/2) at the small region, then straight to (1, 1) at the tie of all others.
@@ -163,7 +163,7 @@ def test_a_perfect_map_scores_one_in_everything():
     assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=1e-12)
 
 
-def test_bins_keep_the_order_of_scores_and_tell_close_ones_apart():
+def test_bins_preserve_the_order_of_scores_and_separate_close_scores():
     sizes = torch.cat([torch.linspace(0.0, 1, 40_001)[1:], 10.0 ** torch.linspace(0, 6, 300_000)[1:]])
     scores = torch.cat([-sizes.flip(0), torch.zeros(1), sizes]).float()
     bins = ordered_bins(scores)
@@ -175,27 +175,27 @@ def test_bins_keep_the_order_of_scores_and_tell_close_ones_apart():
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_score_that_is_no_number_makes_all_pixel_metrics_nan(strips, sign):
+def test_a_nan_score_makes_all_pixel_metrics_nan(strips, sign):
     maps, masks = strips
     maps[0][0, 0] = np.copysign(np.float32(np.nan), np.float32(sign))
     assert all(np.isnan(value) for value in pixel_metric(maps, masks).compute().values())
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_pixel_metrics_of_one_class_or_nothing_are_nan(strips):
+def test_pixel_metrics_of_one_class_or_no_pixels_are_nan(strips):
     maps, masks = strips
     for found in (pixel_metric(maps[2:], masks[2:]), pixel_metric([], []), pixel_metric([maps[0]], [masks[0] * 0 + 1])):
         assert all(np.isnan(value) for value in found.compute().values())
 
 
 @pytest.mark.parametrize(("shape", "sigma"), [((40, 33), 4.0), ((40, 33), 0.7), ((9, 64), 4.0), ((1, 5), 2.0)])
-def test_smoothing_equals_scipy_also_where_the_window_is_larger_than_the_map(shape, sigma):
+def test_smoothing_equals_scipy_even_if_the_window_is_larger_than_the_map(shape, sigma):
     x = np.random.default_rng(0).normal(size=(2, 1, *shape)).astype(np.float32)
     expected = np.stack([reference.smooth(image[0], sigma) for image in x])[:, None]
     np.testing.assert_allclose(smooth(torch.from_numpy(x), sigma).numpy(), expected, rtol=0, atol=1e-5)
 
 
-def test_smoothing_by_nothing_changes_nothing():
+def test_smoothing_with_zero_sigma_changes_nothing():
     x = torch.rand(2, 1, 5, 6)
     assert torch.equal(smooth(x, 0.0), x)
 
@@ -208,7 +208,7 @@ def test_smoothing_is_done_in_float32_under_autocast(dtype):
     torch.testing.assert_close(found, smooth(x.float(), 2.0), rtol=0, atol=0)
 
 
-def test_z_scores_are_taken_within_each_fabric_and_pooled_for_unseen_ones():
+def test_z_scores_use_the_statistics_of_the_fabric_or_pooled_ones_if_it_is_unseen():
     calibration = FabricCalibration([1.0, 3.0, 10.0, 30.0], [0, 0, 4, 4])
     np.testing.assert_allclose(calibration.z_scores([2.0, 3.0, 40.0], [0, 0, 4]), [0, 1, 2])
     pooled = np.array([1.0, 3.0, 10.0, 30.0])
@@ -222,13 +222,13 @@ def test_a_fabric_of_one_tile_keeps_finite_z_scores():
     assert np.isfinite(FabricCalibration([2.0], [0]).z_scores([3.0], [0])).all()
 
 
-def test_means_and_mean_squares_of_maps_give_the_mean_and_spread_of_their_pixels():
+def test_pixel_statistics_are_computed_from_means_and_mean_squares_of_maps():
     maps = np.random.default_rng(0).normal(3, 2, (6, 50))
     calibration = FabricCalibration(maps.mean(1), [0, 0, 0, 4, 4, 4], (maps**2).mean(1))
     np.testing.assert_allclose(calibration.moments(4), (maps[3:].mean(), maps[3:].std()))
 
 
-def test_at_most_the_asked_share_of_held_out_sound_tiles_alarms():
+def test_at_most_the_given_fraction_of_held_out_defect_free_tiles_raises_an_alarm():
     scores = np.arange(1000.0)
     threshold = held_out_threshold(scores, 0.01)
     assert threshold == 990
@@ -237,12 +237,12 @@ def test_at_most_the_asked_share_of_held_out_sound_tiles_alarms():
     assert held_out_threshold(few, 0.01) == few.max()
 
 
-def test_numbers_at_a_threshold_are_those_worked_out_by_hand():
-    found = at_threshold([5.0, 4.0, 3.0, 2.0, 1.0, 0.0], [1, 0, 1, 1, 0, 0], 2.0)  # a score at the threshold is silent
+def test_recall_and_false_alarms_equal_values_computed_by_hand():
+    found = at_threshold([5.0, 4.0, 3.0, 2.0, 1.0, 0.0], [1, 0, 1, 1, 0, 0], 2.0)  # no alarm at the threshold itself
     assert found == {"recall": 2 / 3, "false_alarm_rate": 1 / 3, "precision": 2 / 3, "f1": 2 / 3}
 
 
-def test_numbers_at_a_threshold_are_nan_where_there_is_nothing_to_count():
+def test_recall_and_false_alarms_are_nan_without_tiles_to_count():
     silent = at_threshold([0.0, 1.0], [0, 1], 2.0)
     assert (silent["recall"], silent["false_alarm_rate"], silent["f1"]) == (0, 0, 0)
     assert np.isnan(silent["precision"])
@@ -252,7 +252,7 @@ def test_numbers_at_a_threshold_are_nan_where_there_is_nothing_to_count():
 
 @pytest.fixture
 def scored():
-    """Two sound and three defective strips of fabrics 0 and 3; the strip of fabric 8 has no mask."""
+    """Two defect-free and three defective strips of fabrics 0 and 3; the strip of fabric 8 has no mask."""
     rows = [
         (0.0, 0, 10, 0, 0), (2.0, 0, 10, 0, 0), (1.0, 0, 11, 3, 0), (0.5, 0, 11, 3, 0),
         (3.0, 1, 12, 0, 19), (9.0, 0, 12, 0, 19), (1.5, 1, 13, 3, 2), (0.1, 0, 13, 3, 2), (7.0, -1, 14, 8, 25),
@@ -260,7 +260,7 @@ def scored():
     return ScoredTiles(*map(np.array, zip(*rows, strict=True)))
 
 
-def test_tiles_score_against_sound_strips_and_strips_by_their_highest_tile(scored):
+def test_defective_tiles_are_compared_with_defect_free_strips_and_strips_by_their_highest_tile(scored):
     found = evaluate_detection(scored, 1.0)
     assert (found["tile"]["defective"], found["tile"]["sound"]) == (2, 4)
     assert found["tile"]["auroc"] == 7 / 8
@@ -271,7 +271,7 @@ def test_tiles_score_against_sound_strips_and_strips_by_their_highest_tile(score
     assert found["threshold"] == {"value": 1.0, **at_threshold([0, 2, 1, 0.5, 3, 1.5], [0, 0, 0, 0, 1, 1], 1.0)}
 
 
-def test_fabrics_and_defects_are_told_apart(scored):
+def test_results_are_reported_per_fabric_and_per_defect(scored):
     found = evaluate_detection(scored, 1.0)
     assert found["per_fabric"].keys() == {"00", "03", "08"}
     assert found["per_fabric"]["00"] == {"auroc": 1.0, "average_precision": 1.0, "defective": 1, "sound": 2}

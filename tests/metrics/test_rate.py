@@ -7,7 +7,7 @@ from saaae.metrics.rate import CodeModel, quantise
 
 
 def entropy(symbols, mean, std):
-    """Bits of symbols (N, D) under Gaussians integrated over unit bins, in float64."""
+    """Bits for symbols (N, D) under Gaussians integrated over unit bins, in float64."""
     from scipy.stats import norm
 
     upper, lower = (norm.cdf((symbols + shift - mean) / std) for shift in (0.5, -0.5))
@@ -15,7 +15,7 @@ def entropy(symbols, mean, std):
 
 
 @pytest.mark.parametrize("classes", [1, 10])
-def test_codes_come_back_exactly_and_cost_their_entropy(classes):
+def test_decoding_is_lossless_and_the_rate_is_the_entropy(classes):
     rng = np.random.default_rng(0)
     codes = rng.normal([0.0, 2.0, -1.0], [1.0, 0.3, 5.0], (2000, 3))
     fitted = quantise(rng.normal([0.0, 2.0, -1.0], [1.0, 0.3, 5.0], (2000, 3)), 0.25)
@@ -29,12 +29,12 @@ def test_codes_come_back_exactly_and_cost_their_entropy(classes):
     assert 8 * len(content) == pytest.approx(bits, rel=1e-3)
 
 
-def test_an_outlier_and_a_dimension_that_never_moves_survive():
+def test_outliers_and_constant_dimensions_are_encoded():
     fitted = np.zeros((10, 2), np.int32)
     model = CodeModel.fit(fitted, 1)
     symbols = np.array([[0, 500], [0, 0], [-3, 64]], np.int32)
     again = model.decode(model.encode(symbols, np.zeros(3, np.int32)), 3)[0]
-    np.testing.assert_array_equal(again, [[0, 64], [0, 0], [-3, 64]])  # clipped to the range that was seen
+    np.testing.assert_array_equal(again, [[0, 64], [0, 0], [-3, 64]])  # clipped to the fitted range
     still = np.zeros((1000, 2), np.int32)
     assert len(model.encode(still, np.zeros(1000, np.int32))) <= 8
 

@@ -1,4 +1,4 @@
-"""The importance-weighted bound against a model whose likelihood is known in closed form."""
+"""The importance-weighted bound for a model whose likelihood is known in closed form."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ class Decoder(nn.Module):
 
 
 class NearPosterior(nn.Module):
-    """The exact posterior mean, with independent variances that are a little too large."""
+    """The exact posterior mean, with independent variances that are slightly too large."""
 
     stochastic = True
 
@@ -90,7 +90,7 @@ def test_more_samples_tighten_the_bound_and_one_is_the_elbo(linear, images):
 
 
 @torch.no_grad()
-def test_the_bound_of_an_image_does_not_depend_on_its_batch(linear, images):
+def test_the_importance_weighted_bound_of_an_image_does_not_depend_on_its_batch(linear, images):
     whole = linear.importance_weighted_bound(batch_of(images, IndexedRandom(0, torch.arange(6))), 7)
     some = torch.tensor([4, 1])
     part = batch_of(images[some], IndexedRandom(0, some))

@@ -1,4 +1,4 @@
-"""Every model file trains on generated 32-pixel images; the chain keeps its promises."""
+"""Every model option trains on generated 32-pixel images, and the models have their documented properties."""
 
 import lightning as L
 import pytest
@@ -29,7 +29,7 @@ SMALL = {
     "despeckler": ["model.encoder.widths=[8,8]", "model.encoder.blocks=[1,1]"],
     "aitex_vae": [FOUR, "model.decoder.start=8", "model.decoder.widths=[8]"],
 }
-"""Narrow networks for the model files that are not made of the ResNet pair."""
+"""Narrow networks for the model options that do not use the ResNet encoder and decoder."""
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def wrapped(module, data):
 
 
 def trains(module, data, precision="32-true"):
-    """One epoch and a validation: everything finite, every parameter moved."""
+    """Trains one epoch and validates: all values are finite and every parameter has changed."""
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     run = trainer(precision=precision, max_steps=-1, max_epochs=1)
     run.fit(wrapped(module, data), data)
@@ -103,21 +103,21 @@ PICTURES = {
     "cvae_onehot": GENERATIVE | {"classes", "plane"},
     "despeckler": set(),
 }
-"""Pictures of the models that have others than a VAE with a prior."""
+"""Pictures of the models whose set of pictures differs from that of a VAE."""
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_shows_what_it_has(make, model):
+def test_every_model_draws_its_pictures(make, model):
     module, data = make(f"model={model}")
     module.train()
     kl = torch.rand(torch.Size(module.latent_shape).numel())
     shown = dict(final_pictures(module, data, kl, "x", count=3))
     assert set(shown) == PICTURES.get(model, GENERATIVE) | {"reconstructions"}
     assert all(picture.dtype.name == "uint8" and picture.ndim == 3 for picture in shown.values())
-    assert module.training  # as before
+    assert module.training  # unchanged
 
 
-def test_the_importance_of_a_vector_and_of_a_map_is_shown_with_the_noise_that_it_leaves(make):
+def test_the_importance_of_vectors_and_maps_is_shown_with_the_injected_noise(make):
     for latent, shape in (("model.latent_dim=6", (4, 1, 1, 6)), ("model.latent_channels=3", (4, 1, 8, 8))):
         module, data = make("model=saaae", latent)
         batch = data.batch("test", torch.arange(4))
@@ -143,13 +143,13 @@ def test_every_model_trains_with_every_likelihood_and_precision(make, model, lik
 
 
 @pytest.mark.parametrize("posterior", ["diagonal", "anchored", "low_rank"])
-def test_a_despeckler_may_have_a_stochastic_code(make, posterior):
+def test_a_despeckler_can_have_a_stochastic_latent(make, posterior):
     module, data = make("model=despeckler", f"posterior={posterior}", "model.latent_channels=3", "data.target=clean")
     assert module.latent_shape == (3, 8, 8)
     trains(module, data)
 
 
-def test_what_encoder_and_decoder_share_is_computed_once_and_changes_nothing(make):
+def test_features_shared_by_encoder_and_decoder_are_computed_once_with_equal_results(make):
     module, data = make("model=despeckler", "data.target=clean")
     module.decoder.last[0].weight.data.normal_()
     batch = data.batch("val", torch.arange(3))
@@ -176,13 +176,13 @@ def test_every_posterior_trains_on_vectors_and_maps_or_is_refused(make, posterio
 
 @pytest.mark.parametrize("model", ["vae", "cvae_onehot", "aitex_vae"])
 @pytest.mark.parametrize("posterior", ["full_covariance", "low_rank"])
-def test_correlated_posteriors_go_with_the_other_networks(make, model, posterior):
+def test_correlated_posteriors_work_with_the_other_networks(make, model, posterior):
     trains(*make(f"model={model}", f"posterior={posterior}", "model.latent_dim=6"))
 
 
 @pytest.mark.parametrize("placement", ["bottleneck", "encoder", "decoder", "all"])
 @pytest.mark.parametrize("attention", [kind for kind in ATTENTIONS if kind != "none"])
-def test_every_attention_trains_at_every_placement_and_can_be_looked_at(make, attention, placement):
+def test_every_attention_trains_at_every_placement_and_can_be_drawn(make, attention, placement):
     model = ["vae", "cbam_ae"][len(attention) % 2]
     module, data = make(f"model={model}", f"attention={attention}", f"attention.placement={placement}")
     layers = [m for m in module.modules() if isinstance(m, AttentionLayer)]
@@ -197,17 +197,17 @@ def test_every_attention_trains_at_every_placement_and_can_be_looked_at(make, at
         assert 0 <= heat.min() <= heat.max() <= 1.0001
 
 
-def test_a_large_self_attention_is_refused_with_its_cheaper_kinds(make):
+def test_a_large_self_attention_is_rejected_with_cheaper_alternatives(make):
     with pytest.raises(UserError, match="attention=self: a 4096 x 4096 matrix"):
         make("model=vae", "data.image_size=128", "attention=self", "attention.placement=encoder")
 
 
-def test_the_attention_autoencoder_needs_halvings_that_its_decoder_can_undo(make):
+def test_the_attention_autoencoder_rejects_sizes_that_its_decoder_cannot_restore(make):
     with pytest.raises(UserError, match=r"data.image_size=24: model.decoder.strides enlarge a latent map of side 3 16"):
         make("model=cbam_ae", "data.image_size=24", "model.latent_channels=8")
 
 
-def test_data_without_classes_are_refused_by_a_conditional_model(compose_config):
+def test_a_conditional_model_rejects_data_without_classes(compose_config):
     cfg = resolve_config(compose_config(*TINY, "model=cvae_onehot"))
     with pytest.raises(UserError, match="these data have no classes; expected data=mnist"):
         build(cfg)
@@ -249,7 +249,7 @@ def test_images_of_a_chosen_class_are_generated(make):
         check_exports(make("model=despeckler")[0], asked(None, [1.0]) | {"generate": None})
 
 
-def test_thousands_of_classes_are_embedded():
+def test_embeddings_support_thousands_of_classes():
     from saaae.layers.labels import LabelEmbedding, OneHot
 
     label = torch.tensor([0, 4999])
@@ -257,7 +257,7 @@ def test_thousands_of_classes_are_embedded():
     assert LabelEmbedding(num_classes=5000, size=8)(label).shape == (2, 8)
 
 
-def test_some_classes_are_withheld_in_training_alone(make):
+def test_labels_are_dropped_only_in_training(make):
     module, data = make("model=cvae_onehot", "model.label_drop=0.5")
     batch = data.batch("train", torch.arange(15))
     assert module.condition(batch).sum() == 15
@@ -268,7 +268,7 @@ def test_some_classes_are_withheld_in_training_alone(make):
     withheld = torch.cat(seen) == -1
     assert 0 < int(withheld.sum()) < len(withheld)
     for encoder, decoder in zip(seen[::2], seen[1::2], strict=True):
-        assert torch.equal(encoder, decoder)  # one draw for both
+        assert torch.equal(encoder, decoder)  # the same dropped labels for both
     z = torch.zeros(2, 2)
     assert not torch.equal(module.generate(z), module.generate(z, torch.tensor([3, 3])))
 
@@ -335,8 +335,8 @@ def test_metrics_do_not_depend_on_the_batch_size(make):
             assert other[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
 
 
-def test_nats_are_per_image_whatever_the_image_size(make):
-    """A decoder that knows nothing costs the same bits per pixel at every size, so its nll grows with the pixels."""
+def test_nats_are_per_image_for_any_image_size(make):
+    """An uninformative decoder has the same bits per pixel at every size, so its nll is proportional to the pixels."""
     nll = {}
     for size in (32, 64):
         module, data = make("likelihood=gaussian", "likelihood.sigma=1.0", f"data.image_size={size}")
@@ -363,7 +363,7 @@ def test_a_deterministic_autoencoder_reports_no_elbo(make):
     assert test["test/kl"] == 0
 
 
-def test_the_clean_reference_is_scored_apart_when_it_is_not_the_target(make):
+def test_the_clean_reference_is_scored_separately_if_it_is_not_the_target(make):
     module, data = make("data.target=noisy")
     test = trainer().test(wrapped(module, data), data, verbose=False)[0]
     assert test["test/psnr"] != test["test/psnr_clean"]
@@ -384,7 +384,7 @@ def test_gradients_are_clipped_to_the_configured_norm(make):
 
 
 def test_the_loss_curve_of_the_golden_run_is_unchanged(make):
-    """Two seeded epochs; the numbers move only with the mathematics (the tolerance covers other CPUs)."""
+    """Two seeded epochs; the numbers change only if the computation changes (the tolerance covers other CPUs)."""
     losses = []
 
     class Record(L.Callback):

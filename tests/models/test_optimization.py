@@ -17,12 +17,12 @@ def test_warmup_rises_linearly_then_constant():
     assert [make("constant", 4).lr_factor(step, 10) for step in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
 
 
-def test_cosine_falls_to_zero_at_the_bound_end_and_stays_there():
+def test_cosine_decreases_to_zero_at_the_planned_end_and_stays_there():
     factors = [make("cosine", 2).lr_factor(step, 10) for step in (2, 6, 10, 20)]
     assert factors == pytest.approx([1.0, 0.5 * (1 + math.cos(math.pi / 2)), 0.0, 0.0])
 
 
-def test_a_cosine_shorter_than_its_warmup_keeps_its_last_rate_when_the_run_is_extended():
+def test_a_cosine_shorter_than_its_warmup_keeps_its_last_learning_rate_when_extended():
     cosine = make("cosine", 20)
     assert [cosine.lr_factor(step, 10) for step in (9, 10, 11, 19, 20, 50)] == [10 / 20] + [11 / 20] * 5
     assert cosine.exception_after_end(10) == ""

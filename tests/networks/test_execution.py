@@ -1,4 +1,4 @@
-"""How networks compute: the same numbers from less memory, names of weights unchanged, no statistics of batches."""
+"""Execution of networks: equal results with less memory, unchanged weight names, no batch statistics."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.models.test_models import MODELS, make  # noqa: F401
 
 
 def bytes_kept(module, batch):
-    """Bytes that a training step keeps for the way back, weights not counted, and its loss."""
+    """Bytes that a training step keeps for the backward pass, without weights, and its loss."""
     kept, weights = {}, {p.untyped_storage().data_ptr() for p in module.parameters()}
 
     def keep(tensor):
@@ -25,7 +25,7 @@ def bytes_kept(module, batch):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_stages_that_are_computed_again_give_the_same_gradients_from_less_memory(make, model):  # noqa: F811
+def test_recomputed_stages_give_the_same_gradients_with_less_memory(make, model):  # noqa: F811
     module, data = make(f"model={model}")
     batch = data.batch("val", torch.arange(4))
     module.train()

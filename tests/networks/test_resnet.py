@@ -16,7 +16,7 @@ def test_the_number_of_stages_follows_the_image_size(size, stages):
 
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (64, 3), (12, 2)])
 @pytest.mark.parametrize("map_channels", [None, 5])
-def test_the_decoder_returns_to_the_shape_of_the_images(size, channels, map_channels):
+def test_the_decoder_restores_the_image_shape(size, channels, map_channels):
     shape = (channels, size, size)
     encoder = ResNetEncoder(image_shape=shape, widths=WIDTHS, attention=NONE)
     features = encoder(torch.rand(2, *shape))
@@ -26,7 +26,7 @@ def test_the_decoder_returns_to_the_shape_of_the_images(size, channels, map_chan
     assert decoder(torch.randn(2, *latent)).shape == (2, *shape)
 
 
-def test_a_decoder_of_other_depth_than_the_map_is_refused():
+def test_a_decoder_whose_depth_does_not_match_the_map_is_rejected():
     with pytest.raises(UserError, match=r"model.decoder.widths: 2 stages need a latent map of side 8"):
         ResNetDecoder(latent_shape=(3, 4, 4), image_shape=(1, 32, 32), widths=[8, 8], attention=NONE)
 

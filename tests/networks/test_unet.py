@@ -18,7 +18,7 @@ def pair(size=32, channels=1, widths=(8, 12, 16), blocks=(1, 1, 2)):
 
 
 @pytest.mark.parametrize("looks", [1, 4, 10])
-def test_a_fresh_network_is_a_boxcar_filter_without_bias(looks):
+def test_an_untrained_network_is_a_boxcar_filter_without_bias(looks):
     encoder, decoder = pair(64)
     level = torch.full((64, 1, 64, 64), 0.3)
     noisy = speckle_amplitude(level, looks, 0.0, IndexedRandom(0, torch.arange(64)))
@@ -49,17 +49,17 @@ def test_every_level_reaches_the_output():
         other = [x + 1 if i == changed else x for i, x in enumerate(seen)]
         assert not torch.allclose(decoder(seen[-1], other), whole)
     assert not torch.allclose(decoder(seen[-1] + 1, seen), whole)
-    assert torch.equal(decoder(seen[-1], [*seen[:-1], seen[-1] + 1]), whole)  # the coarsest arrives as the code alone
+    assert torch.equal(decoder(seen[-1], [*seen[:-1], seen[-1] + 1]), whole)  # the coarsest level is the latent alone
 
 
-def test_weights_for_one_size_serve_another():
+def test_weights_trained_at_one_size_work_at_another():
     (small, _), (large, _) = pair(32), pair(64)
     large.load_state_dict(small.state_dict())
     x = torch.rand(1, 1, 64, 64)
     assert torch.equal(large(x)[-1], small(x)[-1])
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_incompatible_shapes_are_rejected():
     with pytest.raises(
         UserError, match=r"data.image_size=36: 3 model.encoder.widths halve it; expected a multiple of 8"
     ):

@@ -51,7 +51,7 @@ def test_cyclical_starts_every_cycle_at_zero_and_ends_at_the_ceiling():
         lambda: CyclicalBeta(value=1.0, num_cycles=4, ramp=0.5),
     ],
 )
-def test_steps_are_bound_once_and_survive_a_checkpoint(make):
+def test_the_schedule_length_is_fixed_once_and_saved_in_checkpoints(make):
     first = make()
     curve = values(first, 80, range(80))
     first.bind(800)
@@ -81,12 +81,12 @@ def test_a_steep_sigmoid_is_a_step():
 
 
 def posterior(*kl):
-    """One image whose dimensions have these KLs: unit variance, mean sqrt(2 KL)."""
+    """One image whose dimensions have the given KLs: unit variance, mean sqrt(2 KL)."""
     mean = (2 * torch.tensor([kl], dtype=torch.float64)).sqrt().requires_grad_()
     return DiagonalGaussian(mean, torch.zeros_like(mean)), mean
 
 
-def test_free_bits_charge_the_floor_or_what_is_above_it():
+def test_free_bits_penalise_the_maximum_of_floor_and_kl():
     q, mean = posterior(0.1, 0.5, 2.0)
     penalty = FreeBitsBeta(value=2.0, floor=0.3).penalty(q, 0)
     assert float(penalty) == pytest.approx(2 * (0.3 + 0.5 + 2.0))
@@ -95,12 +95,12 @@ def test_free_bits_charge_the_floor_or_what_is_above_it():
     assert (mean.grad[0, 1:] > 0).all()
 
 
-def test_free_bits_need_a_kl_that_is_a_sum():
+def test_free_bits_need_a_factorized_kl():
     with pytest.raises(UserError, match="beta=free_bits: needs a posterior"):
         FreeBitsBeta(value=1.0, floor=0.1).check(DeltaPosterior(feature_shape=(4, 2, 2), latent_shape=(3,)))
 
 
-def test_a_capacity_charges_the_distance_from_both_sides_while_it_grows():
+def test_capacity_penalises_deviations_on_both_sides_while_it_increases():
     schedule = CapacityBeta(value=10.0, warmup=100, capacity=4.0)
     schedule.bind(1000)
     for step, capacity in ((0, 0.0), (50, 2.0), (100, 4.0), (500, 4.0)):
@@ -110,8 +110,8 @@ def test_a_capacity_charges_the_distance_from_both_sides_while_it_grows():
     assert (mean.grad < 0).all()
 
 
-def test_the_controller_holds_the_kl_of_a_plant_and_resumes():
-    """A plant whose KL falls with beta, as a VAE's does: KL = 40 / (1 + 4 beta)."""
+def test_the_controller_reaches_the_target_kl_and_resumes():
+    """A plant whose KL decreases with beta, like that of a VAE: KL = 40 / (1 + 4 beta)."""
 
     def run(controller, steps, start=0):
         beta = float(controller(start))
@@ -137,7 +137,7 @@ def test_the_controller_stays_between_zero_and_its_ceiling():
     for step in range(50):
         controller.penalty(posterior(100.0)[0], step)
     assert float(controller(50)) == 0.5
-    for step in range(3):  # it has not wound up
+    for step in range(3):  # no integral wind-up
         controller.penalty(posterior(0.0)[0], step)
     assert float(controller(53)) < 0.5
 
@@ -151,8 +151,8 @@ def test_the_controller_stays_between_zero_and_its_ceiling():
     ],
     ids=["free_bits", "capacity", "target_kl"],
 )
-def test_two_processes_charge_together_what_one_charges(monkeypatch, make):
-    # Each share alone would be on another side of the floor, the capacity and the target than the whole is.
+def test_two_processes_together_have_the_same_penalty_as_one(monkeypatch, make):
+    # Each part of the batch alone is on a different side of the floor, capacity and target than the whole batch.
     means = torch.tensor([[0.2, 0.3], [2.5, 1.5]], dtype=torch.float64)
 
     def charged(share):
@@ -176,5 +176,5 @@ def test_two_processes_charge_together_what_one_charges(monkeypatch, make):
         monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
         parts.append(charged(share))
     assert sum(part for part, _ in parts) / 2 == pytest.approx(whole)
-    # DDP averages over processes what each has averaged over its share.
+    # DDP averages the per-process averages over the processes.
     torch.testing.assert_close(torch.cat([part for _, part in parts]) / 2, gradient)

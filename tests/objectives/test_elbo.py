@@ -23,6 +23,6 @@ def test_both_terms_give_a_gradient():
 
 
 def test_bits_per_dimension_of_a_uniform_guess():
-    # A fair coin per pixel costs one bit; the uniform density on [0, 1] costs 8 bits for 8-bit pixels.
+    # A fair coin per pixel costs one bit; the uniform density on [0, 1] costs 8 bits per 8-bit pixel.
     assert math.isclose(float(bits_per_dimension(torch.tensor(-100 * math.log(2)), 100, True)), 1.0, rel_tol=1e-6)
     assert float(bits_per_dimension(torch.tensor(0.0), 100, False)) == 8.0

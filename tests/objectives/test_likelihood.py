@@ -20,21 +20,21 @@ RAW = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 TARGET = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
-def test_bernoulli_nll_is_that_of_torch_distributions_on_binary_images():
+def test_bernoulli_nll_equals_torch_distributions_on_binary_images():
     binary = TARGET.round()
     expected = -TorchBernoulli(logits=RAW).log_prob(binary).flatten(1).sum(1)
     torch.testing.assert_close(Bernoulli(activation="sigmoid").nll(RAW, binary), expected)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7071, 2.0])
-def test_fixed_gaussian_nll_is_that_of_torch_distributions(sigma):
+def test_gaussian_nll_with_fixed_sigma_equals_torch_distributions(sigma):
     likelihood = Gaussian(sigma=sigma, activation="sigmoid")
     expected = -Normal(torch.sigmoid(RAW), sigma).log_prob(TARGET).flatten(1).sum(1)
     torch.testing.assert_close(likelihood.nll(RAW, TARGET), expected, rtol=1e-5, atol=1e-4)
     assert not list(likelihood.parameters())
 
 
-def test_sigma_of_root_one_half_is_the_summed_squared_error_plus_a_constant():
+def test_sigma_of_root_one_half_gives_the_summed_squared_error_plus_a_constant():
     squared = ((torch.sigmoid(RAW) - TARGET) ** 2).flatten(1).sum(1)
     difference = Gaussian(sigma=math.sqrt(0.5), activation="sigmoid").nll(RAW, TARGET) - squared
     torch.testing.assert_close(difference, torch.full((3,), 32 * 0.5 * math.log(math.pi)))
@@ -105,7 +105,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("likelihood", ALL, ids=lambda x: type(x).__name__)
-def test_every_likelihood_gives_the_decoder_a_finite_gradient_also_in_half_precision(likelihood):
+def test_every_likelihood_gives_a_finite_decoder_gradient_even_in_half_precision(likelihood):
     raw_image = torch.randn(3, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     target = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(1))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -131,7 +131,7 @@ def test_the_target_itself_is_more_likely_than_another_image(likelihood):
     assert (likelihood.nll(raw, target) < likelihood.nll(raw.roll(1, 0), target)).all()
 
 
-def test_fixed_laplace_nll_is_that_of_torch_distributions():
+def test_laplace_nll_with_fixed_scale_equals_torch_distributions():
     expected = -TorchLaplace(torch.sigmoid(RAW), 0.3).log_prob(TARGET).flatten(1).sum(1)
     torch.testing.assert_close(Laplace(scale=0.3, activation="sigmoid").nll(RAW, TARGET), expected)
 
@@ -144,7 +144,7 @@ def test_the_optimal_laplace_scale_is_the_mean_absolute_error_and_minimises_the_
 
 
 @pytest.mark.parametrize("looks", [1, 4, 2.5])
-def test_the_speckle_nll_is_that_of_a_gamma_intensity(looks):
+def test_the_speckle_nll_equals_that_of_a_gamma_intensity(looks):
     """Density of the amplitude y = sqrt(I): p(I) 2 y."""
     mean, y = torch.sigmoid(RAW).double(), TARGET.double().clamp_min(0.01)
     expected = -(Gamma(looks, looks / mean**2).log_prob(y**2) + torch.log(2 * y)).flatten(1).sum(1)
@@ -154,7 +154,7 @@ def test_the_speckle_nll_is_that_of_a_gamma_intensity(looks):
 
 
 @pytest.mark.parametrize("looks", [1, 4])
-def test_the_speckle_nll_is_smallest_at_the_true_amplitude_and_not_at_the_biased_logarithm(looks):
+def test_the_speckle_nll_is_minimal_at_the_true_amplitude_and_not_at_the_biased_log_mean(looks):
     torch.manual_seed(0)
     true = 0.4
     y = true * Gamma(torch.full((1, 1, 500, 500), float(looks)), float(looks)).sample().sqrt()
@@ -165,7 +165,7 @@ def test_the_speckle_nll_is_smallest_at_the_true_amplitude_and_not_at_the_biased
     assert float(y.log().mean().exp()) < true - 0.02
 
 
-def test_the_spectral_penalty_sees_magnitudes_and_not_phases():
+def test_the_spectral_penalty_depends_on_magnitudes_and_not_on_phases():
     x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     plain = Gaussian(sigma=0.5, activation="none")
     for logarithm in (False, True):
@@ -176,7 +176,7 @@ def test_the_spectral_penalty_sees_magnitudes_and_not_phases():
         assert (spectral.nll(blurred, x) > plain.nll(blurred, x) + 1).all()
 
 
-def test_the_spectral_penalty_is_on_the_scale_of_the_squared_error():
+def test_the_spectral_penalty_has_the_scale_of_the_squared_error():
     """Parseval: with the orthonormal transform the energy of a difference is the same in both domains."""
     x, zero = torch.rand(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
     spectral = SpectralGaussian(sigma=math.sqrt(0.5), activation="none", weight=1.0, logarithm=False)
@@ -184,7 +184,7 @@ def test_the_spectral_penalty_is_on_the_scale_of_the_squared_error():
     torch.testing.assert_close(penalty, (x**2).sum().view(1), rtol=1e-3, atol=1e-3)
 
 
-def test_the_ssim_penalty_is_zero_for_equal_images_and_follows_structure():
+def test_the_ssim_penalty_is_zero_for_equal_images_and_depends_on_structure():
     x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     likelihood = SSIMGaussian(sigma=0.5, activation="none", weight=1.0)
     plain = Gaussian(sigma=0.5, activation="none")
@@ -193,6 +193,6 @@ def test_the_ssim_penalty_is_zero_for_equal_images_and_follows_structure():
     assert (likelihood.nll(flat, x) - plain.nll(flat, x) > 0.8 * 256).all()
 
 
-def test_tanh_pixels_are_those_of_its_own_range():
+def test_tanh_outputs_are_rescaled_to_the_pixel_range():
     likelihood = Gaussian(sigma=0.5, activation="tanh")
     torch.testing.assert_close(likelihood.mean(RAW), (torch.tanh(RAW) + 1) / 2)

@@ -36,7 +36,7 @@ def rng(batch=5):
 @pytest.mark.parametrize("latent", [VECTOR, MAP])
 @pytest.mark.parametrize("score", ["projection", "log_column_sum", "norm"])
 @pytest.mark.parametrize("kl", ["effective", "nominal", "budget"])
-def test_the_effective_kl_is_that_of_the_distribution_sampled_from(latent, score, kl):
+def test_the_effective_kl_is_that_of_the_sampled_distribution(latent, score, kl):
     q = make(latent, score=score, kl=kl)(features(), rng())
     p = Independent(Normal(q.mean, torch.exp(0.5 * q.logvar)), len(latent))
     prior = Independent(Normal(torch.zeros_like(q.mean), 1.0), len(latent))
@@ -55,7 +55,7 @@ def test_the_injected_noise_is_the_std_times_one_minus_the_anchor():
     assert q.anchor.shape == (5, 1, 4, 4)
 
 
-def test_nominal_charges_the_kl_before_the_anchor_and_says_how_much_passes_uncharged():
+def test_nominal_uses_the_kl_before_the_anchor_and_reports_the_omitted_nats():
     q = make(kl="nominal")(features(), rng())
     mean, logvar = make().heads(features())
     nominal = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1)
@@ -100,7 +100,7 @@ def test_uniform_scales_all_noise_by_its_factor():
     torch.testing.assert_close(q.diagnostics()["noise_power"], torch.full((5,), 0.0625))
 
 
-def test_unused_computes_the_map_and_lets_all_noise_through():
+def test_unused_computes_the_map_without_reducing_noise():
     posterior = make(map="unused")
     q, p = posterior(features(), rng()), make(map="none")(features(), rng())
     assert torch.equal(q.rsample(rng()), p.rsample(rng()))
@@ -110,7 +110,7 @@ def test_unused_computes_the_map_and_lets_all_noise_through():
 
 
 @pytest.mark.parametrize("latent", [VECTOR, MAP])
-def test_shuffled_positions_permutes_each_map_anew(latent):
+def test_shuffled_positions_permutes_each_map_independently(latent):
     real, shuffled = (
         make(latent, map=m)(features(), rng()).anchor.flatten(1) for m in ("attention", "shuffled_positions")
     )
@@ -159,7 +159,7 @@ def test_a_constant_map_gives_no_anchor_and_keeps_a_gradient(constant):
     assert is_flat(raw).tolist() == [1.0, 1.0]
 
 
-def test_rounding_noise_on_a_constant_map_is_not_magnified():
+def test_rounding_noise_in_a_constant_map_is_not_amplified():
     raw = 5.0 + 1e-6 * torch.randn(4, 49)
     assert per_image(raw).max() < 0.01
 
@@ -172,7 +172,7 @@ def test_one_latent_dimension_is_a_constant_map():
 
 
 @pytest.mark.parametrize("normalization", ["per_image", "per_image_quantile", "zscore_sigmoid"])
-def test_the_code_of_an_image_does_not_depend_on_its_neighbours(normalization):
+def test_the_latent_of_an_image_does_not_depend_on_the_batch(normalization):
     posterior, x = make(normalization=normalization), features()
     whole = posterior(x, rng()).log_factor
     order = torch.tensor([3, 1, 4, 0, 2])
@@ -180,7 +180,7 @@ def test_the_code_of_an_image_does_not_depend_on_its_neighbours(normalization):
     torch.testing.assert_close(posterior(x[2:3], rng(1)).log_factor, whole[2:3], atol=1e-4, rtol=1e-4)
 
 
-def test_the_original_batch_normalisation_couples_neighbours():
+def test_the_original_normalisation_over_the_batch_couples_its_images():
     raw = torch.stack([torch.linspace(0, 0.1, 8), torch.linspace(0, 10, 8)])
     assert per_batch(raw)[0].max() < 0.011
     assert per_image(raw)[0].max() > 0.97
@@ -227,7 +227,7 @@ def test_the_gradient_reaches_more_than_the_extreme_entries():
     assert (raw.grad.abs() > 1e-4).float().mean() > 0.9
 
 
-def test_stop_gradient_trains_no_map():
+def test_stop_gradient_does_not_train_the_map():
     posterior = make(stop_gradient=True)
     posterior(features(), rng()).kl.sum().backward()
     assert all(p.grad is None for p in posterior.importance.parameters())
@@ -236,7 +236,7 @@ def test_stop_gradient_trains_no_map():
     assert all(p.grad is not None for p in posterior.importance.parameters())
 
 
-def test_the_map_has_the_shape_of_the_code():
+def test_the_map_has_the_shape_of_the_latent():
     for latent in (VECTOR, MAP):
         q = make(latent)(features(), GlobalRandom())
         assert q.log_factor.shape == q.mean.shape == (5, *latent)

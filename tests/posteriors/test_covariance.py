@@ -43,7 +43,7 @@ def test_kl_and_density_are_those_of_torch_distributions(make):
 
 
 @pytest.mark.parametrize("make", [full, low_rank])
-def test_samples_have_the_moments_that_the_kl_charges(make):
+def test_samples_have_the_moments_used_in_the_kl(make):
     q = make(batch=1)
     torch.manual_seed(0)
     samples = torch.cat([repeat(q, 50_000).rsample(GlobalRandom()) for _ in range(4)]).double()
@@ -55,7 +55,7 @@ def test_samples_have_the_moments_that_the_kl_charges(make):
 
 
 def repeat(q, count):
-    """The same posterior for every image of a batch."""
+    """A batch of identical posteriors."""
     if isinstance(q, CholeskyGaussian):
         return CholeskyGaussian(*(t.float().expand(count, *t.shape[1:]) for t in (q.mean, q.factor)))
     return LowRankGaussian(*(t.float().expand(count, *t.shape[1:]) for t in (q.mean, q.logvar, q.factor)))
@@ -145,19 +145,19 @@ def test_the_full_covariance_of_32_dimensions_has_its_528_parameters():
     assert outputs == 528
 
 
-def test_a_fresh_full_covariance_is_diagonal():
+def test_an_untrained_full_covariance_is_diagonal():
     q = POSTERIORS["full"]((5,))(torch.randn(2, 8, 4, 4), GlobalRandom())
     assert torch.equal(q.factor, torch.diag_embed(q.factor.diagonal(dim1=1, dim2=2)))
 
 
-def test_what_is_not_defined_is_refused():
+def test_unsupported_posterior_settings_are_rejected():
     with pytest.raises(UserError, match="posterior=full_covariance: too large over a latent map of 3x4x4"):
         POSTERIORS["full"]((3, 4, 4))
     with pytest.raises(UserError, match=r"posterior.rank=2: expected less than the 2 latent values"):
         POSTERIORS["low_rank"]((2,))
 
 
-def test_a_delta_posterior_keeps_the_features_or_maps_them():
+def test_a_delta_posterior_passes_features_through_or_maps_them():
     features = torch.randn(2, 8, 4, 4)
     same = DeltaPosterior(feature_shape=(8, 4, 4), latent_shape=(8, 4, 4))
     assert torch.equal(same(features, GlobalRandom()).mode, features)

@@ -21,7 +21,7 @@ def test_kl_and_density_are_those_of_torch_distributions(shape):
     torch.testing.assert_close(q.log_prob(z), p.log_prob(z), rtol=1e-12, atol=1e-12)
 
 
-def test_samples_have_the_mean_and_variance_that_the_kl_charges():
+def test_samples_have_the_mean_and_variance_used_in_the_kl():
     torch.manual_seed(0)
     mean, logvar = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, -3.0]])
     z = DiagonalGaussian(mean.expand(100_000, 2), logvar.expand(100_000, 2)).rsample(GlobalRandom())
@@ -39,7 +39,7 @@ def test_log_variance_is_bounded_with_finite_gradients(extreme):
     assert torch.isfinite(x.grad).all()
 
 
-def test_the_bound_is_the_identity_in_the_middle():
+def test_the_log_variance_bound_is_the_identity_in_the_middle():
     x = torch.linspace(-5, 1, 50)
     torch.testing.assert_close(soft_bound(x), x, atol=2e-3, rtol=0)
 
@@ -52,7 +52,7 @@ def test_heads_give_float32_statistics_in_half_precision(dtype):
     assert torch.isfinite(q.kl).all()
 
 
-def test_a_delta_charges_nothing_and_promises_no_bound():
+def test_a_delta_posterior_has_no_kl_and_no_bound():
     q = Delta(torch.randn(4, 3))
     assert torch.equal(q.rsample(GlobalRandom()), q.mode)
     assert torch.equal(q.kl, torch.zeros(4))

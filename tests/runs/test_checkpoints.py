@@ -1,4 +1,4 @@
-"""Which checkpoint a run continues from, and when it must not start over."""
+"""Which checkpoint a run continues from, and when it must not restart."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ CHECKPOINT = {"config": {}, "state_dict": {}, "global_step": 3, "validation": {"
 
 @pytest.fixture
 def best(tmp_path):
-    """A run folder with a best.ckpt of an epoch and no other checkpoint."""
+    """A run folder with a best.ckpt of a given epoch and no other checkpoint."""
 
     def written(epoch):
         folder = RunFolder(tmp_path / "run")
@@ -25,17 +25,17 @@ def best(tmp_path):
     return written
 
 
-def test_a_run_killed_in_its_first_epoch_starts_over(best):
+def test_a_run_killed_in_its_first_epoch_restarts(best):
     start = start_of(best(0), None)
     assert (start.checkpoint, start.validation) == (None, {})  # the first validation replaces best.ckpt
 
 
-def test_a_run_past_its_first_epoch_never_starts_over_without_its_last_checkpoint(best):
+def test_a_run_past_its_first_epoch_never_restarts_without_its_last_checkpoint(best):
     with pytest.raises(UserError, match=r"last.ckpt is missing.*nothing was changed; evaluate it, choose another name"):
         start_of(best(1), None)
 
 
-def test_a_finished_run_never_starts_over_without_its_last_checkpoint(best):
+def test_a_finished_run_never_restarts_without_its_last_checkpoint(best):
     folder = best(0)
     folder.metrics.write_text("{}")
     with pytest.raises(UserError, match=r"run: its checkpoints/last.ckpt is missing, so the run cannot be continued"):
@@ -46,7 +46,7 @@ def test_a_finished_run_never_starts_over_without_its_last_checkpoint(best):
 
 
 class FolderData(SimpleNamespace):
-    """A data module with a state in checkpoints."""
+    """A data module that stores state in checkpoints."""
 
     def split_hash(self):
         return "here"

@@ -18,13 +18,13 @@ from saaae.training.distributed import rank
 from tests.conftest import ROOT
 
 
-def test_a_run_folder_has_its_name_or_a_new_one():
+def test_a_run_folder_has_the_given_name_or_a_new_one():
     assert run_folder("digits", None, "vae-mnist") == "outputs/digits"
     assert run_folder(None, "outputs/old", "vae-mnist") == "outputs/old"
     assert run_folder(None, None, "vae-mnist") == f"outputs/vae-mnist/{stamp()}"
 
 
-def test_adding_a_value_to_a_sweep_moves_no_other_job():
+def test_adding_a_value_to_a_sweep_does_not_rename_other_jobs():
     told = ["model=vae", "beta.value=1", "data=mnist", "name=s"]
     folder = job_folder("beta.value=1,model=vae", told)
     assert folder.startswith("value=1,model=vae-")
@@ -34,7 +34,7 @@ def test_adding_a_value_to_a_sweep_moves_no_other_job():
     assert "/" not in job_folder("data.root=/a/b", ["data.root=/a/b"])
 
 
-def test_the_hash_leaves_out_what_does_not_change_the_numbers():
+def test_the_hash_excludes_settings_that_do_not_change_the_numbers():
     def digest(**changes):
         base = {"seed": 0, "name": "a", "data_dir": "x", "trainer": {"max_epochs": 3, "limit_train_batches": None},
                 "data": {"num_workers": 0, "root": "${data_dir}/y"}, "accelerator": {"devices": 1}}  # fmt: skip
@@ -51,7 +51,7 @@ def test_the_hash_leaves_out_what_does_not_change_the_numbers():
         assert digest(**{key: value}) != same, key
 
 
-def test_marks_in_annotations_name_the_settings_that_leave_numbers_alone_end_a_run_or_hold_a_path():
+def test_annotation_marks_identify_runtime_length_and_path_settings():
     assert set(marked(RUNTIME)) == {
         "name", "objective", "resume", "trust", "data_dir", "cache_dir", "accelerator", "on_nonfinite", "pictures",
         "keep_freed_memory", "trainer.enable_progress_bar", "trainer.enable_model_summary",
@@ -64,13 +64,13 @@ def test_marks_in_annotations_name_the_settings_that_leave_numbers_alone_end_a_r
     assert set(marked(FOLDER, "saaae.data.sar.SARData")) == {*paths, "data.reference_root"}
 
 
-def test_json_is_written_whole_and_without_nan(tmp_path):
+def test_json_is_written_atomically_and_without_nan(tmp_path):
     write_json(tmp_path / "a" / "m.json", {"x": {"y": float("nan"), "z": 1.5}})
     assert json.loads((tmp_path / "a" / "m.json").read_text()) == {"x": {"y": None, "z": 1.5}}
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["m.json"]
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path):
+def test_a_folder_that_is_not_a_run_is_reported(tmp_path):
     with pytest.raises(UserError, match="no such run folder"):
         RunFolder(tmp_path / "x").config()
     with pytest.raises(UserError, match="not a run folder"):
@@ -94,7 +94,7 @@ def test_other_settings_under_the_same_name_are_listed(tmp_path):
      (b"", "it lacks model, data, trainer"), (b"hello", "it lacks model"), (b"data: {}\ntrainer: {}", "lacks model")],
     ids=["a list", "binary", "broken", "empty", "a word", "no model"],
 )  # fmt: skip
-def test_a_damaged_configuration_is_named_with_the_reason(tmp_path, content, reason):
+def test_a_damaged_configuration_is_reported_with_the_reason(tmp_path, content, reason):
     folder = RunFolder(tmp_path)
     folder.record.parent.mkdir()
     folder.record.write_bytes(content)
@@ -102,7 +102,7 @@ def test_a_damaged_configuration_is_named_with_the_reason(tmp_path, content, rea
         folder.full_config()
 
 
-def test_damaged_records_and_results_are_named(tmp_path):
+def test_damaged_records_and_results_are_reported(tmp_path):
     folder = RunFolder(tmp_path)
     folder.write_record(OmegaConf.create({}), ["seed=1"], {"model": "vae"})
     assert (folder.overrides(), folder.tags()) == (["seed=1"], {"model": "vae"})
@@ -121,7 +121,7 @@ def test_damaged_records_and_results_are_named(tmp_path):
             folder.other_data(splits)
 
 
-def test_a_run_that_is_starting_is_not_called_a_folder_without_a_run(tmp_path):
+def test_a_starting_run_is_not_reported_as_a_folder_without_a_run(tmp_path):
     folder = RunFolder(tmp_path / "x")
     with locked(folder), pytest.raises(UserError, match="no checkpoint yet, the run is starting"):
         folder.config()
@@ -146,7 +146,7 @@ def test_the_nearest_name_is_offered():
     assert nearest("zzzzz", ["model", "data"]) == ""
 
 
-def test_a_key_may_have_dots_of_its_own():
+def test_a_key_can_contain_dots():
     windows = {"scene.jpg": [0, 0, 9, 9]}
     cfg = OmegaConf.create({"seed": 0, "data": {"enl_windows": windows}})
     assert settings_of(cfg) == {"seed": 0, "data.enl_windows.scene.jpg": [0, 0, 9, 9]}

@@ -1,4 +1,4 @@
-"""Runs from the inside: what a folder holds, exact resume, evaluation from the folder alone."""
+"""Runs in this process: contents of the run folder, exact resume, evaluation from the folder alone."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ CORRUPTIONS = sorted(path.stem for path in (CONF / "corruption").glob("*.yaml"))
 
 @pytest.fixture
 def launch(compose_config, tmp_path):
-    """Trains in tmp_path/<name>; a second launch of the same name continues."""
+    """Trains in tmp_path/<name>; a second launch with the same name continues the run."""
 
     def launched(name, *overrides):
         cfg = resolve_config(compose_config(*TINY, *overrides))
@@ -50,12 +50,12 @@ def weights(folder):
 
 
 def rows(folder):
-    """metrics.csv without the speed, which no two runs share."""
+    """metrics.csv without the speed, which differs between runs."""
     with (folder.path / "metrics.csv").open(newline="") as file:
         return [tuple(row) for row in csv.reader(file) if "images_per_second" not in row[2]]
 
 
-def test_a_finished_run_holds_everything(launch):
+def test_a_finished_run_contains_all_files(launch):
     folder = launch("a")
     expected = {
         ".hydra/config.yaml",
@@ -100,13 +100,13 @@ def test_tensorboard_shows_scalars_and_pictures(launch):
     assert {"train/loss", "val/elbo", "test/ssim"} <= logged
 
 
-def test_the_logged_loss_is_that_of_an_image_however_many_batches_make_a_step(launch):
+def test_the_logged_loss_is_per_image_for_any_number_of_batches_per_step(launch):
     folder = launch("a", "model=vae", "trainer.accumulate_grad_batches=2", "callbacks=none", "logger=none")
     logged = {row[2]: float(row[3]) for row in rows(folder) if row[2].startswith("train/") and row[0] == "0"}
     assert logged["train/loss"] == pytest.approx(logged["train/nll"] + logged["train/beta"] * logged["train/kl"])
 
 
-def test_an_unlogged_run_still_writes_its_csv(launch):
+def test_a_run_without_a_logger_still_writes_its_csv(launch):
     folder = launch("a", "logger=none", "callbacks=none", "pictures.count=1")
     assert not list(folder.path.glob("events*"))
     assert len(rows(folder)) > 10
@@ -135,7 +135,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(launch, first, wh
 
 
 def resumes_exactly(launch, *fixed):
-    """Stopped inside the second epoch and resumed, a run ends with the weights and curves of an uninterrupted one."""
+    """A run stopped inside the second epoch and resumed has the weights and curves of an uninterrupted run."""
     fixed = [*fixed, "optimizer.schedule=constant", "trainer.max_epochs=2", "logger=none", "callbacks=none"]
     straight = launch("straight", *fixed)
     launch("broken", *fixed, "trainer.max_steps=4")
@@ -234,7 +234,7 @@ def test_data_that_do_not_fit_the_model_are_refused(launch, compose_config):
         evaluate.configuration(cfg, folder.config(), [])
 
 
-def test_checkpoints_that_are_none_or_foreign_are_named(launch, tmp_path):
+def test_invalid_and_foreign_checkpoints_are_reported(launch, tmp_path):
     folder = launch("a", "model=vae")
     model, _ = fit.build(resolve_config(folder.config()))
     text = tmp_path / "text.ckpt"
@@ -262,14 +262,14 @@ def test_a_malicious_checkpoint_executes_nothing(launch, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_an_absent_gpu_is_named(compose_config):
+def test_a_missing_gpu_is_reported(compose_config):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(UserError, match="accelerator.accelerator=gpu: torch sees no GPU here"):
         fit.configure_process(compose_config("accelerator=gpu"))
 
 
-def test_a_nominal_run_that_games_the_map_is_named(launch):
+def test_a_nominal_run_that_exploits_the_map_is_reported(launch):
     folder = launch("a", "posterior.kl=nominal", "beta.value=0.1")
     test = json.loads(folder.metrics.read_text())["test"]
     assert test["uncharged_nats"] > test["kl"]
@@ -277,7 +277,7 @@ def test_a_nominal_run_that_games_the_map_is_named(launch):
     assert "warning: " not in launch("b").log.read_text()
 
 
-def test_a_failed_checkpoint_write_leaves_the_old_one(tmp_path):
+def test_a_failed_checkpoint_write_keeps_the_old_checkpoint(tmp_path):
     from saaae.callbacks.checkpoint import AtomicCheckpointIO
 
     class Unwritable:
@@ -299,7 +299,7 @@ def test_the_monitor_of_a_deterministic_model_is_the_ssim(launch):
         launch("b", "posterior.map=full", "checkpoint.monitor=val/elbo")
 
 
-def test_a_run_that_ends_before_its_first_validation_is_tested_all_the_same(launch):
+def test_a_run_that_ends_before_its_first_validation_is_tested(launch):
     folder = launch("a", "trainer.max_steps=2")
     assert json.loads(folder.metrics.read_text())["train"]["steps"] == 2
     assert "before any validation" in folder.log.read_text()
@@ -310,7 +310,7 @@ def test_the_nominal_objective_is_labelled(launch):
     assert "NOT an ELBO" not in launch("b").log.read_text()
 
 
-def test_pictures_come_at_the_chosen_epochs():
+def test_pictures_are_drawn_at_the_chosen_epochs():
     from saaae.callbacks.pictures import ReconstructionPictures
 
     def epochs(**options):
@@ -321,7 +321,7 @@ def test_pictures_come_at_the_chosen_epochs():
     assert epochs(every=1, epochs=[1, 6]) == [1, 6]
 
 
-def test_a_refused_command_leaves_a_finished_run_as_it_was(launch):
+def test_a_rejected_command_does_not_change_a_finished_run(launch):
     folder = launch("a")
     before = {path: path.read_bytes() for path in (folder.metrics, folder.record, folder.resolved, folder.log)}
     if not torch.cuda.is_available():
@@ -354,13 +354,13 @@ def test_a_run_with_broken_numbers_fails(launch):
         launch("a", "optimizer.lr=1e30", "optimizer.gradient_clip=null")
 
 
-def test_speed_is_measured_on_a_run_resumed_inside_an_epoch_too(launch):
+def test_speed_is_also_measured_for_a_run_resumed_inside_an_epoch(launch):
     launch("a", "trainer.max_steps=1")
     folder = launch("a")
     assert 0 < json.loads(folder.metrics.read_text())["train"]["images_per_second"] < 20_000
 
 
-def test_only_the_typed_part_of_the_accelerator_changes_with_resume(launch, compose_config):
+def test_resume_changes_only_the_given_part_of_the_accelerator(launch, compose_config):
     from saaae.runs.run import resumed
 
     folder = launch("a", "accelerator.memory_format=contiguous")
@@ -369,7 +369,7 @@ def test_only_the_typed_part_of_the_accelerator_changes_with_resume(launch, comp
     assert resumed(folder, cfg, ["accelerator=auto"]).accelerator.memory_format == "channels_last"
 
 
-def test_a_run_from_before_a_setting_existed_is_tested_and_continued(launch, compose_config, evaluated):
+def test_a_run_older_than_a_setting_is_tested_and_continued(launch, compose_config, evaluated):
     folder = launch("a", "model=vae", "logger=none")
     stored = OmegaConf.load(folder.record)
     del stored.accelerator.compile, stored.checkpoint.every_n_minutes
@@ -378,7 +378,7 @@ def test_a_run_from_before_a_setting_existed_is_tested_and_continued(launch, com
     folder.check_same_config(resolve_config(compose_config(*TINY, "model=vae", "logger=none")))
 
 
-def test_a_run_of_another_version_is_named(launch, compose_config):
+def test_a_run_of_another_version_is_reported(launch, compose_config):
     folder = launch("a")
     stored = folder.config()
     del stored.data.corruption
@@ -423,14 +423,14 @@ def test_a_run_is_not_continued_on_other_data(compose_config, tmp_path, on_a_fol
         folder_run(compose_config, tmp_path, on_a_folder, "trainer.max_epochs=3")
 
 
-def test_a_skipped_file_is_counted_and_named(compose_config, tmp_path, on_a_folder):
+def test_a_skipped_file_is_counted_and_reported(compose_config, tmp_path, on_a_folder):
     (tmp_path / "images" / "bad.png").write_text("no image")
     folder = folder_run(compose_config, tmp_path, on_a_folder, "data.on_error=skip")
     assert json.loads(folder.metrics.read_text())["run"]["skipped_files"] == 1
     assert "skipped      bad.png (bad.png: not a readable image" in folder.log.read_text()
 
 
-def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
+def test_the_picture_of_model_inputs_shows_target_and_masks():
     from saaae.types import Batch
     from saaae.visualization.panels import input_rows
 
@@ -449,7 +449,7 @@ def test_the_picture_of_what_the_model_is_fed_shows_target_and_masks():
     assert len(rows["input"]) == len(rows["test mask"]) == 2
 
 
-def test_a_conditional_model_shows_its_classes_its_latent_plane_and_their_vectors(compose_config, tmp_path):
+def test_a_conditional_model_shows_its_classes_latent_plane_and_class_vectors(compose_config, tmp_path):
     write_archives(tmp_path / "mnist")
     tiny = [o for o in TINY if not o.startswith("data")]
     cfg = resolve_config(
@@ -463,7 +463,7 @@ def test_a_conditional_model_shows_its_classes_its_latent_plane_and_their_vector
 
 
 def poison(monkeypatch, steps, what="target"):
-    """Training batches of these steps hold a value that is not a number."""
+    """Inserts a NaN into the training batches of the given steps."""
     from saaae.data.speckle import SpeckleData
 
     real, seen = SpeckleData.present, []
@@ -484,7 +484,7 @@ def poison(monkeypatch, steps, what="target"):
 @pytest.mark.parametrize(
     ("what", "terms"), [("target", "loss, nll, gradient norm"), ("input", "loss, nll, kl, gradient norm")]
 )
-def test_numbers_that_are_not_finite_stop_the_run_and_are_named(launch, monkeypatch, what, terms):
+def test_non_finite_numbers_stop_the_run_and_are_reported(launch, monkeypatch, what, terms):
     good = launch("good", *NARROW, "trainer.max_steps=3")
     poison(monkeypatch, {3}, what)
     with pytest.raises(RunFailedError, match=rf"step 4: {terms} not finite; training images \d+, \d+, \d+, \d+; no"):
@@ -495,7 +495,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_are_named(launch, monkeypa
 
 
 @pytest.mark.parametrize("part", ["likelihood=gaussian", "beta=target_kl", "likelihood.sigma=learned"])
-def test_a_bad_step_is_left_out_where_asked(launch, monkeypatch, part):
+def test_a_non_finite_step_is_skipped_if_configured(launch, monkeypatch, part):
     before = launch("before", *NARROW, part, "trainer.max_steps=3")
     poison(monkeypatch, {3}, "input")
     after = launch("after", *NARROW, part, "trainer.max_steps=4", "on_nonfinite=skip")
@@ -508,7 +508,7 @@ def test_a_bad_step_is_left_out_where_asked(launch, monkeypatch, part):
     assert json.loads(whole.metrics.read_text())["test"]["psnr"] > 5
 
 
-def test_of_accumulated_batches_the_whole_step_is_named_and_left_out_once(launch, monkeypatch):
+def test_a_non_finite_step_of_accumulated_batches_is_reported_and_skipped_once(launch, monkeypatch):
     poison(monkeypatch, {1}, "input")
     words = ["trainer.accumulate_grad_batches=2", "data.num_train=24", "on_nonfinite=skip"]
     folder = launch("x", *NARROW, *words)
@@ -519,18 +519,18 @@ def test_of_accumulated_batches_the_whole_step_is_named_and_left_out_once(launch
     assert warnings[0].endswith("; the step is left out")
 
 
-def test_a_validation_that_is_not_finite_ends_the_run(launch):
+def test_a_non_finite_validation_ends_the_run(launch):
     with pytest.raises(RunFailedError, match=r"epoch 1: val/.* not finite"):
         launch("x", "model=vae", "data.batch_size=12", "optimizer.lr=1e30", "optimizer.gradient_clip=null")
 
 
-def test_nothing_but_bad_steps_ends_a_run_all_the_same(launch, monkeypatch):
+def test_a_run_of_only_non_finite_steps_ends(launch, monkeypatch):
     poison(monkeypatch, range(1000))
     with pytest.raises(RunFailedError, match="not finite.*like the 50 steps before it"):
         launch("x", *NARROW, "trainer.max_epochs=20", "on_nonfinite=skip")
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(launch):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(launch):
     straight = launch("straight", *NARROW, "trainer.max_epochs=2")
     folder = launch("x", *NARROW, "trainer.max_epochs=2", "trainer.max_steps=7")
     content = bytearray(folder.last.read_bytes())
@@ -548,7 +548,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(launch):
         launch("x", *NARROW, "trainer.max_epochs=3")
 
 
-def test_a_damaged_best_checkpoint_is_passed_over(launch):
+def test_a_damaged_best_checkpoint_is_skipped(launch):
     folder = launch("x", *NARROW)
     folder.best.write_text("broken")
     launch("x", *NARROW, "trainer.max_epochs=2")
@@ -556,7 +556,7 @@ def test_a_damaged_best_checkpoint_is_passed_over(launch):
     assert torch.load(folder.best, weights_only=True)["global_step"] == 10
 
 
-def test_checkpoints_come_by_the_minute_too(launch, monkeypatch):
+def test_checkpoints_can_be_saved_by_time(launch, monkeypatch):
     from saaae.callbacks import checkpoint
 
     saved, clock = [], iter(range(0, 10_000, 30))
@@ -572,14 +572,14 @@ def test_checkpoints_come_by_the_minute_too(launch, monkeypatch):
     assert [step for name, step in saved if name == "last.ckpt"] == [3, 6, 9, 10]
 
 
-def test_a_checkpoint_tells_what_its_run_is_made_of(launch):
+def test_a_checkpoint_contains_the_configuration_of_its_run(launch):
     folder = launch("x")
     told = torch.load(folder.best, weights_only=True)["run"]
     assert told | {"tested_images": 6} == json.loads(folder.metrics.read_text())["run"]
     assert {"config_hash", "split_hash", "seed", "threads", "commit", "dirty", "versions", "device"} <= set(told)
 
 
-def test_deterministic_runs_repeat_and_say_what_prevents_them(launch, monkeypatch):
+def test_deterministic_runs_are_reproducible_and_report_what_prevents_them(launch, monkeypatch):
     words = ["deterministic=true", "model=vae"]
     a, b = launch("a", *words), launch("b", *words)
     assert all(torch.equal(weights(a)[key], value) for key, value in weights(b).items())
@@ -594,14 +594,14 @@ def test_deterministic_runs_repeat_and_say_what_prevents_them(launch, monkeypatc
     torch.use_deterministic_algorithms(False)
 
 
-def test_radar_images_are_judged_as_radar_images_are(launch):
+def test_radar_images_have_radar_metrics(launch):
     stored = json.loads(launch("a", "model=vae", "logger=none").metrics.read_text())
     assert {"ratio_mean", "ratio_variance", "enl", "enl_observed", "moi", "epi"} <= set(stored["test"])
     assert set(stored["definitions"]) == set(stored["test"])
     assert stored["definitions"]["enl"]["unit"] == "looks"
 
 
-def test_fabric_is_judged_by_its_defects(compose_config, tmp_path):
+def test_fabric_has_detection_metrics(compose_config, tmp_path):
     from tests.data.test_aitex import write_fabric
 
     root = write_fabric(tmp_path / "aitex")
@@ -619,7 +619,7 @@ def test_fabric_is_judged_by_its_defects(compose_config, tmp_path):
     assert "defects      tile AUROC" in folder.log.read_text()
 
 
-def test_a_picture_that_fails_costs_no_numbers(launch, monkeypatch):
+def test_a_failed_picture_does_not_affect_the_metrics(launch, monkeypatch):
     from saaae.callbacks import pictures
     from saaae.visualization import figures
 
@@ -637,7 +637,7 @@ def test_a_picture_that_fails_costs_no_numbers(launch, monkeypatch):
     assert not (folder.path / "reconstructions.png").exists()
 
 
-def test_another_number_of_pictures_goes_on_with_a_new_strip(launch):
+def test_another_number_of_pictures_starts_a_new_epoch_strip(launch):
     two = ["model=vae", "logger=none", "trainer.max_epochs=2"]
     launch("a", *two, "pictures.count=3", "trainer.max_steps=3")
     folder = launch("a", *two, "pictures.count=2")

@@ -1,4 +1,4 @@
-"""Runs that are killed, starved, locked out and signalled: real processes, real signals."""
+"""Runs with kills, full disks, locks and signals: real processes, real signals."""
 
 import csv
 import json
@@ -29,11 +29,11 @@ SMALL = [
     "pictures.count=1",
 ]
 LONG = [*SMALL, "trainer.max_epochs=1000"]
-"""A run that is still going on when it is killed; 20 steps an epoch."""
+"""Overrides for a run long enough to be killed; 20 steps per epoch."""
 
 
 def write_scenes(folder, count):
-    """Images that no noise is drawn for."""
+    """Images without random noise."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
     for number in range(count):
@@ -43,7 +43,7 @@ def write_scenes(folder, count):
 
 
 def steps(run):
-    """Optimizer steps that metrics.csv has seen."""
+    """Number of optimizer steps in metrics.csv."""
     try:
         return max((int(row[0]) + 1 for row in csv.reader((run / "metrics.csv").open()) if row[0].isdigit()), default=0)
     except (OSError, IndexError):
@@ -55,17 +55,17 @@ def state(run):
 
 
 def other_process_of(pid):
-    """The process that a run has started beside its first one."""
+    """The second process that a run has started."""
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return child
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(zygote, tmp_path, workers):
+def test_a_repeatedly_killed_run_ends_like_an_uninterrupted_run(zygote, tmp_path, workers):
     words = [*SMALL, "trainer.max_epochs=3", "checkpoint.every_n_steps=7", f"data.num_workers={workers}"]
     assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
     run = tmp_path / "outputs" / "broken"
-    for step in (5, 18, 33, 41, 60):  # before the first checkpoint, twice inside an epoch, just after one, at the end
+    for step in (5, 18, 33, 41, 60):  # before the first checkpoint, twice inside an epoch, after one, at the end
         child = zygote.start(tmp_path, "name=broken", *words)
         wait_until(lambda step=step: steps(run) >= step)
         child.send(signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(zygote, tm
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_finishes_the_step_saves_and_the_next_start_goes_on(zygote, tmp_path, signum, status):
+def test_a_signal_finishes_the_step_and_saves_and_the_next_start_continues(zygote, tmp_path, signum, status):
     words = [*SMALL, "trainer.max_epochs=3"]
     assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
     run = tmp_path / "outputs" / "stopped"
@@ -91,12 +91,12 @@ def test_a_signal_finishes_the_step_saves_and_the_next_start_goes_on(zygote, tmp
     assert state(run) == "preempted"
     saved = read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
     assert saved >= 25
-    assert saved == steps(run)  # nothing was trained for nothing
+    assert saved == steps(run)  # no trained step was lost
     assert zygote.run(tmp_path, "resume=outputs/stopped")[0] == 0
     assert differences(tmp_path / "outputs" / "whole", run) == []
 
 
-def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
+def test_two_processes_resume_exactly_and_test_like_one(zygote, tmp_path):
     words = [*SMALL, "accelerator=ddp_cpu", "trainer.max_epochs=2", "checkpoint.every_n_steps=4", "data.num_test=11"]
     words += [
         "likelihood.sigma=learned",
@@ -126,7 +126,7 @@ def test_two_processes_are_resumed_exactly_and_test_as_one(zygote, tmp_path):
     assert one == pytest.approx(two, rel=1e-6, abs=1e-6)
 
 
-def test_parts_of_a_model_are_resumed_exactly_inside_an_epoch_and_keep_their_schedule(zygote, tmp_path):
+def test_a_sharded_model_resumes_exactly_inside_an_epoch_and_keeps_its_schedule(zygote, tmp_path):
     words = [*SMALL, "accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
     words += ["trainer.max_epochs=1", "checkpoint.every_n_steps=3", "optimizer.schedule=cosine", "callbacks=none"]
     assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
@@ -141,12 +141,12 @@ def test_parts_of_a_model_are_resumed_exactly_inside_an_epoch_and_keep_their_sch
     assert "schedules    end at step 10, as first planned" in printed
 
 
-def test_two_processes_train_as_one_does_on_batches_of_twice_the_size_also_on_parts_of_a_model(zygote, tmp_path):
+def test_two_processes_train_like_one_with_twice_the_batch_size_also_with_a_sharded_model(zygote, tmp_path):
     write_scenes(tmp_path / "images", 24)
     words = ["data=folder", f"data.root={tmp_path}/images", "data.image_size=32", "model=cbam_ae"]
     words += ["model.encoder.widths=[8,8,8,8]", "model.decoder.widths=[8,8,8]", "threads=1", "callbacks=none"]
     words += ["trainer.max_epochs=3", "trainer.log_every_n_steps=1", "logger=none", "pictures.count=1"]
-    words += ["accelerator.precision=64-true"]  # else rounding grows too fast to compare the ends
+    words += ["accelerator.precision=64-true"]  # in 32 bits rounding errors grow too fast to compare the results
     curves = []
     sharded = ["accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
     for name, accelerator, batch in (("one", ["accelerator=cpu"], 8), ("two", sharded[:1], 4), ("parts", sharded, 4)):
@@ -169,7 +169,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(zygote, tm
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == steps(run)
 
 
-def test_a_sweep_over_one_and_two_processes_runs_every_job_once_and_outlives_a_failing_one(zygote, tmp_path):
+def test_a_sweep_over_one_and_two_processes_runs_every_job_once_and_survives_a_failed_job(zygote, tmp_path):
     words = [word for word in SMALL if word != "accelerator=cpu"]
     sweep = ["-m", "name=s", "accelerator=ddp_cpu,cpu", "optimizer.lr=1e30,1e-3", "optimizer.gradient_clip=null"]
     status, printed = zygote.run(tmp_path, *sweep, *words, "trainer.max_epochs=20", "logger=none", "callbacks=none")
@@ -186,7 +186,7 @@ def test_a_sweep_over_one_and_two_processes_runs_every_job_once_and_outlives_a_f
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
-def test_a_launcher_that_waits_for_a_signal_gets_it_once_the_run_has_saved(monkeypatch, signum):
+def test_a_launcher_waiting_for_a_signal_receives_it_after_the_run_has_saved(monkeypatch, signum):
     got, interruption = [], Interruption()
     before = signal.signal(signum, lambda number, frame: got.append(number))
 
@@ -195,7 +195,7 @@ def test_a_launcher_that_waits_for_a_signal_gets_it_once_the_run_has_saved(monke
             interruption.in_training = True
             os.kill(os.getpid(), signum)
             assert interruption.signum == signum
-            assert got == []  # the step goes on, the checkpoint is still to be written
+            assert got == []  # the step continues, and the checkpoint is not written yet
             interruption.agreed = signum
             interruption.leave()
 
@@ -205,7 +205,7 @@ def test_a_launcher_that_waits_for_a_signal_gets_it_once_the_run_has_saved(monke
     signal.signal(signum, before)
 
 
-def test_what_stopped_a_job_travels_between_processes():
+def test_the_signal_that_stopped_a_job_is_passed_between_processes():
     stop = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))
     assert (stop.status, stop.signal) == (143, "SIGTERM")
 
@@ -226,7 +226,7 @@ def test_slurm_is_asked_to_requeue_a_job_that_it_preempts(zygote, tmp_path):
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] >= 5
 
 
-def test_a_second_process_on_a_run_is_refused_and_a_dead_one_holds_nothing(zygote, tmp_path):
+def test_a_second_process_on_a_run_is_rejected_and_a_dead_one_holds_no_lock(zygote, tmp_path):
     run = tmp_path / "outputs" / "x"
     first = zygote.start(tmp_path, "name=x", *LONG)
     wait_until(lambda: steps(run) >= 5)
@@ -245,8 +245,8 @@ def test_a_second_process_on_a_run_is_refused_and_a_dead_one_holds_nothing(zygot
 
 
 @pytest.mark.parametrize("limit", [100_000, 3_000_000])
-def test_a_full_disk_costs_no_checkpoint(zygote, tmp_path, limit):
-    """Files that may not grow are refused as by a full disk: below the size of a checkpoint, and above."""
+def test_a_full_disk_damages_no_checkpoint(zygote, tmp_path, limit):
+    """File size limits act like a full disk: below and above the size of a checkpoint."""
     words = [*SMALL, "logger=none", "model.encoder.widths=[16,16]"]
     assert zygote.run(tmp_path, "name=x", *words)[0] == 0
     last = tmp_path / "outputs" / "x" / "checkpoints" / "last.ckpt"
@@ -267,7 +267,7 @@ def test_a_full_disk_costs_no_checkpoint(zygote, tmp_path, limit):
     assert zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2")[0] == 0
 
 
-def test_a_folder_that_may_not_be_written_is_named(zygote, tmp_path):
+def test_a_folder_without_write_permission_is_reported(zygote, tmp_path):
     run = tmp_path / "outputs" / "x"
     assert zygote.run(tmp_path, "name=x", *SMALL)[0] == 0
     checkpoints = run / "checkpoints"
@@ -285,7 +285,7 @@ def test_a_folder_that_may_not_be_written_is_named(zygote, tmp_path):
     assert {path: path.read_bytes() for path in checkpoints.iterdir()} == before
 
 
-def test_what_a_killed_process_left_half_written_is_swept(zygote, tmp_path):
+def test_partial_files_of_a_killed_process_are_removed(zygote, tmp_path):
     run = tmp_path / "outputs" / "x"
     assert zygote.run(tmp_path, "name=x", *SMALL)[0] == 0
     for left in (run / "checkpoints" / ".last.ckpt.abc.part", run / ".metrics.json.def.part"):
@@ -312,12 +312,12 @@ def test_a_sweep_killed_in_its_third_job_is_finished_by_repeating_it(zygote, tmp
     status, printed = zygote.run(tmp_path, *sweep)
     assert status == 0, printed
     assert printed.count("finished already, nothing to do") == 2
-    assert printed.count("\nrun          ") == 4  # one of them anew or continued, three that had not begun
+    assert printed.count("\nrun          ") == 4  # one restarted or continued, three that had not started
     assert [state(job(seed)) for seed in range(6)] == ["done"] * 6
     assert {seed: (job(seed) / "metrics.json").stat().st_mtime_ns for seed in (0, 1)} == before
 
 
-def test_a_signal_stops_a_sweep_and_says_what_is_left(zygote, tmp_path):
+def test_a_signal_stops_a_sweep_and_lists_the_remaining_jobs(zygote, tmp_path):
     sweep = ["-m", "name=s", "seed=0,1,2", *LONG, "logger=none", "callbacks=none"]
     child = zygote.start(tmp_path, *sweep)
     folder = tmp_path / "outputs" / "s"
@@ -329,7 +329,7 @@ def test_a_signal_stops_a_sweep_and_says_what_is_left(zygote, tmp_path):
     assert "2 not started; repeat the command to continue" in child.printed
 
 
-def test_a_failed_job_says_why_in_its_folder(zygote, tmp_path):
+def test_a_failed_job_stores_the_reason_in_its_folder(zygote, tmp_path):
     sweep = ["-m", "name=s", "optimizer.lr=1e-3,1e30", *SMALL, "optimizer.gradient_clip=null", "logger=none"]
     status, printed = zygote.run(tmp_path, *sweep)
     assert status == 1
@@ -340,14 +340,14 @@ def test_a_failed_job_says_why_in_its_folder(zygote, tmp_path):
     assert f"failed     {folders[1].name}  {why}" in printed
 
 
-def test_launches_in_the_same_second_get_folders_of_their_own(zygote, tmp_path):
+def test_launches_in_the_same_second_have_separate_folders(zygote, tmp_path):
     tiny = [*TINY, "model=vae", "trainer.max_steps=1", "logger=none", "callbacks=none"]
     children = [zygote.start(tmp_path, *tiny) for _ in range(8)]
     assert [child.wait() for child in children] == [0] * 8
     assert len(list((tmp_path / "outputs" / "vae-speckle").glob("*/metrics.json"))) == 8
 
 
-def test_a_malicious_checkpoint_is_passed_over_and_nothing_in_it_runs(zygote, tmp_path):
+def test_a_malicious_checkpoint_is_skipped_and_not_executed(zygote, tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "executed"), "w"))
@@ -359,7 +359,7 @@ def test_a_malicious_checkpoint_is_passed_over_and_nothing_in_it_runs(zygote, tm
     assert status == 0, printed
     assert "last.ckpt: not a readable checkpoint" in printed
     assert "ignored" in printed
-    assert "continued from step 20" in printed  # that of previous.ckpt
+    assert "continued from step 20" in printed  # the step of previous.ckpt
     torch.save({"state_dict": Evil()}, run / "checkpoints" / "best.ckpt")
     status, printed = zygote.run(tmp_path, "run=outputs/x", script="evaluate.py")
     assert (status, printed.count("\n")) == (2, 1), printed
@@ -367,8 +367,8 @@ def test_a_malicious_checkpoint_is_passed_over_and_nothing_in_it_runs(zygote, tm
     assert not (tmp_path / "executed").exists()
 
 
-def test_this_process_handles_no_signals_from_another_thread():
-    """Ray and joblib may run a job in a thread, where Python allows no handlers."""
+def test_signals_are_not_handled_outside_the_main_thread():
+    """Ray and joblib may run a job in a thread, where Python allows no signal handlers."""
     from saaae.signals import Interruption
 
     failed = []
@@ -403,7 +403,7 @@ def test_a_damaged_checkpoint_never_replaces_the_only_intact_one(zygote, tmp_pat
     assert "continued from step 20" in printed
 
 
-def test_an_extension_killed_as_it_begins_is_not_taken_for_finished(zygote, tmp_path):
+def test_an_extension_killed_at_its_start_does_not_count_as_finished(zygote, tmp_path):
     run = tmp_path / "outputs" / "x"
     assert zygote.run(tmp_path, "name=x", *SMALL, "logger=none", "callbacks=none")[0] == 0
     child = zygote.start(tmp_path, "resume=outputs/x", "trainer.max_epochs=3")
@@ -415,7 +415,7 @@ def test_an_extension_killed_as_it_begins_is_not_taken_for_finished(zygote, tmp_
     assert json.loads((run / "metrics.json").read_text())["train"]["steps"] == 60
 
 
-def test_a_mistyped_command_leaves_the_state_of_a_run_as_it_was(zygote, tmp_path):
+def test_an_invalid_command_does_not_change_the_state_of_a_run(zygote, tmp_path):
     run = tmp_path / "outputs" / "x"
     child = zygote.start(tmp_path, "name=x", *LONG, "logger=none")
     wait_until(lambda: steps(run) >= 3)
@@ -425,7 +425,7 @@ def test_a_mistyped_command_leaves_the_state_of_a_run_as_it_was(zygote, tmp_path
     assert state(run) == "running"
 
 
-def test_a_run_folder_that_may_not_be_written_is_named_in_one_line(zygote, tmp_path):
+def test_a_run_folder_without_write_permission_is_reported_in_one_line(zygote, tmp_path):
     run = tmp_path / "outputs" / "x"
     assert zygote.run(tmp_path, "name=x", *SMALL, "logger=none", "callbacks=none")[0] == 0
     for folder, words in [(run, ["resume=outputs/x", "trainer.max_epochs=2"]), (run.parent, ["name=y", *SMALL])]:

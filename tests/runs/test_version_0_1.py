@@ -15,7 +15,7 @@ from saaae.training import devices, fit
 
 STORED = Path(__file__).with_name("version_0_1")
 AFTER_FOUR_EPOCHS = {"elbo": -67.14481, "kl": 0.02442581, "ssim": 0.02013665, "psnr": 10.18052}
-"""What version 0.1 itself measured after `resume=... trainer.max_epochs=4`."""
+"""Results of version 0.1 after `resume=... trainer.max_epochs=4`."""
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def old_run(tmp_path):
     return RunFolder(shutil.copytree(STORED, tmp_path / "run"))
 
 
-def test_its_checkpoint_has_the_old_names():
+def test_a_version_0_1_checkpoint_has_the_old_names():
     state = torch.load(STORED / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert all(name.split(".")[0] in ("encoder", "posterior", "decoder", "likelihood") for name in state)
 
 
-def test_its_test_metrics_are_repeated(old_run):
+def test_the_test_metrics_of_a_version_0_1_run_are_reproduced(old_run):
     cfg = resolve_config(old_run.config())
     fit.configure_process(cfg)
     model, data = fit.build(cfg)
@@ -37,7 +37,7 @@ def test_its_test_metrics_are_repeated(old_run):
     assert test == pytest.approx(json.loads(old_run.metrics.read_text())["test"], rel=1e-4)
 
 
-def test_it_is_continued_to_the_numbers_of_its_own_version(old_run):
+def test_a_continued_version_0_1_run_reproduces_its_numbers(old_run):
     cfg = old_run.config()
     cfg.trainer.max_epochs = 4
     fit.fit(Run(resolve_config(cfg), old_run, [], {"seed": 0}), Interruption())

@@ -20,7 +20,7 @@ KINDS = {
 
 @pytest.fixture
 def outputs(tmp_path):
-    """Runs of three data sets side by side; the test images of one of them depend on the seed."""
+    """Runs on three data sets in one folder; the test images of one data set depend on the seed."""
     for kind, data in KINDS.items():
         for place, (model, seed) in enumerate(product(("vae", "saaae"), (0, 1))):
             split = f"{kind}{seed}" if kind == "sar" else kind
@@ -32,7 +32,7 @@ def outputs(tmp_path):
     return tmp_path
 
 
-def test_runs_on_different_data_have_a_ranking_each_on_the_terminal_and_on_the_page(outputs, capsys):
+def test_runs_on_different_data_are_ranked_separately_on_the_terminal_and_the_page(outputs, capsys):
     compare(outputs)
     printed = capsys.readouterr().out.splitlines()
     expected = ["warning: Test data or targets differ: 3 rankings, whose numbers do not compare."]
@@ -62,7 +62,7 @@ def test_runs_on_different_data_have_a_ranking_each_on_the_terminal_and_on_the_p
         ({}, {"split_hash": "other"}, "data=speckle, digest "),
     ],
 )
-def test_different_targets_limits_and_files_are_ranked_apart(tmp_path, settings, record, heading):
+def test_different_targets_limits_and_files_are_ranked_separately(tmp_path, settings, record, heading):
     usual = {"data": {"_target_": "x.SpeckleData", "target": "noisy"}}
     write_run(tmp_path / "a", ["model=a"], {"ssim": 0.5}, **usual)
     write_run(tmp_path / "b", ["model=b"], {"ssim": 0.6}, **(usual | settings), record=record)
@@ -71,7 +71,7 @@ def test_different_targets_limits_and_files_are_ranked_apart(tmp_path, settings,
     assert headings[1].startswith(heading)
 
 
-def test_runs_with_the_same_test_images_are_ranked_together_whatever_they_were_trained_on(tmp_path):
+def test_runs_with_the_same_test_images_are_ranked_together_regardless_of_training_data(tmp_path):
     for count in (100, 1000):
         data = {"_target_": "x.SpeckleData", "target": "noisy", "num_train": count}
         name = f"split{count}"
@@ -84,7 +84,7 @@ def test_runs_with_the_same_test_images_are_ranked_together_whatever_they_were_t
     assert len({variant.tested_on for variant in variants_of(runs_of(tmp_path))}) == 1
 
 
-def test_a_copied_run_counts_once_and_is_named(tmp_path, capsys):
+def test_a_copied_run_counts_once_and_is_reported(tmp_path, capsys):
     for name, seed in (("a", 0), ("a-copy", 0), ("b", 1)):
         record = {"config_hash": "1234"}
         write_run(tmp_path / name, [f"name={name}"], {"ssim": 0.5 + 0.1 * seed, "elbo": -77.7}, seed, record=record)
@@ -100,7 +100,7 @@ def test_a_copied_run_counts_once_and_is_named(tmp_path, capsys):
     assert [row["status"] for row in rows] == ["done", "copy of a", "done"]
 
 
-def test_seeds_that_only_one_variant_has_are_one_line(tmp_path):
+def test_seeds_of_only_one_variant_are_reported_in_one_line(tmp_path):
     for seed in range(4):
         write_run(tmp_path / f"a{seed}", ["model=a"], {"ssim": 0.5 + seed}, seed)
     for number in range(28):

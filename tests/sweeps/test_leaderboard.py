@@ -27,7 +27,7 @@ ELBO = {case: 1000.0 - 40.0 * (case[0] == "saaae") + 7.0 * (i * i % 11) for i, c
 
 
 def write_run(path, overrides, test=None, seed=0, train=None, record=None, **settings):
-    """A run folder; without test metrics one that has not finished."""
+    """Writes a run folder; without test metrics, that of an unfinished run."""
     folder = RunFolder(path)
     cfg = {"seed": seed, "likelihood": {"_target_": "Gaussian"}, "data": {"target": "noisy"}} | settings
     folder.write_record(OmegaConf.create(cfg), overrides, {})
@@ -49,7 +49,7 @@ def write_curves(folder, *rows, end="\r\n"):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Two models by two betas by three seeds; of the last variant one job failed and one still runs."""
+    """A sweep of two models, two betas and three seeds; in the last variant one job failed and one is still running."""
     path = tmp_path / "betas"
     for model, beta, seed in CASES:
         job = [f"model={model}", f"beta={beta}", f"seed={seed}", "data=speckle", "name=betas"]
@@ -69,7 +69,7 @@ def sweep(tmp_path):
 
 
 class Page(HTMLParser):
-    """Tables, links and tags of a page; complains of tags that do not match."""
+    """Collects the tables, links and tags of a page; raises an error for mismatched tags."""
 
     def __init__(self, text):
         super().__init__()
@@ -103,12 +103,12 @@ def section(text, title):
 
 
 def table(text, title):
-    """The rows of the table of a section of Markdown, as dictionaries."""
+    """The rows of the table in a section of Markdown, as dictionaries."""
     rows = [line[2:-2].split(" | ") for line in section(text, title).splitlines() if line.startswith("| ")]
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
-def test_variants_are_what_was_typed_but_the_seed_and_the_free_settings(sweep):
+def test_variants_are_the_overrides_without_the_seed_and_runtime_settings(sweep):
     runs = runs_of(sweep)
     labels = [(v.number, v.label, [run.seed for run in v.runs]) for v in variants_of(runs)]
     assert labels == [
@@ -127,7 +127,7 @@ def test_means_and_deviations_are_exact(sweep):
     row = next(row for row in rows if row["variant"] == "model=vae beta=cyclical")
     values = [SSIM["vae", "cyclical", seed] for seed in range(3)]
     assert row["ssim"] == f"{fmean(values):.4f} ±\u00a0{stdev(values):.4f}"
-    assert row["kl_effective, nats per image"] == "201.0 ±\u00a01.0"  # no other than what the loss charges
+    assert row["kl_effective, nats per image"] == "201.0 ±\u00a01.0"  # the value of kl: the run has no kl_effective
     assert (row["runs"], row["images_per_second"]) == ("3", "90.00 ±\u00a00.00")
     assert next(row for row in rows if row["runs"] == "1")["ssim"] == f"{SSIM['saaae', 'cyclical', 0]:.4f}"
 
@@ -162,7 +162,7 @@ def test_an_interval_that_excludes_0_is_marked(tmp_path):
     assert "<b>+0.2000 ±\u00a00.0000</b>" in (tmp_path / "leaderboard.html").read_text()
 
 
-def test_ranked_by_elbo_only_under_one_likelihood_on_the_same_data(tmp_path):
+def test_runs_are_ranked_by_elbo_only_for_one_likelihood_on_the_same_data(tmp_path):
     best_elbo = write_run(tmp_path / "a", ["model=a"], {"ssim": 0.1, "elbo": 9.0})
     write_run(tmp_path / "b", ["model=b"], {"ssim": 0.2, "elbo": 5.0})
     assert ranking(runs_of(tmp_path))[0] == "elbo"
@@ -181,7 +181,7 @@ def test_ranked_by_elbo_only_under_one_likelihood_on_the_same_data(tmp_path):
         assert table((tmp_path / "leaderboard.md").read_text(), "Variants")[0]["variant"] == "model=b"
 
 
-def test_nothing_hampers_a_comparison_but_missing_seeds(sweep):
+def test_only_missing_seeds_give_a_warning(sweep):
     found = warnings_of(variants_of(runs_of(sweep)))
     assert found == ["model=saaae beta=cyclical lacks seed 1, 2: means over other seeds do not compare."]
 
@@ -202,7 +202,7 @@ def test_nothing_hampers_a_comparison_but_missing_seeds(sweep):
         ({}, None),
     ],
 )
-def test_what_hampers_a_comparison_is_said(tmp_path, record, warning):
+def test_problems_of_a_comparison_give_warnings(tmp_path, record, warning):
     for model, seed in product("ab", range(2)):
         odd = record if (model, seed) == ("a", 0) else {}
         write_run(tmp_path / f"{model}{seed}", [f"model={model}"], {"ssim": 0.5}, seed, record=odd)
@@ -210,13 +210,13 @@ def test_what_hampers_a_comparison_is_said(tmp_path, record, warning):
     assert warning in found if warning else found == []
 
 
-def test_warnings_stand_on_the_page(sweep):
+def test_warnings_are_on_the_page(sweep):
     write_leaderboard(sweep)
     for page in ("leaderboard.md", "leaderboard.html"):
         assert "model=saaae beta=cyclical lacks seed 1, 2" in (sweep / page).read_text()
 
 
-def test_splits_that_follow_the_seed_are_the_same_data(sweep):
+def test_splits_that_depend_on_the_seed_are_the_same_data(sweep):
     assert len({run.task for run in runs_of(sweep)}) > 1
     assert not any("data" in line for line in warnings_of(variants_of(runs_of(sweep))))
 
@@ -231,7 +231,7 @@ def test_runs_on_other_data_are_neither_paired_nor_ranked_together(tmp_path):
     assert "Differences from the baseline" not in text
 
 
-def test_one_seed_claims_no_spread(tmp_path):
+def test_a_single_seed_has_no_standard_deviation(tmp_path):
     write_run(tmp_path / "a", ["model=a"], {"ssim": 0.5})
     write_run(tmp_path / "b", [], {"ssim": 0.25})
     write_leaderboard(tmp_path)
@@ -244,7 +244,7 @@ def test_one_seed_claims_no_spread(tmp_path):
     assert table(text, "Differences from the baseline")[0]["pairs"] == "one pair: no interval"
 
 
-def test_models_without_a_kl_are_left_out_of_what_needs_one(tmp_path):
+def test_models_without_a_kl_are_left_out_where_a_kl_is_needed(tmp_path):
     for seed in range(2):
         folder = write_run(tmp_path / f"a{seed}", ["model=cbam_ae"], {"ssim": 0.5, "kl": 0.0, "nll": 3.0}, seed)
         write_curves(folder, "9,0,val/ssim,0.1")
@@ -255,7 +255,7 @@ def test_models_without_a_kl_are_left_out_of_what_needs_one(tmp_path):
     assert "Differences" not in text
 
 
-def test_numbers_that_are_not_finite_are_missing(tmp_path):
+def test_non_finite_numbers_are_shown_as_missing(tmp_path):
     for seed, ssim in enumerate([0.25, float("nan"), 0.75]):
         write_run(tmp_path / f"a{seed}", [], {"ssim": ssim, "psnr": None, "elbo": 1.0 if seed else None}, seed)
     write_leaderboard(tmp_path)
@@ -265,7 +265,7 @@ def test_numbers_that_are_not_finite_are_missing(tmp_path):
     assert ranking(runs_of(tmp_path))[0] == "ssim"
 
 
-def test_the_csv_has_a_row_a_run(sweep):
+def test_the_csv_has_one_row_per_run(sweep):
     write_leaderboard(sweep)
     with (sweep / "leaderboard.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -291,7 +291,7 @@ def test_failed_and_unfinished_jobs_are_listed_with_the_reason(sweep):
     assert len(variants_of(runs_of(sweep))) == 4
 
 
-def test_the_html_is_one_whole_page(sweep):
+def test_the_html_is_one_self_contained_page(sweep):
     written = write_leaderboard(sweep)
     names = [
         "leaderboard.csv",
@@ -313,7 +313,7 @@ def test_the_html_is_one_whole_page(sweep):
     assert all(":" not in link and (sweep / link.replace("%3D", "=").replace("%2C", ",")).is_dir() for link in folders)
 
 
-def test_what_was_typed_cannot_become_markup(tmp_path):
+def test_overrides_are_escaped_in_the_html(tmp_path):
     evil = "<script>alert('x')</script>"
     for number, value in enumerate((evil, "a|b", "plain")):
         folder = write_run(tmp_path / f"{number}<b>", [f"name={evil}", f"+tag={value}", f"+all={evil}"], {"ssim": 0.5})
@@ -330,7 +330,7 @@ def test_what_was_typed_cannot_become_markup(tmp_path):
     assert {row["variant"] for row in table(text.replace(r"a\|b", "a/b"), "Variants")} >= {"tag=a/b", "tag=plain"}
 
 
-def test_a_line_that_is_being_written_is_no_point_of_a_curve(tmp_path):
+def test_an_incomplete_line_is_not_a_point_of_a_curve(tmp_path):
     folder = write_run(tmp_path / "a", [], {"ssim": 0.5})
     write_curves(folder, "9,0,train/loss,3", "9,0,val/ssim,0.5", "9,0,val/elbo,nan", "19,1,val/ssim,0.", end="")
     assert read_curves(folder.path / "metrics.csv") == {"val/ssim": {10: 0.5}, "val/elbo": {}}
@@ -338,7 +338,7 @@ def test_a_line_that_is_being_written_is_no_point_of_a_curve(tmp_path):
     assert tmp_path / "leaderboard.png" in write_leaderboard(tmp_path)
 
 
-def test_reconstructions_are_of_the_same_images(tmp_path):
+def test_reconstructions_show_the_same_images(tmp_path):
     for name, value, images in (("a", 1, {}), ("b", 2, {}), ("c", 3, {"index": (0, 6)}), ("d", 4, {"fed": 77})):
         write_images(write_run(tmp_path / name, [f"model={name}"], {"ssim": 0.5}), value, **images)
     write_images(write_run(tmp_path / "e", ["model=e"], {"ssim": 0.5}, record={"split_hash": "other"}), 5)
@@ -360,7 +360,7 @@ def test_gray_and_colour_reconstructions_are_drawn(tmp_path, channels):
     assert [path.suffix for path in write_leaderboard(tmp_path)] == [".csv", ".md", ".html", ".png"]
 
 
-def test_a_job_that_was_extended_is_a_variant_of_its_own(sweep):
+def test_an_extended_job_is_a_separate_variant(sweep):
     folder = next(sweep.glob("*constant,model=vae,seed=1*"))
     overrides = folder / ".hydra" / "overrides.yaml"
     overrides.write_text(overrides.read_text() + "- trainer.max_epochs=40\n")
@@ -377,7 +377,7 @@ def test_a_sweep_over_precision_has_variants(tmp_path):
     ]
 
 
-def test_runs_named_by_hand_come_in_the_order_of_their_ends(tmp_path):
+def test_manually_named_runs_are_sorted_by_end_time(tmp_path):
     for name, since in (("a", "2026-01-03"), ("b", "2026-01-01"), ("c", "2026-01-02")):
         folder = write_run(tmp_path / name, [f"name={name}", f"model={name}"], {"ssim": 0.5})
         write_json(folder.status, {"state": "done", "why": "", "since": since})
@@ -386,14 +386,14 @@ def test_runs_named_by_hand_come_in_the_order_of_their_ends(tmp_path):
     assert [v.label for v in variants_of(runs_of(tmp_path))] == ["model=b", "model=c", "model=a"]
 
 
-def test_a_run_is_no_sweep(sweep):
+def test_a_run_is_not_a_sweep(sweep):
     assert is_sweep(sweep)
     assert not is_sweep(next(path for path in sweep.iterdir() if path.is_dir()))
     assert not is_sweep(sweep.parent)
     assert not is_sweep(sweep / "absent")
 
 
-def test_mistakes_are_answered_in_one_line(sweep, tmp_path):
+def test_usage_errors_are_reported_in_one_line(sweep, tmp_path):
     with pytest.raises(UserError, match="absent: no such folder"):
         write_leaderboard(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
@@ -418,7 +418,7 @@ def test_making_a_leaderboard_imports_no_torch():
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"test": {"ssim": "x", "elbo": null}, "run": {}}'])
-def test_a_damaged_run_costs_the_others_nothing(sweep, content):
+def test_a_damaged_run_does_not_affect_the_others(sweep, content):
     folder = next(sweep.glob("*constant,model=vae,seed=1*"))
     (folder / "metrics.json").write_text(content)
     (next(sweep.glob("*constant,model=vae,seed=0*")) / "reconstructions.npz").write_bytes(b"PK")

@@ -1,4 +1,4 @@
-"""Runs from the outside: the commands of the README as a user types them."""
+"""Runs in other processes: the commands of the README as a user types them."""
 
 import json
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from tests.models.test_models import SMALL
 
 
 class Result(NamedTuple):
-    """How a command ended."""
+    """Exit status and output of a command."""
 
     returncode: int
     stdout: str
@@ -27,10 +27,10 @@ def command(zygote):
     return run
 
 
-def test_the_life_of_a_sweep(command, tmp_path):
+def test_the_life_cycle_of_a_sweep(command, tmp_path):
     sweep = ["-m", "name=s", "model=vae,saaae", "trainer.val_check_interval=1,1000", *TINY]
     first = command("train.py", *sweep, cwd=tmp_path)
-    # That an epoch has fewer than 1000 batches is known once the data are read: two jobs fail, the others do not.
+    # The number of batches is known only after the data are read, so the two jobs that ask for 1000 of them fail.
     assert first.returncode == 2, first.stderr
     assert first.stderr.count("error: trainer.val_check_interval=1000: an epoch has 3 batches") == 2
     assert "4 jobs in outputs/s" in first.stdout
@@ -43,7 +43,7 @@ def test_the_life_of_a_sweep(command, tmp_path):
     assert "leaderboard  outputs/s/leaderboard.csv" in first.stdout
     page = (tmp_path / "outputs/s/leaderboard.html").read_text()
     assert "model=saaae" in page
-    assert "an epoch has 3 batches" in page  # why two of them failed
+    assert "an epoch has 3 batches" in page  # the reason why two jobs failed
 
     again = command("train.py", *sweep, cwd=tmp_path)
     assert again.stdout.count("finished already, nothing to do") == 2
@@ -61,14 +61,14 @@ def test_the_life_of_a_sweep(command, tmp_path):
 
     stored = json.loads((done[0] / "metrics.json").read_text())["test"]
     run = done[0].relative_to(tmp_path)
-    # '=' and ',' in a value need quotes of Hydra's own.
+    # Hydra needs its own quotes around '=' and ',' in a value.
     test = command("evaluate.py", f"run='{run}'", cwd=tmp_path)
     assert test.returncode == 0, test.stderr
     evaluation = json.loads((done[0] / "evaluation" / "own-best" / "metrics.json").read_text())
     assert evaluation["test"] == stored
 
 
-def test_the_life_of_a_named_run(command, tmp_path):
+def test_the_life_cycle_of_a_named_run(command, tmp_path):
     def train(*arguments):
         return command("train.py", *arguments, cwd=tmp_path)
 
@@ -99,10 +99,10 @@ def test_the_life_of_a_named_run(command, tmp_path):
     assert folder.overrides() == ["name=x", "model=vae", *TINY, "trainer.max_epochs=2"]
     chosen = folder.tags()
     assert (chosen["model"], chosen["data"], chosen["trainer.max_epochs"]) == ("vae", "speckle", 2)
-    assert not {"name", "resume", "accelerator"} & set(chosen)  # nothing that leaves the numbers alone
+    assert not {"name", "resume", "accelerator"} & set(chosen)  # no settings that do not change the numbers
 
 
-def test_evaluation_takes_other_data_at_the_door(command, tmp_path, monkeypatch):
+def test_evaluation_accepts_other_data_on_the_command_line(command, tmp_path, monkeypatch):
     monkeypatch.delenv("SAAAE_DATA_DIR", raising=False)
     assert command("train.py", "name=x", *TINY, cwd=tmp_path).returncode == 0
     tiny = [word for word in TINY if word.startswith("data.num_")]
@@ -123,7 +123,7 @@ def test_evaluation_takes_other_data_at_the_door(command, tmp_path, monkeypatch)
         assert refused.stderr.startswith(answer), refused.stderr
 
 
-def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_path):
+def test_evaluation_writes_arrays_and_images_from_the_prior(command, tmp_path):
     import numpy as np
 
     words = ["name=x", *TINY, "model=aitex_vae", *SMALL["aitex_vae"], "model.encoder.dropout=0.5"]
@@ -132,7 +132,7 @@ def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_pat
     assert command("evaluate.py", "run=outputs/x", "save_arrays=6", cwd=tmp_path).returncode == 0
     arrays = np.load(tmp_path / "outputs/x/evaluation/own-best/arrays.npz")
     mse = np.mean((arrays["reconstruction"] - arrays["target"]) ** 2)
-    assert mse == pytest.approx(stored["mse"], rel=1e-5)  # the images that the metrics are of, without dropout
+    assert mse == pytest.approx(stored["mse"], rel=1e-5)  # the images of the metrics, without dropout
 
     words = ["run=outputs/x", "save_arrays=5", "samples=sample", "generate=7", "code_steps=[0.5,2]"]
     found = command("evaluate.py", *words, cwd=tmp_path)
@@ -156,7 +156,7 @@ def test_evaluation_gives_away_arrays_and_images_from_the_prior(command, tmp_pat
     assert sampled["test"]["mse"] != stored["mse"]
     assert [code["step"] for code in sampled["codes"]] == [0.5, 2.0]
     own = json.loads((tmp_path / "outputs/x/evaluation/own-best/metrics.json").read_text())
-    assert own["test"] == stored  # the mean's results are not overwritten by the sample's
+    assert own["test"] == stored  # results from a sample do not overwrite those from the mean
     assert own["definitions"]["psnr"]["unit"] == "dB"
     for words, answer in [
         (["generate=2", "class=1"], "error: class=1: a VAE knows no classes\n"),

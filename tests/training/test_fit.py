@@ -1,4 +1,4 @@
-"""What a run reports in one line, before its folder changes or when nothing came of it."""
+"""Errors that a run reports in one line, before its folder changes or without results."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -16,7 +16,7 @@ QUICK = ["model=vae", "logger=none", "callbacks=none", "optimizer.schedule=const
 
 @pytest.fixture
 def launch(compose_config, tmp_path):
-    """Trains in tmp_path/run; a second call continues."""
+    """Trains in tmp_path/run; a second call continues the run."""
 
     def launched(*overrides):
         cfg = resolve_config(compose_config(*TINY, *QUICK, *overrides))
@@ -64,14 +64,14 @@ def test_a_damaged_curve_is_reported_before_anything_changes(launch):
     [("model.latent_dim=1000000000000", "model"), ("model.encoder.widths=[8,1000000000000]", "model"),
      ("data.num_train=1000000000000000", "data")],
 )  # fmt: skip
-def test_what_needs_more_memory_than_there_is_names_the_largest_setting(compose_config, setting, part):
+def test_out_of_memory_during_construction_names_the_largest_setting(compose_config, setting, part):
     cfg = resolve_config(compose_config(*TINY, *QUICK, setting))
     shown = setting.replace("[8,", r"\[8, ").replace("]", r"\]")
     with pytest.raises(UserError, match=rf"^{part}: out of memory \(.*\); its largest setting is {shown}$"):
         fit.build(cfg)
 
 
-def test_memory_that_runs_out_in_training_is_one_line(launch, monkeypatch):
+def test_out_of_memory_during_training_is_reported_in_one_line(launch, monkeypatch):
     from saaae.models.lightning import AutoencoderModule
 
     def step(self, batch, batch_idx):
@@ -82,7 +82,7 @@ def test_memory_that_runs_out_in_training_is_one_line(launch, monkeypatch):
         launch()
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+def test_other_errors_are_not_reported_as_out_of_memory():
     assert out_of_memory(RuntimeError("shapes do not match")) is None
     assert out_of_memory(MemoryError()) == "no details"
     with pytest.raises(RuntimeError, match="shapes"), within_memory(OmegaConf.create({}), "model"):

@@ -15,7 +15,7 @@ CSV = "lightning.pytorch.loggers.CSVLogger"
 
 
 class Remembering(Logger):
-    """Like a logger of a server: it continues the run whose id it is given."""
+    """A logger that, like a server logger, continues the run with the given id."""
 
     started: ClassVar = []
 
@@ -49,14 +49,14 @@ def csv_metrics(folder):
         return set(csv.DictReader(file).fieldnames)
 
 
-def test_several_loggers_write_at_once(launch):  # noqa: F811
+def test_several_loggers_can_be_used_at_once(launch):  # noqa: F811
     folder = launch("a", *WORDS, "logger=[tensorboard,csv]")
     assert {"train/loss", "val/ssim", "hp/ssim"} <= csv_metrics(folder.path / "csv" / "version_0")
     assert list(folder.path.glob("events.out.tfevents*"))
     assert folder.curves.is_file()
 
 
-def test_a_resumed_run_adds_a_csv_of_what_followed(launch):  # noqa: F811
+def test_a_resumed_run_adds_a_csv_of_the_remaining_steps(launch):  # noqa: F811
     launch("a", *WORDS, "logger=csv", "optimizer.schedule=constant")
     first = (folder := launch("a", *WORDS, "logger=csv", "trainer.max_epochs=2")).path / "csv" / "version_0"
     assert {"train/loss"} <= csv_metrics(first)
@@ -65,13 +65,13 @@ def test_a_resumed_run_adds_a_csv_of_what_followed(launch):  # noqa: F811
 
 
 @pytest.mark.parametrize("partial", ["true", "false"])
-def test_a_logger_needs_no_file_of_its_own(launch, tmp_path, partial):  # noqa: F811
+def test_a_logger_can_be_added_without_an_option_file(launch, tmp_path, partial):  # noqa: F811
     node = f"+logger.mine={{_target_:{CSV},_partial_:{partial},save_dir:{tmp_path / 'logs'},name:x}}"
     launch("a", *NARROW, node)
     assert (tmp_path / "logs" / "x" / "version_0" / "metrics.csv").is_file()
 
 
-def test_a_logger_of_a_server_continues_its_run(launch):  # noqa: F811
+def test_a_server_logger_continues_its_run(launch):  # noqa: F811
     word = f"+logger.mine._target_={__name__}.Remembering"
     folder = launch("a", *NARROW, word)
     first = Remembering.started[-1]
@@ -83,7 +83,7 @@ def test_a_logger_of_a_server_continues_its_run(launch):  # noqa: F811
     assert Remembering.started[-1].run_id == first.run_id
 
 
-def test_a_missing_package_is_one_line_and_leaves_no_folder(launch, tmp_path, monkeypatch):  # noqa: F811
+def test_a_missing_package_is_reported_in_one_line_and_leaves_no_folder(launch, tmp_path, monkeypatch):  # noqa: F811
     from lightning.pytorch.loggers import mlflow
 
     def missing(*_, **__):

@@ -20,7 +20,7 @@ print(faults() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
-def test_freed_blocks_are_kept_and_not_faulted_in_again():
+def test_freed_blocks_are_kept_without_new_page_faults():
     def page_faults(mode):
         return int(
             subprocess.run([sys.executable, "-c", CODE, mode], capture_output=True, text=True, check=True).stdout

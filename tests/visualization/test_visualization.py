@@ -12,7 +12,7 @@ from saaae.visualization.mosaic import CELL, Row, mosaic, save_picture
 from saaae.visualization.panels import interpolation_rows, outlined, plane_rows, ratio_row, traversal_rows
 
 
-def test_every_image_of_every_row_is_in_the_mosaic_at_its_place():
+def test_every_image_is_at_its_position_in_the_mosaic():
     rows = [
         Row("a", torch.stack([torch.full((1, 8, 8), 0.2), torch.full((1, 8, 8), 0.4)])),
         Row("colour", torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(2, 3, 8, 8)),
@@ -21,7 +21,7 @@ def test_every_image_of_every_row_is_in_the_mosaic_at_its_place():
     picture = mosaic(rows, "title", ["first", "second"])
     assert picture.dtype == np.uint8
     for value in (51, 102):
-        assert (picture == value).all(2).sum() >= CELL * CELL  # letters have a few such pixels too
+        assert (picture == value).all(2).sum() >= CELL * CELL  # letters also contain a few such pixels
     assert (picture == (255, 0, 0)).all(2).sum() == 2 * CELL * CELL
     yellow = (253, 231, 37)  # the end of viridis
     assert (np.abs(picture.astype(int) - yellow).max(2) <= 2).sum() == 2 * CELL * CELL
@@ -29,7 +29,7 @@ def test_every_image_of_every_row_is_in_the_mosaic_at_its_place():
     assert left < right
 
 
-def test_values_beyond_the_range_are_clipped_not_wrapped():
+def test_values_outside_the_range_are_clipped_and_not_wrapped():
     picture = mosaic([Row("", torch.tensor([-0.5, 1.5]).view(2, 1, 1, 1).expand(2, 1, 8, 8))], "")
     assert (picture == 0).all(2).sum() >= CELL * CELL
     assert picture[-CELL // 2, -CELL // 2].tolist() == [255] * 3
@@ -39,7 +39,7 @@ def test_a_long_title_is_not_cut_off():
     assert mosaic([Row("", torch.zeros(1, 1, 8, 8))], "word " * 40).shape[1] > 900
 
 
-def test_traversals_move_one_dimension_at_a_time_from_the_one_of_the_highest_kl():
+def test_traversals_vary_one_dimension_at_a_time_in_order_of_kl():
     model = SimpleNamespace(
         latent_shape=(3,),
         num_classes=None,
@@ -52,7 +52,7 @@ def test_traversals_move_one_dimension_at_a_time_from_the_one_of_the_highest_kl(
     assert rows[1].images[..., 0, 0].tolist() == [pytest.approx([v, 0.2, 0.3]) for v in (-3, 0, 3)]
 
 
-def test_of_a_latent_map_whole_channels_are_moved_by_their_summed_kl():
+def test_traversals_of_a_latent_map_vary_whole_channels_in_order_of_their_summed_kl():
     model = SimpleNamespace(
         latent_shape=(2, 2, 2),
         num_classes=None,
@@ -65,7 +65,7 @@ def test_of_a_latent_map_whole_channels_are_moved_by_their_summed_kl():
     assert (row.images[0] == torch.tensor([0.0, -3.0])[:, None, None]).all()
 
 
-def test_interpolations_begin_and_end_at_the_reconstructions_of_their_images():
+def test_interpolations_start_and_end_at_the_reconstructions():
     codes = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     model = SimpleNamespace(
         num_classes=None,
@@ -80,7 +80,7 @@ def test_interpolations_begin_and_end_at_the_reconstructions_of_their_images():
         ))  # fmt: skip
 
 
-def test_the_plane_covers_equal_shares_of_the_prior():
+def test_the_plane_is_spaced_by_quantiles_of_the_prior():
     model = SimpleNamespace(num_classes=None, generate=lambda z, label=None: z[:, :, None, None])
     rows = plane_rows(model, torch.device("cpu"), side=3)
     shares = torch.special.ndtr(torch.stack([row.images[..., 0, 0] for row in rows]))
@@ -96,7 +96,7 @@ def test_the_ratio_image_is_middle_gray_where_only_speckle_was_removed():
     torch.testing.assert_close(row.images, speckle / 2)
 
 
-def test_the_outline_lies_around_the_defect_and_not_on_it():
+def test_the_outline_is_around_the_defect_and_not_on_it():
     mask = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     mask[..., 5:9, 5:9] = 1
     mask[..., 12:, :] = 255  # unknown
@@ -111,7 +111,7 @@ def batch_of(x):
     return Batch(x, x, torch.arange(len(x)), GlobalRandom())
 
 
-def test_each_layer_of_gates_gets_a_panel():
+def test_each_gate_layer_has_a_panel():
     gates = {"encoder.3": torch.rand(4, 16) * 2, "decoder.1": torch.rand(4, 8) * 2}
     one, two = (gate_bars(dict(list(gates.items())[:number]), "t") for number in (1, 2))
     assert two.shape[0] > one.shape[0]
@@ -119,19 +119,19 @@ def test_each_layer_of_gates_gets_a_panel():
     assert two.std() > 10
 
 
-def test_the_strip_keeps_few_epochs_in_the_order_of_training_and_always_the_newest(tmp_path):
+def test_the_epoch_strip_keeps_few_epochs_in_order_and_always_the_latest(tmp_path):
     strip = EpochStrip(tmp_path / "epochs.npz")
     for epoch in range(1, 101):
         strip.add(epoch, torch.full((2, 1, 4, 4), epoch / 255), limit=True)
         assert len(strip.epochs) == min(epoch, STRIP_COLUMNS)
         assert (strip.epochs[0], strip.epochs[-1]) == (1, epoch)
-    assert max(np.diff(strip.epochs)) <= 16  # of 100 epochs in 12 columns
+    assert max(np.diff(strip.epochs)) <= 16  # 100 epochs in 12 columns
     assert strip.images[:, 0, 0, 0, 0].tolist() == strip.epochs
     strip.add(101, torch.zeros(2, 1, 4, 4), limit=False)
     assert strip.epochs[-1] == 101
 
 
-def test_a_strip_is_continued_from_the_epoch_that_a_run_resumes_at(tmp_path):
+def test_the_epoch_strip_continues_at_the_resumed_epoch(tmp_path):
     strip = EpochStrip(tmp_path / "epochs.npz")
     for epoch in (1, 2, 3):
         strip.add(epoch, torch.full((1, 1, 4, 4), epoch / 255), limit=True)
@@ -146,7 +146,7 @@ def test_a_strip_is_continued_from_the_epoch_that_a_run_resumes_at(tmp_path):
     assert again.picture(torch.zeros(1, 1, 4, 4), "t").shape[1] > 4 * CELL
 
 
-def test_a_picture_is_the_file_that_was_drawn(tmp_path):
+def test_a_saved_picture_equals_the_drawn_pixels(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     save_picture(tmp_path / "new" / "a.png", pixels)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), pixels)
