@@ -41,7 +41,9 @@ Anchor = Annotated[float, Gt(0), Le(MAX_ANCHOR)]
 Peak = Annotated[float, Gt(0), Le(500)]
 """Mean photon count of a white pixel."""
 Percent = Annotated[int, Ge(1), Le(100)]
-Correlation = Annotated[float, Ge(0), Lt(1)]
+CorrelationCoefficient = Annotated[float, Ge(0), Lt(1)]
+Correlation = CorrelationCoefficient | Annotated[list[CorrelationCoefficient], Len(1)]
+"""Correlation of neighbouring pixels' intensities under speckle, or a list from which each image draws one."""
 ExistingFolder = Annotated[Folder, Predicate(os.path.isdir)]
 Span = NonNegativeInt | Fraction
 """A stretch of training: an integer counts optimizer steps, a float is a fraction of the run."""
@@ -55,9 +57,9 @@ def has_mark(annotation: Any, mark: str) -> bool:
     return mark in getattr(annotation, "__metadata__", ()) or any(has_mark(arg, mark) for arg in get_args(annotation))
 
 
-def looks_of(looks: float | list[float]) -> list[float]:
-    """The numbers of looks that an image may draw."""
-    return looks if isinstance(looks, list) else [looks]
+def choices_of(value: float | list[float]) -> list[float]:
+    """The values that an image may draw of a number or a list."""
+    return value if isinstance(value, list) else [value]
 
 
 Scale = PositiveFloat | Literal["learned", "optimal", "per_image"]

@@ -121,4 +121,5 @@ def test_imports_have_no_cycles():
 def test_only_these_folders_contain_code():
     modules = {"ranges.py", "errors.py", "atomic.py", "signals.py", "rng.py", "types.py", "__init__.py", "__main__.py"}
     allowed = modules | MAY_IMPORT.keys()
-    assert {p.name for p in (ROOT / "saaae").iterdir() if p.name != "__pycache__"} <= allowed
+    assert {p.name for p in (ROOT / "saaae").iterdir() if p.name not in ("__pycache__", "weights")} <= allowed
+    assert not list((ROOT / "saaae/weights").rglob("*.py"))

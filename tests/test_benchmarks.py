@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -148,6 +149,31 @@ def test_despeckling(monkeypatch, tmp_path, capsys, compose_config):
     benchmark.main([str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert all(f"| {name} |" in printed for name in ("noisy", "boxcar", "Lee", "Frost", "despeckler"))
+    unseen = {"UNSEEN_LAWS": [(1, 0.0), (1, 0.6)], "UNSEEN": {"val": (1, 1), "test": (6, 2)}}
+    for name, small in {"SIDE": 64, **unseen}.items():
+        monkeypatch.setattr(benchmark, name, small)
+    monkeypatch.setenv("SAAAE_DATA_DIR", str(tmp_path))
+    benchmark.main([str(tmp_path / "run")], unseen=True, real=True)
+    assert "skipped, there is no folder sar" in capsys.readouterr().out
+    (tmp_path / "sar/mstar/scenes").mkdir(parents=True)
+    (tmp_path / "sar/sentinel1").mkdir()
+    noise = np.random.default_rng(0).exponential(40, (70, 80))
+    Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(tmp_path / "sar/mstar/scenes/scene.png")
+    tifffile.imwrite(tmp_path / "sar/sentinel1/city.tif", noise.astype(np.float32))
+    benchmark.main([str(tmp_path / "run")], unseen=True, real=True)
+    printed = capsys.readouterr().out
+    assert "| braided_river |" in printed
+    assert "L = 1, correlated 0.6" in printed
+    assert all(f"| {name} |" in printed for name in ("scene", "city"))
+
+
+def test_unseen_scenes(tmp_path):
+    benchmark = load("unseen_scenes")
+    benchmark.main(tmp_path / "unseen.png")
+    scenes = benchmark.unseen_scenes(6, 64, 0)
+    assert (tmp_path / "unseen.png").is_file()
+    assert torch.equal(scenes, benchmark.unseen_scenes(12, 64, 0)[:6])
+    assert (scenes.flatten(1).std(1) > 0.05).all()
 
 
 def test_speckle(capsys):

@@ -139,7 +139,7 @@ class Speckle(Corruption):
 
     Args:
         looks: Number of looks, a multiple of 0.5 where the speckle is correlated; of a list each image draws one.
-        correlation: Correlation of neighbouring pixels' intensities; 0 is white.
+        correlation: Correlation of neighbouring pixels' intensities; 0 is white. Of a list each image draws one.
     """
 
     def __init__(self, *, looks: Looks, correlation: Correlation) -> None:

@@ -28,7 +28,9 @@ class SpeckleData(ImageDataModule):
         num_test: Test scenes.
         looks: Number of looks L; speckle has a coefficient of variation of 1/sqrt(L) in intensity. Any fraction for
             white speckle, a multiple of 0.5 for a correlated one. Of a list each image draws one.
-        correlation: Correlation of neighbouring pixels' intensities; 0 is white.
+        correlation: Correlation of neighbouring pixels' intensities; 0 is white. Of a list each image draws one, apart
+            from its looks.
+        clip: Whether speckled amplitudes are clipped at 1, as those of an 8-bit image; otherwise the input exceeds 1.
         target: `noisy`: an autoencoder of the speckled image. `clean`: a despeckler.
         scene_size: Side of the generated scenes, which are cut into tiles; None is `image_size`, a tile a scene.
         image_size: Side of a tile in pixels.
@@ -46,6 +48,7 @@ class SpeckleData(ImageDataModule):
         num_test: PositiveInt,
         looks: Target[Looks],
         correlation: Target[Correlation],
+        clip: Target[bool],
         target: Target[Literal["noisy", "clean"]],
         scene_size: ImageSize | None,
         image_size: ImageSize,
@@ -55,7 +58,9 @@ class SpeckleData(ImageDataModule):
         super().__init__(image_size=image_size, channels=channels, **serving)
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         check_looks("data", looks, correlation)
-        self.looks, self.correlation, self.target = looks, correlation, target
+        if not clip and target == "noisy":
+            raise UserError("data.clip=false: a noisy target would exceed 1; expected data.target=clean")
+        self.looks, self.correlation, self.clip, self.target = looks, correlation, clip, target
         self.scene_size = scene_size or image_size
         if self.scene_size % image_size:
             raise UserError(f"data.scene_size={scene_size}: expected a multiple of data.image_size={image_size}")
@@ -86,7 +91,9 @@ class SpeckleData(ImageDataModule):
         }
 
     def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
-        """Speckles the clean amplitude, clipped to [0, 1]."""
+        """Speckles the clean amplitude; clipped to [0, 1] if so set."""
         clean = to_unit_range(raw.pixels)
-        noisy = speckle_amplitude(clean, self.looks, self.correlation, rng).clamp(0.0, 1.0)
+        noisy = speckle_amplitude(clean, self.looks, self.correlation, rng)
+        if self.clip:
+            noisy = noisy.clamp(0.0, 1.0)
         return Batch(noisy, clean if self.target == "clean" else noisy, raw.indices, rng, clean=clean)

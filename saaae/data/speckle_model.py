@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from saaae.errors import UserError
-from saaae.ranges import Looks, looks_of
+from saaae.ranges import Correlation, Looks, choices_of
 from saaae.rng import RandomSource
 
 
@@ -72,31 +72,65 @@ def _power(size: int, correlation: float, device: torch.device) -> Tensor:
     return (power / power.mean()).float()  # a long correlation on a small field has lost some to the clamp
 
 
-def check_looks(owner: str, looks: Looks, correlation: float) -> None:
+def mixed_speckle(like: Tensor, looks: list[float], correlation: list[float], rng: RandomSource) -> Tensor:
+    """Intensity speckle of which each image draws a number of looks and, independently, a correlation.
+
+    The law of each image is that of `correlated_speckle`, white for the correlation 0, whose spectrum is flat. All
+    images share the fields of the largest number of looks; an image with fewer leaves the last ones out. White
+    noise stays white under a Fourier transform, so the fields are drawn as spectra.
+
+    Args:
+        like: Template (B, C, H, W).
+        looks: Numbers of looks to draw from, multiples of 0.5.
+        correlation: Correlations of neighbours' intensities to draw from, in [0, 1).
+        rng: Source of random numbers.
+    """
+    height, width = like.shape[-2:]
+    power = [[_power(size, value, like.device) for value in correlation] for size in (height, width)]
+    amplitudes = torch.sqrt(torch.stack(power[0])[:, :, None] * torch.stack(power[1])[:, None, :])
+    image_looks = torch.tensor(looks, device=like.device)[_draw(like, len(looks), rng)].view(-1, 1, 1, 1)
+    amplitude = amplitudes[_draw(like, len(correlation), rng)][:, None]
+    total = torch.zeros_like(like, dtype=torch.float32)
+    for before in range(math.ceil(max(looks))):
+        field = torch.complex(rng.normal(like), rng.normal(like)) * math.sqrt(0.5)
+        field = torch.fft.ifft2(field * amplitude, norm="ortho")
+        left = image_looks - before
+        total += torch.where(left >= 1, field.real**2 + field.imag**2, field.real**2) * (left > 0)
+    return total / image_looks
+
+
+def _draw(like: Tensor, count: int, rng: RandomSource) -> Tensor:
+    """For each image of (B, C, H, W) one of 0 ... count - 1, (B,), int64, all equally likely."""
+    return torch.ceil(rng.uniform(like[:, :1, :1, :1]) * count).long().flatten() - 1
+
+
+def check_looks(owner: str, looks: Looks, correlation: Correlation) -> None:
     """Refuses looks that correlated speckle cannot have.
 
     Raises:
         UserError: Naming `owner`.looks.
     """
-    if correlation != 0 and any(choice % 0.5 for choice in looks_of(looks)):
+    if correlation != 0 and any(choice % 0.5 for choice in choices_of(looks)):
         raise UserError(
             f"{owner}.looks={looks}: correlated speckle ({owner}.correlation={correlation}) needs multiples of 0.5"
         )
 
 
-def speckle_amplitude(amplitude: Tensor, looks: Looks, correlation: float, rng: RandomSource) -> Tensor:
+def speckle_amplitude(amplitude: Tensor, looks: Looks, correlation: Correlation, rng: RandomSource) -> Tensor:
     """Amplitude images under speckle: the root of intensity (amplitude squared) times S; not clipped.
 
     Args:
         amplitude: Clean images (B, C, H, W).
         looks: Number of looks, a multiple of 0.5 where the speckle is correlated; of several each image draws one.
-        correlation: Correlation of neighbouring intensities; 0 is white.
+        correlation: Correlation of neighbouring intensities; 0 is white. Of a list each image draws one.
         rng: Source of random numbers.
     """
-    choices = looks_of(looks)
+    choices = choices_of(looks)
+    if isinstance(correlation, list):
+        return amplitude * torch.sqrt(mixed_speckle(amplitude, choices, correlation, rng))
     if len(choices) == 1:
         return amplitude * torch.sqrt(_speckle(amplitude, choices[0], correlation, rng))
-    chosen = torch.ceil(rng.uniform(amplitude[:, :1, :1, :1]) * len(choices)) - 1
+    chosen = _draw(amplitude, len(choices), rng).view(-1, 1, 1, 1)
     speckle = torch.zeros_like(amplitude, dtype=torch.float32)
     for number, choice in enumerate(choices):
         speckle = torch.where(chosen == number, _speckle(amplitude, choice, correlation, rng), speckle)

@@ -6,7 +6,7 @@ import torch
 
 from saaae.data.scenes import FAMILIES, generate_scenes
 from saaae.data.speckle import SpeckleData
-from saaae.data.speckle_model import correlated_speckle, gamma_speckle, speckle_amplitude
+from saaae.data.speckle_model import correlated_speckle, gamma_speckle, mixed_speckle, speckle_amplitude
 from saaae.errors import UserError
 from saaae.rng import GlobalRandom, IndexedRandom
 from tests.conftest import SERVING
@@ -69,6 +69,8 @@ def test_correlated_speckle_needs_a_multiple_of_half_a_look():
         make(looks=2.3, correlation=0.3)
     with pytest.raises(UserError, match=r"data.looks=\[1, 2.3\].*needs multiples of 0.5"):
         make(looks=[1, 2.3], correlation=0.3)
+    with pytest.raises(UserError, match=r"data.looks=2.3.*needs multiples of 0.5"):
+        make(looks=2.3, correlation=[0.0])
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))
@@ -80,6 +82,73 @@ def test_each_image_draws_one_of_several_looks(source, correlation):
     nearest = (looks[:, None].log2() - torch.tensor([0.0, 2.0, 4.0])).abs()
     assert nearest.min(1).values.max() < 0.5
     assert (nearest.argmin(1).bincount(minlength=3) > 8).all()  # of 64 images; about 21 expected for each
+
+
+# Of 4 images of ones, 16 pixels square, drawn for evaluation with seed 0: mean amplitude, [1, 0, 3, 5], [3, 0, 15, 15].
+STORED = {
+    (1, 0.0): (0.9091964, 0.3990568, 0.6583859),
+    (1, 0.33): (0.8878774, 0.7875918, 0.4799083),
+    (2.5, 0.0): (0.9604322, 0.5830513, 1.0092739),
+    (2.5, 0.33): (0.9511766, 0.6167530, 1.1183218),
+    ((1, 4, 16), 0.0): (0.9820260, 1.0797765, 0.8018176),
+    ((1, 4, 16), 0.33): (0.9615966, 1.0192095, 1.1340154),
+}
+
+
+@pytest.mark.parametrize(("looks", "correlation"), STORED)
+def test_speckle_of_one_correlation_is_that_of_stored_runs(looks, correlation):
+    choices = list(looks) if isinstance(looks, tuple) else looks
+    s = speckle_amplitude(torch.ones(4, 1, 16, 16), choices, correlation, IndexedRandom(0, torch.arange(4)))
+    found = (s.mean().item(), s[1, 0, 3, 5].item(), s[3, 0, 15, 15].item())
+    assert found == pytest.approx(STORED[looks, correlation], abs=2e-6)
+
+
+def correlation_of_neighbours(s):
+    """Correlation (B,) of images (B, 1, H, W) of mean 1 with themselves, one pixel to the right and one down."""
+    s = s - s.mean((1, 2, 3), keepdim=True)
+    shifted = 0.5 * (s * s.roll(1, 2) + s * s.roll(1, 3))
+    return shifted.mean((1, 2, 3)) / s.var((1, 2, 3), correction=0)
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_of_several_correlations_each_image_draws_one_apart_from_its_looks(source):
+    torch.manual_seed(0)
+    s = mixed_speckle(torch.ones(64, 1, 128, 128), [1, 2.5, 16], [0.0, 0.6], SOURCES[source]).double()
+    assert (s.mean((1, 2, 3)) - 1).abs().max() < 0.05
+    looks, found = 1 / s.var((1, 2, 3)), correlation_of_neighbours(s)
+    nearest = (looks[:, None].log2() - torch.tensor([1.0, 2.5, 16.0]).log2()).abs()
+    assert nearest.min(1).values.max() < 0.4
+    white = found < 0.3
+    assert found[white].abs().max() < 0.03
+    assert (found[~white] - 0.6).abs().max() < 0.06
+    pairs = (2 * nearest.argmin(1) + white.long()).bincount(minlength=6)
+    assert (pairs >= 3).all()  # of 64, 11 each expected
+
+
+@pytest.mark.parametrize("looks", [1, 3, 2.5])
+def test_white_members_of_a_mixed_list_follow_the_gamma_law(looks):
+    rng = IndexedRandom(0, torch.arange(64))
+    s = mixed_speckle(torch.ones(64, 1, 64, 64), [looks], [0.0, 0.6], rng).double()
+    s = s[correlation_of_neighbours(s) < 0.3].flatten()
+    law = torch.distributions.Gamma(torch.tensor(looks, dtype=torch.float64), torch.tensor(looks, dtype=torch.float64))
+    expected = law.cdf(s.sort().values)
+    observed = torch.arange(1, len(s) + 1) / len(s)
+    assert (expected - observed).abs().max() < 1.95 / len(s) ** 0.5  # Kolmogorov and Smirnov, significance 0.001
+
+
+def test_mixed_evaluation_speckle_does_not_depend_on_the_batch():
+    data = make("clean", looks=[1, 2.5, 10], correlation=[0.0, 0.6])
+    whole = data.batch("test", torch.arange(6)).input
+    assert torch.equal(data.batch("test", torch.tensor([4, 2])).input, whole[[4, 2]])
+
+
+def test_unclipped_speckle_exceeds_one_and_clips_to_the_clipped_one():
+    clipped, whole = (make("clean", clip=clip).batch("val", torch.arange(6)) for clip in (True, False))
+    assert whole.input.max() > 1
+    assert torch.equal(whole.input.clamp(0, 1), clipped.input)
+    assert torch.equal(whole.clean, clipped.clean)
+    with pytest.raises(UserError, match="data.clip=false: a noisy target would exceed 1; expected data.target=clean"):
+        make("noisy", clip=False)
 
 
 def test_scenes_are_cut_into_tiles_of_their_own_split():
@@ -109,13 +178,14 @@ def test_a_scene_depends_only_on_its_seed_and_index():
     assert (many[:6] != many[6:]).any()
 
 
-def make(target="noisy", looks=1, correlation=0.0, image_size=32, scene_size=None):
+def make(target="noisy", looks=1, correlation=0.0, image_size=32, scene_size=None, clip=True):
     data = SpeckleData(
         num_train=8,
         num_val=6,
         num_test=6,
         looks=looks,
         correlation=correlation,
+        clip=clip,
         target=target,
         scene_size=scene_size,
         image_size=image_size,
