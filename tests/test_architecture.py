@@ -55,7 +55,7 @@ OUTSIDE = {
     "visualization": TORCH | {"lightning", "matplotlib", "PIL"},
     "callbacks": TORCH | {"torchmetrics", "lightning", "tqdm"},
     "config": CONFIG | {"pydantic", "annotated_types", "yaml"},
-    "runs": TORCH | CONFIG | {"filelock", "yaml"},
+    "runs": TORCH | CONFIG | {"filelock", "yaml", "safetensors"},
     "evaluation": TORCH | CONFIG | {"lightning", "torchvision"},
     "training": TORCH | CONFIG | {"lightning", "optuna", "sqlalchemy"},
     "sweeps": TORCH | CONFIG | {"matplotlib", "yaml", "jinja2", "markupsafe"},

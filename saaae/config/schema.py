@@ -40,6 +40,8 @@ class Train:
     deterministic: bool
     keep_freed_memory: Runtime[bool]
     objective: Runtime[Objective | list[Objective] | None] = None
+    init_from: Folder | None = None
+    freeze: list[str] = []  # noqa: RUF012
 
 
 class Evaluate:

@@ -108,7 +108,8 @@ class AutoencoderModule(L.LightningModule):
         self.model.beta.bind(self.total_steps)
         # A fused optimizer undoes the scaling of 16-bit gradients itself, after they would have been clipped.
         fused = str(self.trainer.precision) != "16-mixed"
-        optimizer, scheduler = self.model.optimization.build(self.parameters(), self.total_steps, fused)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer, scheduler = self.model.optimization.build(trained, self.total_steps, fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from saaae.config.validation import complete_stored_config
 from saaae.data.datamodule import ImageDataModule
@@ -72,6 +73,23 @@ def read_intact(path: Path) -> dict[str, Any]:
         if damaged := archive.testzip():
             raise UserError(f"{path}: damaged ({damaged} does not have its checksum)")
     return checkpoint
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights by the torch model's own names, of a checkpoint or a safetensors file.
+
+    Raises:
+        UserError: If the file is damaged or foreign.
+    """
+    if path.suffix != ".safetensors":
+        return model_weights(read_intact(path)["state_dict"])
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return model_weights(load_file(path))
+    except (OSError, SafetensorError):
+        raise UserError(f"{path}: not a readable safetensors file (damaged, cut short, or something else)") from None
 
 
 class Start(NamedTuple):

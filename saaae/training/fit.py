@@ -27,7 +27,6 @@ from saaae.data.datamodule import ImageDataModule
 from saaae.errors import Pruned, RunFailedError, UserError, out_of_memory
 from saaae.evaluation.table import table
 from saaae.evaluation.test import report, run_test
-from saaae.models.autoencoder import ImageAutoencoder
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import Start, data_state, start_of
 from saaae.runs.folder import RunFolder
@@ -39,8 +38,9 @@ from saaae.training.build import build, instantiated, lightning_module, prepared
 from saaae.training.checks import check_limits, monitor_of
 from saaae.training.devices import make_trainer
 from saaae.training.distributed import rank
+from saaae.training.initial import record_of_source
 from saaae.training.loggers import configured_loggers, start_loggers
-from saaae.training.messages import log_to, print_next_steps, print_start
+from saaae.training.messages import log_to, print_next_steps, print_source, print_start
 from saaae.training.objective import is_trial, objectives, values_of, verdict
 from saaae.training.process import configure_process
 from saaae.training.unsupported import refuse_unsupported
@@ -69,10 +69,12 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
     cfg, folder = run.cfg, run.folder
     configure_process(cfg)
     model, data = build(cfg)
+    model.freeze(cfg.freeze)
     monitor, mode = monitor_of(cfg, model, data)
     check_limits(cfg, data)
-    module = lightning_module(model, data, cfg, run_record(cfg, data))
     start = start_of(folder, model)
+    record = run_record(cfg, data) | record_of_source(cfg.init_from, model, start)
+    module = lightning_module(model, data, cfg, record)
     rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
     loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
     callbacks, throughput = _callbacks(cfg), Throughput()
@@ -81,7 +83,7 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
         module.on_load_checkpoint(start.content)
 
     if rank() == 0:
-        loggers = _begin(run, model, data, start, loggers)
+        loggers = _begin(run, module, data, start, loggers)
     best = BestCheckpoint(folder.best, monitor, mode, start.validation)
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
     trainer = _trainer(run, [*callbacks, throughput, *_guards(cfg), *pruning], best, loggers, interruption)
@@ -101,12 +103,14 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
 
 
 def _begin(
-    run: Run, model: ImageAutoencoder, data: ImageDataModule, start: Start, loggers: list[Logger]
+    run: Run, module: AutoencoderModule, data: ImageDataModule, start: Start, loggers: list[Logger]
 ) -> list[Logger]:
     """Writes and prints what the run is, and opens its loggers."""
     began = run.folder.record.is_file()
     _write_record(run, data, start)
-    print_start(run, model, data, start, began)
+    print_start(run, module.model, data, start, began)
+    if not start.checkpoint:
+        print_source(module.run_record)
     return start_loggers(run.cfg, run.folder, loggers, start.step)
 
 
