@@ -45,6 +45,8 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
     elif cfg.init_from is not None and not (cfg.name and (OUTPUTS / cfg.name).exists()):
         weights_file(cfg.init_from)  # a run that has begun needs it no more
+    if cfg.ema is not None and cfg.accelerator.strategy == "fsdp":
+        raise UserError(f"ema={cfg.ema}: not with accelerator.strategy=fsdp; expected ddp")
     if cfg.trainer.max_time is not None and _seconds(cfg.trainer.max_time) == 0:
         raise UserError(
             f"trainer.max_time={cfg.trainer.max_time}: no time to train; expected days:hours:minutes:seconds above zero"

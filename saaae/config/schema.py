@@ -9,7 +9,16 @@ from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
 from saaae.metrics.catalog import names
-from saaae.ranges import Folder, Length, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt, Runtime
+from saaae.ranges import (
+    Folder,
+    Length,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Runtime,
+)
 
 BatchLimit = PositiveInt | PositiveFraction | None
 
@@ -42,6 +51,7 @@ class Train:
     objective: Runtime[Objective | list[Objective] | None] = None
     init_from: Folder | None = None
     freeze: list[str] = []  # noqa: RUF012
+    ema: OpenFraction | None = None
 
 
 class Evaluate:

@@ -138,7 +138,8 @@ def start_of(folder: RunFolder, model: ImageAutoencoder) -> Start:
             lost.append(str(error))
             continue
         load_weights(model, path)
-        small = {key: value for key, value in content.items() if key not in ("state_dict", "optimizer_states")}
+        large = ("state_dict", "training_weights", "optimizer_states")
+        small = {key: value for key, value in content.items() if key not in large}
         return Start(path, int(content["global_step"]), validation, lost + damaged, bool(damaged), small)
     if lost:
         raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.path} to start over")

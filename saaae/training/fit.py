@@ -25,8 +25,10 @@ from saaae.callbacks.throughput import Throughput
 from saaae.config.settings import plain
 from saaae.data.datamodule import ImageDataModule
 from saaae.errors import Pruned, RunFailedError, UserError, out_of_memory
-from saaae.evaluation.table import table
+from saaae.evaluation.table import averaged, table
 from saaae.evaluation.test import report, run_test
+from saaae.models.autoencoder import ImageAutoencoder
+from saaae.models.averaging import WeightAverage
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import Start, data_state, start_of
 from saaae.runs.folder import RunFolder
@@ -69,12 +71,10 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
     cfg, folder = run.cfg, run.folder
     configure_process(cfg)
     model, data = build(cfg)
-    model.freeze(cfg.freeze)
     monitor, mode = monitor_of(cfg, model, data)
     check_limits(cfg, data)
     start = start_of(folder, model)
-    record = run_record(cfg, data) | record_of_source(cfg.init_from, model, start)
-    module = lightning_module(model, data, cfg, record)
+    module = _module(cfg, model, data, start)
     rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
     loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
     callbacks, throughput = _callbacks(cfg), Throughput()
@@ -96,10 +96,19 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
     test = run_test(tester, module, data, folder.best)
     if trainer.is_global_zero:
         results = report(run, trainer, module, data, test, best.validation, throughput)
-        log.info(table(f"\ntest of best.ckpt ({_choice(best, start)})", results))
+        log.info(table(f"\ntest of best.ckpt ({_choice(best, start)}{averaged(cfg.ema)})", results))
         log.info("\n%.0f images per second in training", throughput.images_per_second)
         print_next_steps(run)
     return values_of(cfg, best.validation)
+
+
+def _module(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule, start: Start) -> AutoencoderModule:
+    """The LightningModule of a run, whose model has the weights to start from and its frozen modules."""
+    model.freeze(cfg.freeze)
+    record = run_record(cfg, data) | record_of_source(cfg.init_from, model, start)
+    module = lightning_module(model, data, cfg, record)
+    module.average = None if cfg.ema is None else WeightAverage(cfg.ema)
+    return module
 
 
 def _begin(

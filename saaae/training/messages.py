@@ -56,6 +56,8 @@ def print_start(run: Run, model: ImageAutoencoder, data: ImageDataModule, start:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     shown = f"{parameters:.2f} M parameters" + (f" ({trained:.2f} M trained)" if run.cfg.freeze else "")
     log.info("model        %s, %s, latent %s", type(model).__name__, shown, latent)
+    if run.cfg.ema is not None:
+        log.info("ema          averaged weights, decay %g: validated, tested, and saved in best.ckpt", run.cfg.ema)
     if model.loss_warning:
         log.info("note         %s", model.loss_warning)
     if run.cfg.accelerator.strategy == "fsdp":

@@ -126,6 +126,8 @@ MISTAKES = [
     ("init_from=outputs/nowhere", "init_from=outputs/nowhere: no such run folder, checkpoint or exported model"),
     ("init_from=.", "init_from=.: neither a run folder nor an exported model"),
     ("freeze=encoder", "freeze=encoder: expected a list"),
+    ("ema=1", "ema=1: expected less than 1"),
+    ("ema=0.9 accelerator=fsdp", "ema=0.9: not with accelerator.strategy=fsdp; expected ddp"),
     ("posterior.map=uniform posterior.factor=outputs/nowhere", "outputs/nowhere: no such run folder"),
     ("~beta.value", "beta.value: missing"),
 ]
