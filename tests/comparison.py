@@ -11,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from saaae.runs.checkpoints import read_checkpoint
 
-EXACT = ["state_dict", "optimizer_states", "lr_schedulers", "random_state", "schedules", "global_step", "validation"]
+EXACT = ["state_dict", "training_weights", "averaged_steps", "optimizer_states", "lr_schedulers", "random_state",
+         "schedules", "global_step", "validation"]  # fmt: skip
 
 
 def same(a: Any, b: Any) -> bool:
@@ -43,7 +44,7 @@ def curves(run: Path) -> list[tuple[Any, ...]]:
 def differences(a: Path, b: Path) -> list[str]:
     """Parts of the last checkpoint, curves or test in which two finished runs differ; empty if they are equal."""
     saved = [read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (a, b)]
-    found = [key for key in EXACT if not same(saved[0][key], saved[1][key])]
+    found = [key for key in EXACT if not same(saved[0].get(key), saved[1].get(key))]
     found += [] if numbers(a) == numbers(b) else ["metrics.csv"]
     ours, theirs = Counter(curves(a)), Counter(curves(b))
     missing, more = ours - theirs, theirs - ours

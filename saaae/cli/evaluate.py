@@ -176,7 +176,7 @@ def evaluate(run: Run, path: Path, request: DictConfig, stored: DictConfig) -> d
         The content of metrics.json.
     """
     from saaae.data.files import digest_of
-    from saaae.evaluation.table import table
+    from saaae.evaluation.table import table, title
     from saaae.evaluation.test import extra_evaluations, is_whole, run_test, tested_images
     from saaae.metrics.catalog import definitions
     from saaae.runs.checkpoints import read_checkpoint
@@ -207,7 +207,7 @@ def evaluate(run: Run, path: Path, request: DictConfig, stored: DictConfig) -> d
     target = RunFolder(target_folder(run.folder, path, data_name, request, run.overrides))
     results |= extra_evaluations(module, data, results["test"], is_whole(limit))
     # Before anything is written: a full disk must not cost the numbers.
-    print(table(f"test of {path}" + (f" on data={data_name}" if request.get("data") else ""), results))
+    print(table(title(path, data_name if request.get("data") else None, stored.ema), results))
     results |= {"definitions": definitions(results["test"]), **earlier_codes(target, results)}
     write_json(target.metrics, results)
     export_files(module, data, target, cfg, request, f"{path}: {data_name}", results)

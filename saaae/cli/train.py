@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from saaae.cli.command import Command
 from saaae.cli.multirun import compare
+from saaae.config.resolvers import OUTPUTS
 from saaae.config.schema import Train
 from saaae.config.settings import marked
 from saaae.config.validation import clashes
@@ -17,6 +18,7 @@ from saaae.errors import Pruned, RunFailedError, UserError
 from saaae.ranges import LENGTH
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, resolve_config, resumed, run_of_job
+from saaae.runs.source import weights_file
 from saaae.runs.status import locked, read_status, recorded
 from saaae.signals import Interrupted, Interruption
 from saaae.sweeps.runs import is_sweep
@@ -42,6 +44,10 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         raise UserError("name=null: expected a name: the processes of torchrun or srun must agree on the run folder")
     if cfg.resume:
         cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
+    elif cfg.init_from is not None and not (cfg.name and (OUTPUTS / cfg.name).exists()):
+        weights_file(cfg.init_from)  # a run that has begun needs it no more
+    if cfg.ema is not None and cfg.accelerator.strategy == "fsdp":
+        raise UserError(f"ema={cfg.ema}: not with accelerator.strategy=fsdp; expected ddp")
     if cfg.trainer.max_time is not None and _seconds(cfg.trainer.max_time) == 0:
         raise UserError(
             f"trainer.max_time={cfg.trainer.max_time}: no time to train; expected days:hours:minutes:seconds above zero"
@@ -175,7 +181,8 @@ def dry_build(jobs: list[tuple[DictConfig, list[str]]]) -> list[str]:
     different = {}
     for cfg in (resolve_config(cfg) for cfg, _ in jobs):
         data = {key: value for key, value in cfg.data.items() if key != "seed"}
-        different[f"{OmegaConf.to_yaml(cfg.model, resolve=True)}{data}"] = cfg
+        start = [cfg.init_from, *cfg.freeze]
+        different[f"{OmegaConf.to_yaml(cfg.model, resolve=True)}{data}{start}"] = cfg
     return build_errors(different.values())
 
 

@@ -9,7 +9,16 @@ from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
 from saaae.metrics.catalog import names
-from saaae.ranges import Folder, Length, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt, Runtime
+from saaae.ranges import (
+    Folder,
+    Length,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Runtime,
+)
 
 BatchLimit = PositiveInt | PositiveFraction | None
 
@@ -40,6 +49,9 @@ class Train:
     deterministic: bool
     keep_freed_memory: Runtime[bool]
     objective: Runtime[Objective | list[Objective] | None] = None
+    init_from: Folder | None = None
+    freeze: list[str] = []  # noqa: RUF012
+    ema: OpenFraction | None = None
 
 
 class Evaluate:

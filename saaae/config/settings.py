@@ -84,6 +84,14 @@ def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Digest of all settings but those of runtime and the length of the run."""
-    leaves = {key: value for key, value in settings_of(cfg).items() if key not in marked(LENGTH)}
+    """Digest of all settings but those of runtime and the length of the run.
+
+    A root setting that came later is left out where it has the value that runs had before: their digests stay.
+    """
+    before = vars(Train)
+    leaves = {
+        key: value
+        for key, value in settings_of(cfg).items()
+        if key not in marked(LENGTH) and not (key in before and value == before[key])
+    }
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]

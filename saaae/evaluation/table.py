@@ -1,9 +1,20 @@
 """Test metrics as a table in the terminal."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from saaae.metrics.catalog import MEASURES
+
+
+def averaged(ema: float | None) -> str:
+    """What a title says of the tested weights where they are an average; else nothing."""
+    return "" if ema is None else f", averaged weights, ema={ema}"
+
+
+def title(path: Path, data: str | None, ema: float | None) -> str:
+    """The line above a test of a checkpoint, on the data of its run or on others."""
+    return f"test of {path}{f' on data={data}' if data else ''}{averaged(ema)}"
 
 
 def table(title: str, results: dict[str, Any]) -> str:

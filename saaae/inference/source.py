@@ -12,8 +12,8 @@ from saaae.config.resolvers import register_resolvers
 from saaae.config.trust import check_trusted
 from saaae.errors import UserError
 from saaae.models.lightning import model_weights
-from saaae.runs.checkpoints import config_in, read_checkpoint
-from saaae.runs.exported import is_exported, read_description, read_weights
+from saaae.runs.checkpoints import config_in, read_checkpoint, read_weights
+from saaae.runs.exported import WEIGHTS, is_exported, read_description
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import resolve_config
 
@@ -54,7 +54,7 @@ def read_source(path: Path, checkpoint: CheckpointName = "best", trust: Sequence
     if is_exported(path):
         config, metrics = read_description(path)
         check_trusted(config, path, trust)
-        return Source(path, config, read_weights(path), metrics)
+        return Source(path, config, read_weights(path / WEIGHTS), metrics)
     if path.is_file():
         folder, file = RunFolder(path.parent.parent), path
         config = config_in(path)

@@ -1,14 +1,14 @@
 """The torch model: encoder -> posterior -> decoder -> likelihood -> loss."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from saaae.errors import UserError
+from saaae.errors import UserError, nearest
 from saaae.models.attention_hooks import attention_maps, from_attention_layers
 from saaae.models.optimization import Optimization
 from saaae.objectives.beta import ConstantBeta
@@ -92,6 +92,7 @@ class ImageAutoencoder(nn.Module):
         self.likelihood, self.beta, self.optimization = parts["likelihood"], parts["beta"], parts["optimizer"]
         self.beta.check(self.posterior)
         self.num_dimensions = math.prod(image_shape)
+        self._frozen: list[nn.Module] = []
 
     @property
     def device(self) -> torch.device:
@@ -111,6 +112,41 @@ class ImageAutoencoder(nn.Module):
     def networks(self) -> list[nn.Module]:
         """The parts that run in reduced precision or are compiled; posterior, likelihood and losses are not."""
         return [self.encoder, self.decoder]
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Excludes modules from training: their parameters get no gradient, and they stay in evaluation mode.
+
+        Dropout in them is off, and running statistics and scales stay as they are.
+
+        Args:
+            names: Dotted names of modules.
+
+        Raises:
+            UserError: If one is unknown or has no parameters, or nothing would be left to train.
+        """
+        modules = {name: module for name, module in self.named_modules() if name}
+        for name in names:
+            if name not in modules:
+                raise UserError(f"freeze={name}: no such module{nearest(name, modules) or f'; expected {self._parts}'}")
+            if not [*modules[name].parameters()]:
+                raise UserError(f"freeze={name}: this module has no parameters")
+            modules[name].requires_grad_(False)
+            self._frozen.append(modules[name])
+        if names and not any(parameter.requires_grad for parameter in self.parameters()):
+            raise UserError(f"freeze=[{','.join(names)}]: nothing is left to train; expected some of these modules")
+        self.train(self.training)
+
+    @property
+    def _parts(self) -> str:
+        """Names of the outermost modules that have parameters."""
+        return " or ".join(name for name, module in self.named_children() if [*module.parameters()])
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; frozen modules stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch with features that encoder and decoder share; by default there are none."""

@@ -17,6 +17,7 @@ from saaae.metrics.image import quality_of
 from saaae.metrics.latent import LatentStatistics
 from saaae.metrics.per_image import PerImage, of_validation, summary
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
+from saaae.models.averaging import WeightAverage
 from saaae.objectives.elbo import bits_per_dimension
 from saaae.types import Batch
 
@@ -48,6 +49,7 @@ class AutoencoderModule(L.LightningModule):
     Attributes:
         gradient_norm: Norm of the whole gradient of the last step before clipping; 0 under a gradient scaler.
         latent_statistics: Statistics of the posterior since the start of the last validation or test.
+        average: Average of the weights, which is validated and saved; None to validate and save the weights.
     """
 
     gradient_norm: Tensor
@@ -72,6 +74,7 @@ class AutoencoderModule(L.LightningModule):
         self.gradient_norm = torch.zeros(())
         self.scores = PerImage()
         self.latent_statistics = LatentStatistics(math.prod(model.latent_shape))
+        self.average: WeightAverage | None = None
 
     # Training
 
@@ -108,7 +111,8 @@ class AutoencoderModule(L.LightningModule):
         self.model.beta.bind(self.total_steps)
         # A fused optimizer undoes the scaling of 16-bit gradients itself, after they would have been clipped.
         fused = str(self.trainer.precision) != "16-mixed"
-        optimizer, scheduler = self.model.optimization.build(self.parameters(), self.total_steps, fused)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer, scheduler = self.model.optimization.build(trained, self.total_steps, fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -125,11 +129,24 @@ class AutoencoderModule(L.LightningModule):
             self.gradient_norm = norm
             optimizer.found_inf = 1.0 - norm.isfinite().float()  # type: ignore[attr-defined]
 
+    def on_fit_start(self) -> None:
+        """Starts the average, once the weights are on their device and those of a checkpoint are restored."""
+        if self.average:
+            self.average.begin(self.named_parameters())
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Makes an optimizer step, and averages the weights after it."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average:
+            self.average.update()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the schedules' steps, the configuration, the run's record, and the newest validation metrics."""
         checkpoint["validation"] = of_validation(self.trainer.callback_metrics)
         checkpoint["config"], checkpoint["run"] = self.run_config, self.run_record
         checkpoint["schedules"] = {"total_steps": self.total_steps, "beta": self.model.beta.state_dict()}
+        if self.average:
+            self.average.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the schedules, before `configure_optimizers`; gives weights of version 0.1 their prefix."""
@@ -138,6 +155,8 @@ class AutoencoderModule(L.LightningModule):
         if "state_dict" in checkpoint:
             weights = model_weights(checkpoint["state_dict"])
             checkpoint["state_dict"] = {f"{PREFIX}{name}": value for name, value in weights.items()}
+            if self.average:
+                self.average.load(checkpoint)
 
     # Evaluation
 
@@ -146,6 +165,16 @@ class AutoencoderModule(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "test")
+
+    def on_validation_start(self) -> None:
+        """From here on the model has the average: pictures and best.ckpt are of what is validated."""
+        if self.average:
+            self.average.put_in()
+
+    def on_validation_end(self) -> None:
+        """Ends that; Lightning calls the callbacks first."""
+        if self.average:
+            self.average.take_out()
 
     def on_validation_epoch_start(self) -> None:
         """Resets the statistics of the latent, which callbacks read after a validation."""

@@ -93,6 +93,23 @@ def read_intact(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights by the torch model's own names, of a checkpoint or a safetensors file.
+
+    Raises:
+        UserError: If the file is damaged or foreign.
+    """
+    if path.suffix != ".safetensors":
+        return model_weights(read_intact(path)["state_dict"])
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return model_weights(load_file(path))
+    except (OSError, SafetensorError):
+        raise UserError(f"{path}: not a readable safetensors file (damaged, cut short, or something else)") from None
+
+
 class Start(NamedTuple):
     """Where a run begins: from nothing, or from its newest intact checkpoint.
 
@@ -139,7 +156,8 @@ def start_of(folder: RunFolder, model: ImageAutoencoder) -> Start:
             lost.append(str(error))
             continue
         load_weights(model, path)
-        small = {key: value for key, value in content.items() if key not in ("state_dict", "optimizer_states")}
+        large = ("state_dict", "training_weights", "optimizer_states")
+        small = {key: value for key, value in content.items() if key not in large}
         return Start(path, int(content["global_step"]), validation, lost + damaged, bool(damaged), small)
     if lost:
         raise UserError(f"{lost[0]}, and no older one is intact; remove {folder.path} to start over")

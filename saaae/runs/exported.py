@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from saaae.atomic import check_entries
 from saaae.config.validation import complete_stored_config
@@ -36,15 +35,3 @@ def read_description(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
     if content["saaae_format"] > FORMAT:
         raise UserError(f"{path}: format {content['saaae_format']}, this version reads {FORMAT}; update saaae")
     return complete_stored_config(OmegaConf.create(content["config"])), content["metrics"]
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Tensors of an exported model by their names in the torch model, on the CPU.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
-    from safetensors.torch import load_file
-
-    with reading(folder / WEIGHTS):
-        return load_file(folder / WEIGHTS)

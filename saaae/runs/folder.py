@@ -16,6 +16,11 @@ TAGS = "told.yaml"
 """File of a run's tags; the name is that of version 0.1."""
 
 
+def known_runs() -> list[str]:
+    """Run folders below outputs, as a message suggests them."""
+    return [str(path.parent.parent) for path in OUTPUTS.glob("**/.hydra/config.yaml")]
+
+
 class RunFolder:
     """A run folder and the paths of its files.
 
@@ -56,8 +61,7 @@ class RunFolder:
             UserError: If the folder is missing or not a run folder, or the file is damaged.
         """
         if not self.path.is_dir():
-            siblings = [str(path.parent.parent) for path in OUTPUTS.glob("**/.hydra/config.yaml")]
-            raise UserError(f"{self.path}: no such run folder{nearest(str(self.path), siblings)}")
+            raise UserError(f"{self.path}: no such run folder{nearest(str(self.path), known_runs())}")
         if not self.record.is_file() and self.owner.is_file():
             raise UserError(
                 f"{self.path}: no checkpoint yet, the run is starting (or was killed while it started); "

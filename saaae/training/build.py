@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from saaae.errors import UserError, out_of_memory
 from saaae.metrics.speckle import speckle_quality
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
 from saaae.models.lightning import AutoencoderModule
+from saaae.runs.checkpoints import read_weights
+from saaae.runs.source import weights_file
 from saaae.training.devices import prepare_networks
+from saaae.training.initial import fitting_weights
 from saaae.training.memory import within_memory
 from saaae.types import Batch
 
@@ -102,6 +106,8 @@ def lightning_module(
 def build_errors(cfgs: Iterable[DictConfig]) -> list[str]:
     """Builds models on torch's meta device, without memory, and data without reading images; one line for each error.
 
+    Weights to start from are compared with the model where they exist: a run that goes on needs them no more.
+
     An error of another kind than UserError is left to the job: its stack trace is worth more than a line.
     """
     errors: dict[str, None] = {}
@@ -110,6 +116,10 @@ def build_errors(cfgs: Iterable[DictConfig]) -> list[str]:
             with torch.device("meta"):
                 model = instantiated(cfg.model)
             check_together(model, instantiated(cfg.data))
+            model.freeze(cfg.freeze)
+            if cfg.init_from is not None and Path(cfg.init_from).exists():
+                path = weights_file(cfg.init_from)
+                fitting_weights(model, read_weights(path), path)
         except UserError as error:
             errors[str(error)] = None
         except Exception as error:

@@ -25,9 +25,10 @@ from saaae.callbacks.throughput import Throughput
 from saaae.config.settings import plain
 from saaae.data.datamodule import ImageDataModule
 from saaae.errors import Pruned, RunFailedError, UserError, out_of_memory
-from saaae.evaluation.table import table
+from saaae.evaluation.table import averaged, table
 from saaae.evaluation.test import report, run_test
 from saaae.models.autoencoder import ImageAutoencoder
+from saaae.models.averaging import WeightAverage
 from saaae.models.lightning import AutoencoderModule
 from saaae.runs.checkpoints import Start, data_state, start_of
 from saaae.runs.folder import RunFolder
@@ -39,8 +40,9 @@ from saaae.training.build import build, instantiated, lightning_module, prepared
 from saaae.training.checks import check_limits, monitor_of
 from saaae.training.devices import make_trainer
 from saaae.training.distributed import rank
+from saaae.training.initial import record_of_source
 from saaae.training.loggers import configured_loggers, start_loggers
-from saaae.training.messages import log_to, print_next_steps, print_start
+from saaae.training.messages import log_to, print_next_steps, print_source, print_start
 from saaae.training.objective import is_trial, objectives, values_of, verdict
 from saaae.training.process import configure_process
 from saaae.training.unsupported import refuse_unsupported
@@ -71,8 +73,8 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
     model, data = build(cfg)
     monitor, mode = monitor_of(cfg, model, data)
     check_limits(cfg, data)
-    module = lightning_module(model, data, cfg, run_record(cfg, data))
     start = start_of(folder, model)
+    module = _module(cfg, model, data, start)
     rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
     loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
     callbacks, throughput = _callbacks(cfg), Throughput()
@@ -81,7 +83,7 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
         module.on_load_checkpoint(start.content)
 
     if rank() == 0:
-        loggers = _begin(run, model, data, start, loggers)
+        loggers = _begin(run, module, data, start, loggers)
     best = BestCheckpoint(folder.best, monitor, mode, start.validation)
     pruning = [Pruning(objectives(cfg)[0], verdict())] if is_trial() else []
     trainer = _trainer(run, [*callbacks, throughput, *_guards(cfg), *pruning], best, loggers, interruption)
@@ -94,19 +96,30 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
     test = run_test(tester, module, data, folder.best)
     if trainer.is_global_zero:
         results = report(run, trainer, module, data, test, best.validation, throughput)
-        log.info(table(f"\ntest of best.ckpt ({_choice(best, start)})", results))
+        log.info(table(f"\ntest of best.ckpt ({_choice(best, start)}{averaged(cfg.ema)})", results))
         log.info("\n%.0f images per second in training", throughput.images_per_second)
         print_next_steps(run)
     return values_of(cfg, best.validation)
 
 
+def _module(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule, start: Start) -> AutoencoderModule:
+    """The LightningModule of a run, whose model has the weights to start from and its frozen modules."""
+    model.freeze(cfg.freeze)
+    record = run_record(cfg, data) | record_of_source(cfg.init_from, model, start)
+    module = lightning_module(model, data, cfg, record)
+    module.average = None if cfg.ema is None else WeightAverage(cfg.ema)
+    return module
+
+
 def _begin(
-    run: Run, model: ImageAutoencoder, data: ImageDataModule, start: Start, loggers: list[Logger]
+    run: Run, module: AutoencoderModule, data: ImageDataModule, start: Start, loggers: list[Logger]
 ) -> list[Logger]:
     """Writes and prints what the run is, and opens its loggers."""
     began = run.folder.record.is_file()
     _write_record(run, data, start)
-    print_start(run, model, data, start, began)
+    print_start(run, module.model, data, start, began)
+    if not start.checkpoint:
+        print_source(module.run_record)
     return start_loggers(run.cfg, run.folder, loggers, start.step)
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from saaae.config.overrides import quoted
 from saaae.data.datamodule import SPLITS, ImageDataModule
@@ -11,6 +13,9 @@ from saaae.runs.checkpoints import Start
 from saaae.runs.run import Run
 
 log = logging.getLogger("saaae")
+
+SHOWN = 5
+"""Tensors of a source of weights that a message lists."""
 
 
 def print_next_steps(run: Run) -> None:
@@ -48,11 +53,29 @@ def print_start(run: Run, model: ImageAutoencoder, data: ImageDataModule, start:
         log.info("skipped      %s (%s)", name, why)
     for line in manifest.get("warnings", []):
         log.warning("warning: %s", line)
-    log.info("model        %s, %.2f M parameters, latent %s", type(model).__name__, parameters, latent)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    shown = f"{parameters:.2f} M parameters" + (f" ({trained:.2f} M trained)" if run.cfg.freeze else "")
+    log.info("model        %s, %s, latent %s", type(model).__name__, shown, latent)
+    if run.cfg.ema is not None:
+        log.info("ema          averaged weights, decay %g: validated, tested, and saved in best.ckpt", run.cfg.ema)
     if model.loss_warning:
         log.info("note         %s", model.loss_warning)
     if run.cfg.accelerator.strategy == "fsdp":
         log.info("pictures     none during training: no process has the whole model")
+
+
+def print_source(record: Mapping[str, Any]) -> None:
+    """The weights that a new run starts from, and what of them it does not take.
+
+    Args:
+        record: The run's record.
+    """
+    if not (source := record.get("init_from")):
+        return
+    log.info("init_from    %d of %d tensors, from %s", source["tensors_taken"], source["tensors"], source["path"])
+    if reasons := source["not_taken"]:
+        more = f" and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        log.info("not taken    %s%s", ", ".join(reasons[:SHOWN]), more)
 
 
 def log_to(path: Path) -> None:

@@ -24,6 +24,7 @@ def configure_process(cfg: DictConfig) -> None:
         ".*LeafSpec.*",
         ".*your dataloader is not resumable.*",  # the data module is
         ".*is smaller than the logging interval.*",
+        ".*in eval mode at the start of training.*",  # frozen modules
         ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged so is the same in every process
         ".*it is recommended to use `Trainer\\(devices=1.*",  # no image is tested twice
         ".*The `srun` command is available.*",  # SLURM's login node is not SLURM's job

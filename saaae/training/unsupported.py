@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import (
 
 from saaae.errors import UserError
 
-AVERAGING = "best.ckpt would not hold the averaged weights that are validated; remove it"
+AVERAGING = "best.ckpt would not hold the averaged weights that are validated; expected ema=0.999 instead"
 
 SEARCH = "search {} with hydra/sweeper=optuna"
 

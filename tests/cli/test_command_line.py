@@ -126,6 +126,11 @@ MISTAKES = [
     ("trainer.max_epochs", "trainer.max_epochs: not of the form key=value"),
     ("checkpoint.monitor=val/loss", "checkpoint.monitor=val/loss: expected"),
     ("resume=outputs/nowhere", "outputs/nowhere: no such run folder"),
+    ("init_from=outputs/nowhere", "init_from=outputs/nowhere: no such run folder, checkpoint or exported model"),
+    ("init_from=.", "init_from=.: neither a run folder nor an exported model"),
+    ("freeze=encoder", "freeze=encoder: expected a list"),
+    ("ema=1", "ema=1: expected less than 1"),
+    ("ema=0.9 accelerator=fsdp", "ema=0.9: not with accelerator.strategy=fsdp; expected ddp"),
     ("posterior.map=uniform posterior.factor=outputs/nowhere", "outputs/nowhere: no such run folder"),
     ("~beta.value", "beta.value: missing"),
 ]
@@ -148,6 +153,7 @@ CLASHES = [
     ("beta=free_bits posterior=low_rank model=vae", "beta=free_bits: needs a posterior whose KL is a sum"),
     ("model=cvae_onehot data=mnist model.num_classes=3", "model.num_classes=3: expected the data's 10"),
     ("likelihood=speckle data.target=clean", "data.target=clean: likelihood=speckle is one of noisy images"),
+    ("freeze=[encoder.stage]", "freeze=encoder.stage: no such module; did you mean encoder.stages?"),
     ("experiment=denoising_skip likelihood=gaussian likelihood.activation=none", "likelihood.activation=none: a skip"),
     ("posterior=low_rank posterior.rank=999999", "posterior.rank=999999: expected less than the 256 latent values"),
     (

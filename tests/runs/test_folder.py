@@ -47,7 +47,11 @@ def test_the_hash_excludes_settings_that_do_not_change_the_numbers():
     free = {"name": "b", "data_dir": "/z", "trainer__max_epochs": 9, "data__num_workers": 4, "accelerator__devices": 2}
     for key, value in free.items():
         assert digest(**{key: value}) == same, key
-    for key, value in [("seed", 1), ("trainer__limit_train_batches", 3), ("data__root", "/other")]:
+    later = {"init_from": None, "freeze": [], "ema": None}  # settings that runs of before did not have
+    for key, value in later.items():
+        assert digest(**{key: value}) == same, key
+    changes = [("seed", 1), ("trainer__limit_train_batches", 3), ("data__root", "/other"), ("freeze", ["encoder"])]
+    for key, value in changes:
         assert digest(**{key: value}) != same, key
 
 
@@ -59,7 +63,7 @@ def test_annotation_marks_identify_runtime_length_and_path_settings():
     }  # fmt: skip
     assert set(marked(LENGTH)) == {"trainer.max_epochs", "trainer.max_steps", "trainer.max_time"}
     assert set(marked(TARGET)) == {"data.target", "data.looks", "data.correlation"}
-    paths = {"data_dir", "cache_dir", "data.root", "data.test_root"}
+    paths = {"data_dir", "cache_dir", "init_from", "data.root", "data.test_root"}
     assert set(marked(FOLDER)) == paths
     assert set(marked(FOLDER, "saaae.data.sar.SARData")) == {*paths, "data.reference_root"}
 
@@ -79,7 +83,7 @@ def test_a_folder_that_is_not_a_run_is_reported(tmp_path):
 
 def test_other_settings_under_the_same_name_are_listed(tmp_path):
     folder = RunFolder(tmp_path)
-    base = {"seed": 0, "name": "a", "trainer": {"max_epochs": 3}, "model": {}, "data": {}}
+    base = {"seed": 0, "name": "a", "freeze": [], "trainer": {"max_epochs": 3}, "model": {}, "data": {}}
     folder.write_record(OmegaConf.create(base), [], {})
     folder.check_same_config(OmegaConf.create(base | {"name": "b"}))
     with pytest.raises(UserError, match=r"seed: 0 there, 1 asked.*choose another name"):

@@ -42,6 +42,7 @@ def launch(compose_config, tmp_path):
         fit.fit(Run(cfg, folder, list(overrides), {"seed": 0}), Interruption())
         return folder
 
+    launched.folder = lambda name: RunFolder(tmp_path / name)
     return launched
 
 
@@ -157,6 +158,22 @@ def test_every_kind_of_state_is_resumed_from_inside_an_epoch(launch, part):
 @pytest.mark.parametrize("model", [model for model in MODELS if not model.startswith("cvae")])
 def test_every_model_is_resumed_from_inside_an_epoch(launch, model):
     resumes_exactly(launch, f"model={model}", *SMALL.get(model, []))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        ["likelihood.sigma=learned", "trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2"],
+        ["accelerator.precision=bf16-true"],
+    ],
+)
+def test_averaged_weights_are_resumed_from_inside_an_epoch(launch, part):
+    resumes_exactly(launch, "model=vae", "ema=0.9", *part, "data.num_train=24")
+    straight, resumed = (torch.load(launch.folder(name).last, weights_only=True) for name in ("straight", "broken"))
+    a, b = (checkpoint["training_weights"] for checkpoint in (straight, resumed))
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    assert straight["averaged_steps"] == resumed["averaged_steps"] == straight["global_step"]
+    assert not all(torch.equal(a[key], straight["state_dict"][key]) for key in a)
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
@@ -546,6 +563,45 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(launch):
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"last.ckpt: not a readable checkpoint.*no older one is intact; remove"):
         launch("x", *NARROW, "trainer.max_epochs=3")
+
+
+def test_a_step_that_is_left_out_leaves_averaged_runs_exact_too(launch, monkeypatch):
+    words = [*NARROW, "ema=0.9", "on_nonfinite=skip", "trainer.max_epochs=2"]
+    poison(monkeypatch, {3}, "input")
+    straight = launch("straight", *words)
+    assert "step 4: loss, nll, kl, gradient norm not finite" in straight.log.read_text()
+    monkeypatch.undo()
+    poison(monkeypatch, {3}, "input")
+    launch("broken", *words, "trainer.max_steps=6")
+    monkeypatch.undo()
+    resumed = launch("broken", *words)
+    a, b = weights(straight), weights(resumed)
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    assert all(value.isfinite().all() for value in a.values())
+
+
+def test_averaged_weights_are_what_is_validated_and_tested(launch, evaluated):
+    folder = launch("a", "model=vae", "ema=0.99", "trainer.max_epochs=2", "logger=none")
+    best, last = (torch.load(path, weights_only=True) for path in (folder.best, folder.last))
+    assert best["global_step"] == last["global_step"]
+    assert all(torch.equal(best["state_dict"][key], last["state_dict"][key]) for key in best["state_dict"])
+    assert "training_weights" not in best
+    stored = json.loads(folder.metrics.read_text())
+    assert evaluated(f"run={folder.path}") == stored["test"]
+    assert evaluated(f"run={folder.path}", "checkpoint=last") == stored["test"]
+    told = folder.log.read_text()
+    assert "ema          averaged weights, decay 0.99: validated, tested, and saved in best.ckpt" in told
+    assert ", averaged weights, ema=0.99)" in told
+    plain = launch("b", "model=vae", "trainer.max_epochs=2", "logger=none")
+    ends = last["training_weights"], weights(plain)
+    assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items())  # training is left alone
+    assert stored["validation"] != json.loads(plain.metrics.read_text())["validation"]
+
+
+def test_a_run_that_ends_before_its_first_validation_tests_its_average(launch):
+    folder = launch("a", *NARROW, "ema=0.9", "trainer.max_steps=2", "trainer.limit_val_batches=1", "data.num_train=40")
+    best, last = (torch.load(path, weights_only=True)["state_dict"] for path in (folder.best, folder.last))
+    assert all(torch.equal(best[key], last[key]) for key in best)
 
 
 def test_a_damaged_best_checkpoint_is_skipped(launch):

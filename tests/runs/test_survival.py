@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import threading
@@ -60,9 +61,9 @@ def other_process_of(pid):
     return child
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_repeatedly_killed_run_ends_like_an_uninterrupted_run(zygote, tmp_path, workers):
-    words = [*SMALL, "trainer.max_epochs=3", "checkpoint.every_n_steps=7", f"data.num_workers={workers}"]
+@pytest.mark.parametrize("more", [["data.num_workers=0", "ema=0.99"], ["data.num_workers=2"]])
+def test_a_repeatedly_killed_run_ends_like_an_uninterrupted_run(zygote, tmp_path, more):
+    words = [*SMALL, "trainer.max_epochs=3", "checkpoint.every_n_steps=7", *more]
     assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
     run = tmp_path / "outputs" / "broken"
     for step in (5, 18, 33, 41, 60):  # before the first checkpoint, twice inside an epoch, after one, at the end
@@ -124,6 +125,25 @@ def test_two_processes_resume_exactly_and_test_like_one(zygote, tmp_path):
     two = json.loads((tmp_path / "outputs/whole/metrics.json").read_text())["test"]
     one = json.loads((tmp_path / "outputs/whole/evaluation/own-best/metrics.json").read_text())["test"]
     assert one == pytest.approx(two, rel=1e-6, abs=1e-6)
+
+
+def test_fine_tuned_and_averaged_weights_of_two_processes_are_equal_and_resumed_exactly(zygote, tmp_path):
+    assert zygote.run(tmp_path, "name=source", *SMALL, "trainer.max_epochs=1")[0] == 0
+    words = [*SMALL, "accelerator=ddp_cpu", "trainer.max_epochs=2", "checkpoint.every_n_steps=2", "ema=0.9"]
+    words += ["init_from=outputs/source", "freeze=[encoder]", "trainer.accumulate_grad_batches=2"]
+    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    run = tmp_path / "outputs" / "broken"
+    child = zygote.start(tmp_path, "name=broken", *words)
+    wait_until(lambda: steps(run) >= 3)
+    other = other_process_of(child.pid)
+    child.send(signal.SIGKILL)
+    child.wait()
+    wait_until(lambda: not Path(f"/proc/{other}").exists())
+    shutil.rmtree(tmp_path / "outputs" / "source")
+    assert_continued_exactly(zygote, tmp_path)
+    source = json.loads((run / "metrics.json").read_text())["run"]["init_from"]
+    assert source["tensors_taken"] == source["tensors"]
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["averaged_steps"] == 10
 
 
 def test_a_sharded_model_resumes_exactly_inside_an_epoch_and_keeps_its_schedule(zygote, tmp_path):

@@ -30,7 +30,7 @@ def launch(compose_config, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("EMAWeightAveraging", "best.ckpt would not hold the averaged weights"),
+        ("EMAWeightAveraging", "best.ckpt would not hold the averaged weights that are validated; expected ema="),
         ("WeightAveraging", "best.ckpt would not hold the averaged weights"),
         ("LearningRateFinder", "search optimizer.lr with hydra/sweeper=optuna"),
         ("BatchSizeFinder", "search data.batch_size with hydra/sweeper=optuna"),
