@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from saaae.atomic import check_entries
 from saaae.config.validation import complete_stored_config
 from saaae.errors import UserError, reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 """Number of the form; a later version of this project may read several."""
@@ -38,7 +40,7 @@ def read_description(folder: Path) -> tuple[DictConfig, dict[str, Any]]:
     return complete_stored_config(OmegaConf.create(content["config"])), content["metrics"]
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, "Tensor"]:
     """Tensors of an exported model by their names in the torch model, on the CPU.
 
     Raises:
