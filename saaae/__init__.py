@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from saaae.inference.model import TrainedModel
+    from saaae.runs.listing import ListedRun
 
 
 def load(
@@ -28,3 +29,14 @@ def load(
     from saaae.inference.model import load_model
 
     return load_model(Path(path), device, checkpoint, trust)
+
+
+def list_runs(outputs: str | Path = "outputs") -> list["ListedRun"]:
+    """All runs below a folder, those of sweeps too, with state, model, data and main test metric.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    from saaae.runs.listing import list_runs
+
+    return list_runs(outputs)

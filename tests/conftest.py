@@ -67,7 +67,7 @@ def stored_run(compose_config, tmp_path) -> Callable[..., Path]:
         folder.write_record(cfg, list(overrides), {})
         weights = {f"model.{key}": value for key, value in model.state_dict().items()}
         content = {"config": plain(cfg), "state_dict": weights, "global_step": 2, "validation": {}, "epoch": 1}
-        folder.checkpoints.mkdir()
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
         torch.save(content | checkpoint, folder.best)
         return folder.path
 

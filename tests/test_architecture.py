@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from saaae.cli.console import COMMANDS
 from tests.conftest import ROOT
 
 BASE = {"ranges", "errors", "atomic", "rng", "types"}
@@ -62,7 +63,7 @@ OUTSIDE = {
     "evaluation": TORCH | CONFIG | {"lightning", "torchvision"},
     "training": TORCH | CONFIG | {"lightning", "optuna", "sqlalchemy"},
     "sweeps": TORCH | CONFIG | {"matplotlib", "yaml", "jinja2", "markupsafe"},
-    "inference": TORCH | CONFIG | DATA | {"safetensors", "scipy"},
+    "inference": TORCH | CONFIG | DATA | {"safetensors", "scipy", "onnxruntime"},
     "cli": CONFIG | {"yaml"},
     "__main__": set(),
     "plugins": CONFIG | {"filelock", "optuna"},
@@ -102,7 +103,8 @@ def test_the_entry_points_are_short():
 
 def test_handling_the_command_line_imports_no_torch():
     heavy = "[m for m in ('torch', 'lightning', 'numpy') if m in sys.modules]"
-    code = f"import sys, saaae, saaae.cli.train, saaae.cli.evaluate, saaae.cli.console; print({heavy})"
+    modules = ", ".join(["saaae.cli.train", "saaae.cli.evaluate", "saaae.cli.console", *COMMANDS.values()])
+    code = f"import sys, saaae, {modules}; print({heavy})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
 

@@ -51,6 +51,14 @@ def test_attention(monkeypatch, capsys):
     assert "| cbam |" in capsys.readouterr().out
 
 
+def test_export(capsys):
+    GlobalHydra.instance().clear()
+    load("export").main(
+        {"vae": ["model=vae", "model.latent_channels=2", "data.image_size=32", "model.encoder.widths=[8,8]"]}
+    )
+    assert "| any multiple of 4 |" in capsys.readouterr().out
+
+
 def test_metrics(monkeypatch, capsys):
     benchmark = load("metrics")
     monkeypatch.setattr(benchmark, "SEEDS", range(1))

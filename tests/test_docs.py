@@ -101,6 +101,8 @@ class Reader:
             environment[name] = value
         if not words or words[0] in SERVERS:
             return
+        if words[0] == "saaae":  # the console script, which need not be installed
+            words = ["python", "saaae/__main__.py", *words[1:]]
         if words[0] != "python":
             subprocess.run(words, check=True, cwd=self.folder)
             return

@@ -155,7 +155,7 @@ class AnchoredPosterior(nn.Module):
 
     def _anchor(self, features: Tensor, shape: tuple[int, ...], rng: RandomSource) -> tuple[Tensor, Tensor]:
         """The anchor (B, *shape) and which maps (B,) were flat; a map may be of another size than in training."""
-        batch = len(features)
+        batch = features.shape[0]  # not len(), which torch.export takes for a constant
         if self.map_kind == "uniform":
             return features.new_full((batch, *shape), 1.0 - self.factor), features.new_zeros(batch)
         raw = self.random_scores.expand(batch, -1) if self.map_kind == "random" else self.importance(features)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -117,8 +118,12 @@ class LowRankGaussian(_CorrelatedGaussian):
     def __init__(self, mean: Tensor, logvar: Tensor, factor: Tensor) -> None:
         self.mean, self.logvar, self.factor = mean, logvar.flatten(1), factor
         self._white = factor * torch.exp(-0.5 * self.logvar)[..., None]  # D^(-1/2) U
-        eye = torch.eye(factor.shape[2], device=factor.device, dtype=factor.dtype)
-        self._capacitance = torch.linalg.cholesky(eye + product(self._white.transpose(1, 2), self._white))
+
+    @cached_property
+    def _capacitance(self) -> Tensor:
+        """Cholesky factor of I + U^T D^-1 U (B, R, R); a reconstruction from the mean does not need it."""
+        eye = torch.eye(self.factor.shape[2], device=self.factor.device, dtype=self.factor.dtype)
+        return torch.linalg.cholesky(eye + product(self._white.transpose(1, 2), self._white))
 
     def rsample(self, rng: RandomSource) -> Tensor:
         """mean + std * eps + U eps'."""
@@ -176,7 +181,7 @@ class FullCovariancePosterior(nn.Module):
         """Features (B, C, H, W) to the posterior of the batch, float32 under any precision."""
         mean, logvar = self.heads(features)
         below = SPREAD * torch.tanh(self.below(features.flatten(1)).float() / SPREAD)
-        unit = torch.eye(self.size, device=mean.device).repeat(len(mean), 1, 1)
+        unit = torch.eye(self.size, device=mean.device).repeat(mean.shape[0], 1, 1)
         unit[:, self.rows, self.columns] = below
         return CholeskyGaussian(mean, torch.exp(0.5 * logvar)[..., None] * unit)
 
@@ -206,6 +211,6 @@ class LowRankPosterior(nn.Module):
     def forward(self, features: Tensor, rng: RandomSource) -> LowRankGaussian:
         """Features (B, C, H, W) to the posterior of the batch, float32 under any precision."""
         mean, logvar = self.heads(features)
-        factor = self.factor(features).float().reshape(len(mean), self.rank, -1).transpose(1, 2)
+        factor = self.factor(features).float().reshape(mean.shape[0], self.rank, -1).transpose(1, 2)
         spread = SPREAD * torch.tanh(factor / SPREAD)
         return LowRankGaussian(mean, logvar, torch.exp(0.5 * logvar).flatten(1)[..., None] * spread)

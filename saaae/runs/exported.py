@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from saaae.atomic import check_entries
 from saaae.config.validation import complete_stored_config
 from saaae.errors import UserError, reading
+
+if TYPE_CHECKING:
+    pass
 
 FORMAT = 1
 """Number of the form; a later version of this project may read several."""

@@ -4,8 +4,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from saaae.errors import UserError
+from saaae.runs.exported import WEIGHTS
 from saaae.runs.folder import RunFolder
-from saaae.runs.source import EXPORTED, weights_file
+from saaae.runs.source import weights_file
 
 
 def test_a_run_gives_its_best_checkpoint_or_else_its_last(tmp_path):
@@ -21,8 +22,8 @@ def test_a_run_gives_its_best_checkpoint_or_else_its_last(tmp_path):
 
 
 def test_an_exported_model_is_its_file_of_tensors(tmp_path):
-    (tmp_path / EXPORTED).touch()
-    assert weights_file(str(tmp_path)) == tmp_path / EXPORTED
+    (tmp_path / WEIGHTS).touch()
+    assert weights_file(str(tmp_path)) == tmp_path / WEIGHTS
 
 
 def test_of_a_source_that_does_not_exist_the_nearest_run_is_named(tmp_path, monkeypatch):
