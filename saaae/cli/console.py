@@ -14,7 +14,7 @@ from saaae.config.settings import hints
 from saaae.config.signature import choices, mismatch
 from saaae.errors import RunFailedError, UserError, disk_error, nearest, out_of_memory, user_error_in
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {"predict": "saaae.cli.predict", "despeckle": "saaae.cli.despeckle"}
 """Module of each command, in the order of the help; it has a `COMMAND`."""
 
 INTERRUPTED = 130
