@@ -74,8 +74,8 @@ def _predict(
     checkpoint: Literal["best", "last"] = "best",
     trust: list[str] | tuple[str, ...] = (),
 ) -> int:
-    from saaae.inference.predict import Options
     from saaae.inference.predict_files import Task, predict_files
+    from saaae.inference.tiled_model import Options
 
     options = Options(settings.scale, settings.full_scale, settings.tile, settings.batch_size, settings.latents, label)
     task = Task(run, options, settings.device, checkpoint, tuple(trust))

@@ -163,7 +163,7 @@ class _Segments:
         if self.last[0] != number:
             with self.path.open("rb") as file:
                 decoded = [self._segment(file, number * self.across + column) for column in range(self.across)]
-            self.last = (number, np.concatenate(decoded, axis=1))
+            self.last = (number, np.concatenate(decoded, axis=1)[:, : self.page.imagewidth])  # tiles may exceed it
         return self.last[1]
 
     def _segment(self, file: io.BufferedReader, index: int) -> np.ndarray:

@@ -103,7 +103,7 @@ def _write_header(file: BinaryIO, shape: Sequence[int], dtype: np.dtype, tags: T
     """Writes the head of an uncompressed TIFF file, and stays where its pixels begin."""
     size = int(np.prod(shape)) * dtype.itemsize
     found = tifffile.imwrite(
-        _Unnamed(file),  # type: ignore[arg-type]
+        _Unnamed(file),
         shape=tuple(shape),
         dtype=dtype,
         photometric="rgb" if len(shape) == 3 else "minisblack",

@@ -17,8 +17,9 @@ from saaae.atomic import write_text
 from saaae.errors import UserError
 from saaae.inference.image_names import check_folder, find_images
 from saaae.inference.model import load_model
-from saaae.inference.predict import Options, Predictor, Result
+from saaae.inference.predict import Predictor, Result
 from saaae.inference.source import CheckpointName
+from saaae.inference.tiled_model import Options
 
 SCORES = "scores.csv"
 
