@@ -15,6 +15,8 @@ from saaae.config.signature import choices, mismatch
 from saaae.errors import RunFailedError, UserError, disk_error, nearest, out_of_memory, user_error_in
 
 COMMANDS: dict[str, str] = {
+    "predict": "saaae.cli.predict",
+    "despeckle": "saaae.cli.despeckle",
     "export": "saaae.cli.export",
     "runs": "saaae.cli.runs",
     "diff": "saaae.cli.diff",

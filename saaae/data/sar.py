@@ -23,8 +23,8 @@ SMALLEST_WINDOW = 8
 """Least rows and columns in one tile on which a number of looks is measured."""
 
 
-def to_amplitude(values: np.ndarray, scale: Scale, full_scale: float) -> np.ndarray:
-    """Amplitude on the scale of the models: 1.0 is the file's value `full_scale`, and what is above it is clipped.
+def to_amplitude(values: np.ndarray, scale: Scale, full_scale: float, clip: bool = True) -> np.ndarray:
+    """Amplitude on the scale of the models: 1.0 is the file's value `full_scale`.
 
     The one place where a sensor's scale is converted: amplitude v / f, intensity sqrt(v / f), decibel
     10^((v - f) / 20). Negative amplitudes and intensities (after noise subtraction) become 0; infinities other than
@@ -34,9 +34,10 @@ def to_amplitude(values: np.ndarray, scale: Scale, full_scale: float) -> np.ndar
         values: Pixels as stored.
         scale: What they are.
         full_scale: The stored value that becomes 1.0.
+        clip: Whether what is above it becomes 1.0 too.
 
     Returns:
-        Amplitude in [0, 1], float32.
+        Amplitude in [0, 1], or at least 0 without `clip`, float32.
     """
     v = values.astype(np.float64)
     v[np.isinf(v) & ((v > 0) | (scale != "decibel"))] = np.nan
@@ -45,7 +46,15 @@ def to_amplitude(values: np.ndarray, scale: Scale, full_scale: float) -> np.ndar
     else:
         amplitude = np.maximum(v / full_scale, 0.0)
         amplitude = np.sqrt(amplitude) if scale == "intensity" else amplitude
-    return np.minimum(amplitude, 1.0).astype(np.float32)
+    return (np.minimum(amplitude, 1.0) if clip else amplitude).astype(np.float32)
+
+
+def from_amplitude(amplitude: np.ndarray, scale: Scale, full_scale: float) -> np.ndarray:
+    """Stored values of amplitudes, float64: the inverse of `to_amplitude`."""
+    a = amplitude.astype(np.float64)
+    if scale == "decibel":
+        return 20.0 * np.log10(np.maximum(a, 1e-6)) + full_scale
+    return full_scale * (a**2 if scale == "intensity" else a)
 
 
 def sar_image(path: Path, values: np.ndarray, scale: Scale, full_scale: float | None) -> Tensor:

@@ -1,0 +1,126 @@
+"""Prediction on one image file: the restored image and what belongs to it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from saaae.inference.heatmap import save_heatmaps
+from saaae.inference.image_files import ImageFile
+from saaae.inference.image_output import without_nodata, writing
+from saaae.inference.pixels import BAND, Pixels, RadarPixels, photo_pixels, radar_pixels
+from saaae.inference.tiled_model import Band, Progress, TiledModel
+from saaae.metrics.pixel_detection import SIGMA, smooth
+
+
+class Result(NamedTuple):
+    """What came of one image.
+
+    Attributes:
+        note: Size, scale and speed, in one line.
+        score: Largest value of the anomaly map of fabric, else None.
+    """
+
+    note: str
+    score: float | None = None
+
+
+class Predictor(TiledModel):
+    """A model that is applied to files."""
+
+    def predict(self, source: Path, name: Path, progress: Progress = lambda done, total: None) -> Result:
+        """Restores an image file and writes what `outputs` lists.
+
+        Args:
+            source: The image.
+            name: The restored image; the names of the other files begin with it.
+            progress: Called after each batch of tiles.
+
+        Raises:
+            BrokenFileError: If the file cannot be used.
+            UserError: If the options do not fit it.
+            OSError: If the folder cannot be written.
+        """
+        start, image = time.perf_counter(), ImageFile(source)
+        pixels: Pixels = (
+            radar_pixels(image, self.scale, self._full_scale_of(image), self.clip)
+            if self.is_radar
+            else photo_pixels(image, self.model.channels)
+        )
+        out_channels = 1 if image.channels == 3 and self.model.channels == 1 and not self.is_radar else image.channels
+        plane = (image.height, image.width)
+        shape = plane if image.is_plane or out_channels == 1 else (*plane, out_channels)
+        paths, residuals = self.outputs(name), []
+        with ExitStack() as stack:
+            restored = stack.enter_context(writing(paths["restored"], shape, image.dtype, image.tags))
+            ratio, latents = None, None
+            if "ratio" in paths:
+                tags = without_nodata(image.tags)
+                ratio = stack.enter_context(writing(paths["ratio"], plane, np.dtype(np.float32), tags))
+            if "latents" in paths:
+                rows, columns = self.axes(*plane)
+                count = len(rows.starts) * len(columns.starts)
+                latents = stack.enter_context(
+                    writing(paths["latents"], self.latent_shape(rows, columns, count), np.dtype("f4"))
+                )
+            for band in self.bands(image, pixels, progress, latents):
+                for rows_ in _pieces(band):
+                    stored = rows_.stored if out_channels == image.channels else rows_.stored[..., :out_channels]
+                    restored.write(pixels.to_stored(rows_.x_hat, stored, rows_.missing))
+                    if ratio is not None:
+                        ratio.write(_ratio(rows_))
+                    if "heatmap" in paths:
+                        error = ((rows_.x_hat - rows_.x) ** 2).mean(0)
+                        residuals.append((np.where(rows_.missing, 0, error), rows_.x.mean(0)))
+            score = None
+            if "heatmap" in paths:
+                error, gray = (np.concatenate(parts) for parts in zip(*residuals, strict=True))
+                heat = smooth(torch.from_numpy(error)[None, None], SIGMA)[0, 0].numpy()
+                score = float(heat.max())
+                save_heatmaps(heat, gray, paths["heatmap"], paths["overlay"])
+        megapixels = image.height * image.width / 1e6
+        scale = f", {pixels.scale}, full_scale={pixels.full_scale:.4g}" if isinstance(pixels, RadarPixels) else ""
+        speed = (time.perf_counter() - start) / megapixels
+        anomaly = "" if score is None else f", score {score:.4g}"
+        return Result(
+            f"{image.width} x {image.height} {image.dtype}{scale}{anomaly}, {speed:.2f} s per megapixel", score
+        )
+
+    def outputs(self, name: Path) -> dict[str, Path]:
+        """What is written for an image, by what it is.
+
+        Args:
+            name: The restored image.
+        """
+        found = {"restored": name}
+        if self.is_radar:
+            ending = name.suffix if name.suffix.lower() == ".npy" else ".tif"
+            found["ratio"] = name.with_name(f"{name.stem}_ratio{ending}")
+        if self.model.domain == "fabric":
+            found |= {kind: name.with_name(f"{name.stem}_{kind}.png") for kind in ("heatmap", "overlay")}
+        if self.options.latents:
+            found["latents"] = name.with_name(f"{name.stem}_latents.npy")
+        return found
+
+    def _full_scale_of(self, image: ImageFile) -> float | None:
+        is_integer = image.dtype in (np.uint8, np.uint16) and self.scale != "decibel"
+        if self.is_scale_of_run and self.full_scale is None and is_integer:
+            return float(np.iinfo(image.dtype).max)  # as data=sar has it
+        return self.full_scale
+
+
+def _pieces(band: Band) -> Iterator[Band]:
+    """A band in pieces of a few rows: their conversions need several times their memory."""
+    for first in range(0, len(band.stored), BAND):
+        part = slice(first, first + BAND)
+        yield Band(band.stored[part], band.x[:, part], band.x_hat[:, part], band.missing[part])
+
+
+def _ratio(band: Band) -> np.ndarray:
+    """Intensity as observed over intensity restored; NaN where it is missing."""
+    ratio = band.x[0] ** 2 / np.maximum(band.x_hat[0] ** 2, np.finfo(np.float32).tiny)
+    return np.where(band.missing, np.float32(np.nan), ratio)

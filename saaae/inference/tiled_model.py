@@ -1,0 +1,228 @@
+"""A model on images of any size: in overlapping tiles, row by row, in memory that does not grow with the image."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from saaae.data.sar import Scale
+from saaae.errors import UserError
+from saaae.inference.image_files import ImageFile
+from saaae.inference.image_output import Rows
+from saaae.inference.model import TrainedModel
+from saaae.inference.pixels import BAND, Pixels
+from saaae.inference.tiling import Axis, find_margin, fixed_axis, local_axis, overlap
+from saaae.rng import IndexedRandom
+from saaae.types import Batch
+
+TILE = 512
+"""Side of the tiles of a model that takes any size."""
+BATCH_PIXELS = {"cpu": 2**18}
+"""Pixels of a batch of tiles by device; 2**21 on others."""
+BRIGHT = (0.8, 1.2)
+"""Local amplitudes from and above which a despeckler sees the image darker."""
+DARKER = 8.0
+"""How much darker: a despeckler smooths strong scatterers away whose amplitude is above 1."""
+UNBOUNDED = ("log_intensity", "relu", "none")
+"""Activations whose images may exceed 1."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tiles that are done, and of all."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are predicted.
+
+    Attributes:
+        scale: What radar pixels are; None is the run's own, or amplitude.
+        full_scale: The stored value that becomes 1.0; None is the run's own, or a percentile of each image.
+        tile: Largest side of a tile; None chooses one.
+        batch_size: Tiles that are processed together; None chooses a number.
+        latents: Whether latents are written.
+        label: Class of all images, for a conditional model.
+    """
+
+    scale: Scale | None = None
+    full_scale: float | None = None
+    tile: int | None = None
+    batch_size: int | None = None
+    latents: bool = False
+    label: int | None = None
+
+
+class Band(NamedTuple):
+    """Finished rows: as stored (n, W, C), as the model takes them (c, n, W), restored, and which are missing (n, W)."""
+
+    stored: np.ndarray
+    x: np.ndarray
+    x_hat: np.ndarray
+    missing: np.ndarray
+
+
+@dataclass
+class TiledModel:
+    """A model with what tiles need to know of it.
+
+    Args:
+        model: The model.
+        options: How images are predicted.
+
+    Raises:
+        UserError: If the options do not fit the model.
+    """
+
+    model: TrainedModel
+    options: Options
+    _margin: int | None = field(default=-1, init=False)
+
+    def __post_init__(self) -> None:
+        network, data = self.model.network, self.model.config["data"]
+        tile, stride = self.options.tile, self.model.stride
+        self.is_radar = self.model.domain == "radar"
+        self.clip = network.likelihood.activation != "log_intensity"
+        classes, label = network.num_classes, self.options.label
+        if classes and (label is None or not 0 <= label < classes):
+            raise UserError(f"label={'null' if label is None else label}: expected a class, 0 to {classes - 1}")
+        if label is not None and not classes:
+            raise UserError(f"label={label}: a {type(network).__name__} has no classes")
+        if not self.is_radar and (self.options.scale or self.options.full_scale is not None):
+            raise UserError(
+                f"scale, full_scale: for radar images; this model was trained on {self.model.domain} images"
+            )
+        self.scale: Scale = self.options.scale or data.get("scale") or "amplitude"
+        self.is_scale_of_run = self.options.full_scale is None and data.get("scale") == self.scale
+        self.full_scale = data.get("full_scale") if self.is_scale_of_run else self.options.full_scale
+        if self.full_scale is not None and self.full_scale <= 0 and self.scale != "decibel":
+            raise UserError(f"full_scale={self.full_scale}: expected greater than 0 for scale={self.scale}")
+        if tile and stride is None and tile != self.model.image_size:
+            raise UserError(f"tile={tile}: the latent is a vector; expected tile={self.model.image_size}")
+        if tile and stride and tile % stride:
+            raise UserError(f"tile={tile}: expected a multiple of {stride}")
+
+    def axes(self, height: int, width: int) -> tuple[Axis, Axis]:
+        """The tiles of an image."""
+        stride, size = self.model.stride, self.model.image_size
+        tile = self.options.tile or max(TILE, size)
+        if stride is None:
+            return fixed_axis(height, size, 1), fixed_axis(width, size, 1)
+        if max(height, width) > tile or self._margin is None:
+            if (margin := self.margin) is None:
+                tile = self.options.tile or size
+                return fixed_axis(height, tile, stride), fixed_axis(width, tile, stride)
+            if tile <= overlap(margin, stride):
+                raise UserError(
+                    f"tile={tile}: what surrounds a pixel of this model changes it up to {margin} pixels away; "
+                    f"expected more than {overlap(margin, stride)}"
+                )
+        else:
+            margin = 0
+        return local_axis(height, tile, margin, stride), local_axis(width, tile, margin, stride)
+
+    @property
+    def margin(self) -> int | None:
+        """How far from a tile's border its output differs from that of the whole image; None: everywhere."""
+        if self._margin == -1 and self.model.stride:
+            channels = self.model.channels
+            self._margin = find_margin(lambda x: self.run(x)[0], channels, self.model.stride, self.model.device)
+        return self._margin
+
+    @torch.no_grad()
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) and latents of images; radar images may exceed 1."""
+        network, indices = self.model.network, torch.arange(len(x), device=x.device)
+        label = None if self.options.label is None else torch.full_like(indices, self.options.label)
+        batch = network.prepare(Batch(x, x, indices, IndexedRandom(0, indices), label))
+        z = network.encode(batch).mode
+        raw, likelihood = network.decoder_output(z, batch), network.likelihood
+        if not self.is_radar or likelihood.activation not in UNBOUNDED:
+            return likelihood.mean(raw), z
+        x_hat = likelihood.output(raw)
+        if likelihood.activation == "log_intensity":
+            weight = _brightness(x)
+            found = weight.flatten(1).any(1)
+            if found.any():
+                darker = DARKER * self.run(x[found] / DARKER)[0]
+                x_hat[found] = torch.lerp(x_hat[found], darker, weight[found])
+        return x_hat, z
+
+    def bands(
+        self, image: ImageFile, pixels: Pixels, progress: Progress, latents: Rows | None = None
+    ) -> Iterator[Band]:
+        """Restores an image from top to bottom, one row of tiles after the other."""
+        rows, columns = self.axes(image.height, image.width)
+        device, channels = self.model.device, self.model.channels
+        count, done = len(rows.starts) * len(columns.starts), 0
+        size = self.options.batch_size or max(1, BATCH_PIXELS.get(device.type, 2**21) // (rows.size * columns.size))
+        reader = _Reader(image, pixels, channels)
+        total = np.zeros((channels, rows.size, columns.length), np.float32)
+        for number, top in enumerate(rows.starts):
+            reader.advance(top, min(top + rows.size, image.height))
+            extra = ((0, rows.size - reader.x.shape[1]), (0, columns.length - image.width))
+            x = np.pad(reader.x, ((0, 0), *extra), mode="edge")
+            missing = np.pad(reader.missing, extra, mode="edge")
+            for first in range(0, len(columns.starts), size):
+                part = slice(first, first + size)
+                lefts = columns.starts[part]
+                tiles = [
+                    filled(x[..., left : left + columns.size], missing[:, left : left + columns.size]) for left in lefts
+                ]
+                x_hat, z = self.run(torch.from_numpy(np.stack(tiles)).to(device))
+                for left, weight, tile in zip(lefts, columns.weights[part], x_hat.float().cpu().numpy(), strict=True):
+                    total[..., left : left + columns.size] += rows.weights[number][:, None] * weight * tile
+                if latents is not None:
+                    latents.write(z.float().cpu().numpy())
+                done += len(lefts)
+                progress(done, count)
+            following = rows.starts[number + 1] if number + 1 < len(rows.starts) else image.height
+            ready = following - top
+            yield Band(
+                reader.stored[:ready], reader.x[:, :ready], total[:, :ready, : image.width], reader.missing[:ready]
+            )
+            kept = rows.size - ready
+            total[:, : max(kept, 0)] = total[:, ready:].copy()
+            total[:, max(kept, 0) :] = 0.0
+
+    def latent_shape(self, rows: Axis, columns: Axis, count: int) -> tuple[int, ...]:
+        stride, latent = self.model.stride, self.model.network.latent_shape
+        return (count, latent[0], rows.size // stride, columns.size // stride) if stride else (count, *latent)
+
+
+class _Reader:
+    """The rows of an image that a row of tiles needs, each read once."""
+
+    def __init__(self, image: ImageFile, pixels: Pixels, channels: int) -> None:
+        self.image, self.pixels, self.start, self.stop = image, pixels, 0, 0
+        self.stored = np.empty((0, image.width, image.channels), image.dtype)
+        self.x, self.missing = np.empty((channels, 0, image.width), np.float32), np.empty((0, image.width), bool)
+
+    def advance(self, start: int, stop: int) -> None:
+        """Moves on to the rows [start, stop)."""
+        gone = start - self.start
+        stored, x, missing = [self.stored[gone:]], [self.x[:, gone:]], [self.missing[gone:]]
+        for first in range(self.stop, stop, BAND):
+            stored.append(self.image.rows(first, min(first + BAND, stop)))
+            values, without = self.pixels.to_model(stored[-1])
+            x.append(values)
+            missing.append(without)
+        self.stored, self.x, self.missing = np.concatenate(stored), np.concatenate(x, 1), np.concatenate(missing)
+        self.start, self.stop = start, stop
+
+
+def _brightness(x: Tensor) -> Tensor:
+    """Weight (B, 1, H, W) of what lies above the amplitudes on which despecklers are trained, by its surroundings."""
+    local = avg_pool2d(x**2, 5, 1, padding=2, count_include_pad=False).sqrt()
+    return ((local - BRIGHT[0]) / (BRIGHT[1] - BRIGHT[0])).clamp(0.0, 1.0)
+
+
+def filled(x: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """A tile (C, H, W) whose missing pixels (H, W) have the value of the nearest one that is there."""
+    if not missing.any() or missing.all():
+        return x
+    place = ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)
+    return x[:, place[0], place[1]]
