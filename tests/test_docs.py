@@ -121,6 +121,9 @@ def reader(tmp_path, zygote, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (10, 70, 50, 3), dtype=np.uint8)
     for number, image in enumerate(pixels):
         Image.fromarray(image).save(images / f"{number}.png")
+    scenes = tmp_path / "path" / "to" / "scenes"
+    scenes.mkdir()
+    Image.fromarray(pixels[0, ..., 0]).save(scenes / "scene.png")
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SAAAE_DATA_DIR", str(tmp_path / "data"))
