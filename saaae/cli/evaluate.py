@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saaae.atomic import read_json_or_empty, write_json
 from saaae.cli.command import Command
 from saaae.cli.launchers import is_installed
 from saaae.cli.multirun import compare
 from saaae.config.overrides import key_of
+from saaae.config.resolvers import OUTPUTS
 from saaae.config.schema import Evaluate
 from saaae.config.trust import check_trusted
 from saaae.config.validation import check_stored_config, clashes
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, absolute_path
-from saaae.sweeps.runs import is_sweep
+from saaae.sweeps.runs import chosen_runs, is_sweep
 from saaae.training.distributed import rank
 from saaae.training.malloc import keep_freed_blocks
 
@@ -107,10 +108,13 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
     Raises:
         UserError: Naming the key, folder or file.
     """
+    if isinstance(cfg.run, ListConfig):
+        chosen_runs(list(map(Path, cfg.run)), Path())
+        return _check_sweep(overrides)
     if cfg.run and is_sweep(Path(cfg.run)):
         return _check_sweep(overrides)
     if cfg.baseline is not None:
-        raise UserError(f"baseline={cfg.baseline}: goes with run=<sweep folder>")
+        raise UserError(f"baseline={cfg.baseline}: goes with run=<sweep folder> or run=[<run>,<run>]")
     checkpoint_path(cfg)
     if cfg["class"] is not None and not cfg.generate:
         raise UserError(f"class={cfg['class']}: goes with generate=<number of images>")
@@ -123,7 +127,7 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
 
 
 def _check_sweep(overrides: list[str]) -> None:
-    """A sweep is compared by the stored metrics of its runs.
+    """Runs are compared by their stored metrics.
 
     Raises:
         UserError: If an override would need a new test.
@@ -132,7 +136,7 @@ def _check_sweep(overrides: list[str]) -> None:
     for key in keys:
         if key not in ("run", "baseline") and not key.startswith("hydra."):
             raise UserError(
-                f"{key}: not with a sweep, whose runs are compared as they were tested; evaluate one of them"
+                f"{key}: not with several runs, which are compared as they were tested; evaluate one of them"
             )
 
 
@@ -149,8 +153,18 @@ def target_folder(folder: RunFolder, checkpoint: Path, data: str, cfg: DictConfi
     return folder.path / "evaluation" / "-".join(parts)
 
 
+def comparison_folder(folders: list[Path]) -> Path:
+    """Where the comparison of chosen runs goes: the same runs, the same folder."""
+    names = sorted(str(folder.resolve()) for folder in folders)
+    return OUTPUTS / "comparisons" / hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
+
+
 def run(cfg: DictConfig) -> dict[str, Any] | None:
     """Tests, prints the table and writes `<run>/evaluation/<data>-<checkpoint>/`; of a sweep compares the runs."""
+    if isinstance(cfg.run, ListConfig):
+        folders = list(map(Path, cfg.run))
+        compare(comparison_folder(folders), cfg.baseline, folders)
+        return None
     if cfg.run and is_sweep(Path(cfg.run)):
         compare(Path(cfg.run), cfg.baseline)
         return None

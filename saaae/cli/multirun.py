@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,26 @@ from saaae.errors import Pruned, RunFailedError, UserError, disk_error, user_err
 from saaae.runs.folder import RunFolder
 from saaae.runs.status import is_locked
 from saaae.signals import Interrupted
-from saaae.sweeps.runs import runs_of, variants_of
+from saaae.sweeps.runs import chosen_runs, runs_of, variants_of
 from saaae.training.distributed import rank
 
 
-def compare(sweep: Path, baseline: int | None = None) -> None:
+def compare(sweep: Path, baseline: int | None = None, chosen: Sequence[Path] = ()) -> None:
     """Writes the leaderboard of a sweep and prints its warnings, its rankings and where it is.
+
+    Args:
+        sweep: The folder of the sweep, or that of the pages if runs are chosen.
+        baseline: Number of the variant that the others are compared with.
+        chosen: Run folders to compare instead of those of a sweep.
 
     Raises:
         UserError: If no run has finished, or the baseline is none of the variants.
     """
     from saaae.sweeps.leaderboard import ranking_lines, warnings_of, write_leaderboard
 
-    written = write_leaderboard(sweep, baseline)
-    variants = variants_of(runs_of(sweep))
+    runs = chosen_runs(chosen, sweep) if chosen else runs_of(sweep)
+    written = write_leaderboard(sweep, baseline, runs if chosen else None)
+    variants = variants_of(runs)
     for line in [*(f"warning: {warning}" for warning in warnings_of(variants)), *ranking_lines(variants)]:
         print(line)
     for number, path in enumerate(written):

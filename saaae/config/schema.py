@@ -57,7 +57,7 @@ class Train:
 class Evaluate:
     """Settings at the root of evaluate.yaml."""
 
-    run: str | None
+    run: str | list[str] | None
     baseline: PositiveInt | None
     checkpoint: str
     data_dir: str | None

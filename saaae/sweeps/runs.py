@@ -1,7 +1,9 @@
 """The runs of a folder: their overrides, results and states, and which of them are variants. Free of numpy."""
 
 import json
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -41,6 +43,24 @@ def runs_of(sweep: Path) -> list[RunSummary]:
     place = {digest: number for number, digest in enumerate(plan)}
     runs = [_read(folder, plan.get(_digest(folder.path))) for folder in folders]
     runs.sort(key=lambda run: (place.get(_digest(run.folder), len(place)), run.status.get("since", "")))
+    return _copies_marked(_labelled(runs))
+
+
+def chosen_runs(folders: Sequence[Path], page: Path) -> list[RunSummary]:
+    """Runs that lie anywhere, in the order given, for a page in the folder `page`.
+
+    Raises:
+        UserError: If a folder is not a finished run, or is given twice, or there are fewer than two.
+    """
+    if len(folders) < 2:
+        raise UserError(f"run=[{', '.join(map(str, folders))}]: expected at least two run folders to compare")
+    seen: set[Path] = set()
+    for folder in folders:
+        RunFolder(folder).results()
+        if folder.resolve() in seen:
+            raise UserError(f"run: {folder} is given twice")
+        seen.add(folder.resolve())
+    runs = [_read(RunFolder(folder), None)._replace(link=os.path.relpath(folder, page)) for folder in folders]
     return _copies_marked(_labelled(runs))
 
 

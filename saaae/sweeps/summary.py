@@ -20,6 +20,7 @@ class RunSummary(NamedTuple):
         status: What status.json says.
         variant: The overrides in which it differs from the others, without the seed; empty where it never began.
         copy_of: Name of an earlier run folder with the same settings, seed and numbers; empty where there is none.
+        link: Where the folder is, seen from the page; empty if it lies beside it.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class RunSummary(NamedTuple):
     status: dict[str, Any]
     variant: str = ""
     copy_of: str = ""
+    link: str = ""
 
     def value(self, metric: str) -> float | None:
         """A test metric, or a number of training by its name; None where it is missing or not finite.

@@ -121,4 +121,4 @@ def table_of_runs(order: list[Variant], columns: dict[str, int]) -> Section:
 def _link(run: RunSummary, text: str = "", file: str = "") -> Cell:
     """A cell that leads to a run folder or to a file in it, if it is there."""
     there = (run.folder / file).exists()
-    return Cell(text or run.folder.name, f"./{quote(run.folder.name)}/{file}") if there else Cell("")
+    return Cell(text or run.folder.name, f"{quote(run.link or f'./{run.folder.name}')}/{file}") if there else Cell("")

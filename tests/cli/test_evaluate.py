@@ -1,9 +1,11 @@
 """What evaluate.py tests, prints and writes, run in this process."""
 
 import json
+import re
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from saaae.runs.run import Run, resolve_config
 from saaae.signals import Interruption
 from saaae.training import fit
 from tests.conftest import CONF, TINY
+from tests.sweeps.test_leaderboard import write_run
 
 OWN_DATA = [o for o in TINY if not o.startswith("data")] + ["data=folder", "data.image_size=32", "data.batch_size=4"]
 
@@ -218,3 +221,41 @@ def test_a_missing_codec_package_is_reported_before_the_test(finished, monkeypat
     words = [f"run='{finished.path}'", "code_steps=[1]"]
     with pytest.raises(UserError, match=r"code_steps: constriction is not installed; pip install -e '\.\[codec\]'"):
         evaluate.check(composed("evaluate", *words), words)
+
+
+def test_any_finished_runs_are_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "outputs/first", ["model=vae"], {"ssim": 0.5})
+    write_run(tmp_path / "outputs/sweep/second", ["model=saaae"], {"ssim": 0.6})
+    write_run(tmp_path / "outputs/third", ["model=saaae"])
+
+    def compared(*runs, **others):
+        words = [f"run=[{','.join(runs)}]", *(f"{key}={value}" for key, value in others.items())]
+        cfg = composed("evaluate", *words)
+        evaluate.check(cfg, words)
+        assert evaluate.run(cfg) is None
+        return capsys.readouterr().out
+
+    printed = compared("outputs/first", "outputs/sweep/second")
+    assert "model=saaae  ssim 0.6000  in second" in printed
+    page = Path(re.search(r"leaderboard  (.*)\.csv", printed)[1] + ".md")
+    assert page.parent.parent == Path("outputs/comparisons")
+    assert page.read_text().startswith("# Leaderboard of 2 runs\n")
+    links = re.findall(r"\]\((\S+?/)\)", page.read_text())
+    assert {(page.parent / link).resolve() for link in links} == {
+        tmp_path / "outputs/first", tmp_path / "outputs/sweep/second"
+    }  # fmt: skip
+    assert str(page.parent) in compared("outputs/sweep/second", "outputs/first", baseline=2)
+    for runs, message in (
+        (["outputs/first"], "expected at least two run folders"),
+        (["outputs/first", "outputs/first/"], "outputs/first is given twice"),
+        (["outputs/first", "outputs/third"], "outputs/third: the run has not finished"),
+        (["outputs/first", "outputs/no"], "outputs/no: no such run folder"),
+        (["outputs/first", "outputs/sweep"], "outputs/sweep: not a run folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compared(*runs)
+    with pytest.raises(UserError, match="samples: not with several runs"):
+        compared("outputs/first", "outputs/sweep/second", samples="mean")
+    with pytest.raises(UserError, match="baseline=3: expected the number of a variant"):
+        compared("outputs/first", "outputs/sweep/second", baseline=3)

@@ -53,7 +53,7 @@ def test_the_life_cycle_of_a_sweep(command, tmp_path):
     assert "minus model=saaae" in (tmp_path / "outputs/s/leaderboard.md").read_text()
     for words, answer in [
         (["baseline=3"], "error: baseline=3: expected the number of a variant: 1 model=vae"),
-        (["samples=mean"], "error: samples: not with a sweep, whose runs are compared as they were tested"),
+        (["samples=mean"], "error: samples: not with several runs, which are compared as they were tested"),
     ]:
         refused = command("evaluate.py", "run=outputs/s", *words, cwd=tmp_path)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
