@@ -150,6 +150,16 @@ def test_despeckling(monkeypatch, tmp_path, capsys, compose_config):
     assert all(f"| {name} |" in printed for name in ("noisy", "boxcar", "Lee", "Frost", "despeckler"))
 
 
+def test_predict(stored_run, monkeypatch, capsys):
+    benchmark = load("predict")
+    monkeypatch.setattr(benchmark, "in_process", lambda work, *arguments: work(*arguments))
+    run = stored_run(*TINY, "model=vae", "model.latent_channels=2")
+    benchmark.main(str(run), 96, 64)
+    printed = capsys.readouterr().out
+    assert "seconds per megapixel" in printed
+    assert "peak memory for 64 x 64" in printed
+
+
 def test_speckle(capsys):
     load("speckle").main(fields=1, size=32)
     assert "| 10 | 0.6 |" in capsys.readouterr().out
