@@ -184,6 +184,16 @@ def test_unseen_scenes(tmp_path):
     assert (scenes.flatten(1).std(1) > 0.05).all()
 
 
+def test_predict(stored_run, monkeypatch, capsys):
+    benchmark = load("predict")
+    monkeypatch.setattr(benchmark, "in_process", lambda work, *arguments: work(*arguments))
+    run = stored_run(*TINY, "model=vae", "model.latent_channels=2")
+    benchmark.main(str(run), 96, 64)
+    printed = capsys.readouterr().out
+    assert "seconds per megapixel" in printed
+    assert "peak memory for 64 x 64" in printed
+
+
 def test_speckle(capsys):
     load("speckle").main(fields=1, size=32)
     assert "| 10 | 0.6 |" in capsys.readouterr().out

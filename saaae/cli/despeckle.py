@@ -4,5 +4,5 @@ from saaae.cli.console import ConsoleCommand
 from saaae.cli.predict import Despeckle, despeckle
 
 COMMAND = ConsoleCommand(
-    Despeckle, despeckle, positional=("images", "to"), example="saaae despeckle scenes/*.tif to=despeckled"
+    Despeckle, despeckle, positional=("images", "to"), example='saaae despeckle "images=scenes/*.tif" to=despeckled'
 )
