@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -149,7 +150,11 @@ def _overview() -> str:
 def _help(name: str, command: ConsoleCommand) -> str:
     known = hints(command.settings).parameters
     words = " ".join(f"[{key}]" for key in command.positional)
-    lines = [f"usage: saaae {name} {words + ' ' if words else ''}[key=value ...]", "", command.settings.__doc__ or ""]
+    lines = [
+        f"usage: saaae {name} {words + ' ' if words else ''}[key=value ...]",
+        "",
+        inspect.getdoc(command.settings) or "",
+    ]
     for field in dataclasses.fields(command.settings):
         required = field.default is dataclasses.MISSING
         default = "required" if required else _text(field)
@@ -160,4 +165,6 @@ def _help(name: str, command: ConsoleCommand) -> str:
 def _text(field: dataclasses.Field) -> str:
     """A default as it would be typed."""
     value = field.default
+    if isinstance(value, tuple):
+        return f"[{','.join(map(str, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

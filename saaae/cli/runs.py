@@ -36,7 +36,7 @@ def run(settings: Runs) -> None:
     rows = [_row(each) for each in runs]
     print(table(["run", "state", "model", "data", "epochs", "test metric", "MB", "since"], rows))
     total = sum(each.size for each in runs) / 2**20
-    print(f"{len(runs)} runs, {total:.1f} MB")
+    print(f"{len(runs)} run{'s' * (len(runs) != 1)}, {total:.1f} MB")
 
 
 def _key(each: ListedRun, by: str) -> Any:

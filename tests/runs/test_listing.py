@@ -73,7 +73,7 @@ def test_the_table_of_runs_is_filtered_and_sorted(outputs, capsys):
     assert [row.split()[0] for row in rows] == ["outputs/done", "outputs/failed", "outputs/sweep/a-1"]
     assert "elbo -10" in rows[0]
     assert total.startswith("3 runs, ")
-    assert "1 runs" in saaae_script(capsys, "runs", "outputs", "state=killed", "model=vae", "sort=size")[1]
+    assert "1 run," in saaae_script(capsys, "runs", "outputs", "state=killed", "model=vae", "sort=size")[1]
     assert saaae_script(capsys, "runs", "model=va") == (
         2, "", "error: model=va: no run has it; expected one of vae; did you mean vae?\n"
     )  # fmt: skip

@@ -161,7 +161,7 @@ def test_evaluation_writes_arrays_and_images_from_the_prior(command, tmp_path):
     for words, answer in [
         (["generate=2", "class=1"], "error: class=1: a VAE knows no classes\n"),
         (["class=1"], "error: class=1: goes with generate=<number of images>\n"),
-        (["baseline=1"], "error: baseline=1: goes with run=<sweep folder>\n"),
+        (["baseline=1"], "error: baseline=1: goes with run=<sweep folder> or run=[<run>,<run>]\n"),
         (["code_steps=[0]"], "error: code_steps=[0]: expected in a list each greater than or equal to 0.001\n"),
         (["samples=mode"], "error: samples=mode: expected 'mean' or 'sample'\n"),
     ]:
