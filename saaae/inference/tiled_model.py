@@ -28,6 +28,8 @@ BRIGHT = (0.8, 1.2)
 """Local amplitudes from and above which a despeckler sees the image darker."""
 DARKER = 8.0
 """How much darker: a despeckler smooths strong scatterers away whose amplitude is above 1."""
+CONTEXT = 80
+"""Pixels around bright surroundings that are seen with them: more changes nothing."""
 UNBOUNDED = ("log_intensity", "relu", "none")
 """Activations whose images may exceed 1."""
 
@@ -145,11 +147,22 @@ class TiledModel:
         x_hat = likelihood.output(raw)
         if likelihood.activation == "log_intensity":
             weight = _brightness(x)
-            found = weight.flatten(1).any(1)
-            if found.any():
-                darker = DARKER * self.run(x[found] / DARKER)[0]
-                x_hat[found] = torch.lerp(x_hat[found], darker, weight[found])
+            for number in weight.flatten(1).any(1).nonzero().flatten().tolist():
+                place = (slice(number, number + 1), slice(None), *self._around(weight[number, 0]))
+                darker = DARKER * self.run(x[place] / DARKER)[0]
+                x_hat[place] = torch.lerp(x_hat[place], darker, weight[place])
         return x_hat, z
+
+    def _around(self, weight: Tensor) -> tuple[slice, slice]:
+        """The rectangle with all that has weight in a map (H, W), and with what the model sees around it."""
+        stride, reach = self.model.stride or weight.shape[0], CONTEXT
+        found = []
+        for line in (weight.any(1), weight.any(0)):
+            inside = line.nonzero()
+            first, last = int(inside[0]), int(inside[-1])
+            start = max(first - reach, 0) // stride * stride
+            found.append(slice(start, min(-(-(last + 1 + reach) // stride) * stride, len(line))))
+        return found[0], found[1]
 
     def bands(
         self, image: ImageFile, pixels: Pixels, progress: Progress, latents: Rows | None = None

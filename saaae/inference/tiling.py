@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saaae.data.tiles import tile_starts
 
-TOLERANCE = 1e-4
+TOLERANCE = 3e-4
 """Largest difference between a tile and the whole image, in units of the images' range, that counts as none."""
 RAMP = 16
 """Pixels over which neighbouring tiles are blended, at least."""
