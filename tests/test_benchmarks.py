@@ -226,3 +226,14 @@ def test_crash(monkeypatch, tmp_path, zygote):
     assert tally.finished
     assert (tally.unreadable, tally.inexact) == (0, 0)
     benchmark.print_row("vae", tally)
+
+
+def test_progressive(monkeypatch, capsys, tmp_path):
+    benchmark = load("progressive")
+    monkeypatch.setattr(benchmark, "OUTPUTS", tmp_path)
+    small = ["data.num_train=8", "data.num_val=4", "data.num_test=4", "data.batch_size=4", "model.encoder.widths=[8,8]"]
+    small += ["stages=[[16,1]]", "data.image_size=32", "model.latent_channels=2", "model.latent_dim=null", "threads=1"]
+    benchmark.main(1, [*small, "accelerator=cpu", "trainer.max_epochs=1", "callbacks=none", "logger=none"])
+    printed = capsys.readouterr().out
+    assert "| grown | 0 | " in printed
+    assert "| full size | 0 | " in printed

@@ -19,6 +19,7 @@ from saaae.ranges import LENGTH
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, resolve_config, resumed, run_of_job
 from saaae.runs.source import weights_file
+from saaae.runs.stages import check_sizes
 from saaae.runs.status import locked, read_status, recorded
 from saaae.signals import Interrupted, Interruption
 from saaae.sweeps.runs import is_sweep
@@ -46,6 +47,7 @@ def check(cfg: DictConfig, overrides: list[str]) -> None:
         cfg = resumed(RunFolder(cfg.resume), cfg, overrides)
     elif cfg.init_from is not None and not (cfg.name and (OUTPUTS / cfg.name).exists()):
         weights_file(cfg.init_from)  # a run that has begun needs it no more
+    check_sizes(cfg.stages, cfg.data.image_size)
     if cfg.ema is not None and cfg.accelerator.strategy == "fsdp":
         raise UserError(f"ema={cfg.ema}: not with accelerator.strategy=fsdp; expected ddp")
     if cfg.trainer.max_time is not None and _seconds(cfg.trainer.max_time) == 0:
@@ -97,10 +99,10 @@ def _run(cfg: DictConfig, folder: RunFolder, interruption: Interruption) -> floa
         raise Pruned(status["why"])
     if run.cfg.keep_freed_memory:
         keep_freed_blocks()
-    from saaae.training.fit import fit
+    from saaae.training.growth import fit_in_stages
 
     with sweep_job_processes():
-        return fit(run, interruption)
+        return fit_in_stages(run, interruption)
 
 
 def _finished(run: Run, resuming: bool) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def dry_build(jobs: list[tuple[DictConfig, list[str]]]) -> list[str]:
     different = {}
     for cfg in (resolve_config(cfg) for cfg, _ in jobs):
         data = {key: value for key, value in cfg.data.items() if key != "seed"}
-        start = [cfg.init_from, *cfg.freeze]
+        start = [cfg.init_from, cfg.freeze, cfg.stages]
         different[f"{OmegaConf.to_yaml(cfg.model, resolve=True)}{data}{start}"] = cfg
     return build_errors(different.values())
 

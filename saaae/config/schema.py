@@ -11,6 +11,7 @@ from pydantic import Field
 from saaae.metrics.catalog import names
 from saaae.ranges import (
     Folder,
+    ImageSize,
     Length,
     NonNegativeInt,
     OpenFraction,
@@ -34,6 +35,10 @@ Threads = Annotated[int, Ge(1), Le(1024)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 
+Stage = tuple[ImageSize, PositiveInt]
+"""Image size and epochs of a stage of a run that grows."""
+
+
 class Train:
     """Settings at the root of train.yaml."""
 
@@ -52,6 +57,7 @@ class Train:
     init_from: Folder | None = None
     freeze: list[str] = []  # noqa: RUF012
     ema: OpenFraction | None = None
+    stages: list[Stage] = []  # noqa: RUF012
 
 
 class Evaluate:

@@ -117,6 +117,7 @@ def build_errors(cfgs: Iterable[DictConfig]) -> list[str]:
                 model = instantiated(cfg.model)
             check_together(model, instantiated(cfg.data))
             model.freeze(cfg.freeze)
+            check_stages(cfg)
             if cfg.init_from is not None and Path(cfg.init_from).exists():
                 path = weights_file(cfg.init_from)
                 fitting_weights(model, read_weights(path), path)
@@ -125,6 +126,31 @@ def build_errors(cfgs: Iterable[DictConfig]) -> list[str]:
         except Exception as error:
             log.debug("dry build: %s", error)
     return list(errors)
+
+
+def check_stages(cfg: DictConfig) -> None:
+    """Checks that the weights of a growing run's model have the same names and shapes at all its image sizes.
+
+    Raises:
+        UserError: If they have not, or a part refuses a size.
+    """
+    final = _shapes(cfg) if cfg.stages else {}
+    for size, _ in cfg.stages:
+        small = cfg.copy()
+        small.data.image_size = size
+        shapes = _shapes(small)
+        if differing := [name for name in {**final, **shapes} if final.get(name) != shapes.get(name)]:
+            raise UserError(
+                f"stages: the weights of this model depend on the image size ({differing[0]} at {size} and "
+                f"{cfg.data.image_size} pixels); expected a convolutional model with a latent map, such as "
+                "model=vae model.latent_channels=16"
+            )
+
+
+def _shapes(cfg: DictConfig) -> dict[str, torch.Size]:
+    """Shapes of a model's weights, without memory."""
+    with torch.device("meta"):
+        return {name: value.shape for name, value in instantiated(cfg.model).state_dict().items()}
 
 
 def check_together(model: ImageAutoencoder, data: ImageDataModule) -> None:

@@ -34,6 +34,7 @@ from saaae.runs.checkpoints import Start, data_state, start_of
 from saaae.runs.folder import RunFolder
 from saaae.runs.provenance import run_record
 from saaae.runs.run import Run
+from saaae.runs.stages import source_of
 from saaae.runs.status import write_status
 from saaae.signals import Interruption
 from saaae.training.build import build, instantiated, lightning_module, prepared
@@ -74,7 +75,7 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
     monitor, mode = monitor_of(cfg, model, data)
     check_limits(cfg, data)
     start = start_of(folder, model)
-    module = _module(cfg, model, data, start)
+    module = _module(run, model, data, start)
     rows_before(folder.curves, start.step)  # a damaged file is reported before anything changes
     loggers = configured_loggers(cfg, folder, start.step) if rank() == 0 else []
     callbacks, throughput = _callbacks(cfg), Throughput()
@@ -102,10 +103,11 @@ def fit(run: Run, interruption: Interruption) -> float | list[float] | None:
     return values_of(cfg, best.validation)
 
 
-def _module(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule, start: Start) -> AutoencoderModule:
+def _module(run: Run, model: ImageAutoencoder, data: ImageDataModule, start: Start) -> AutoencoderModule:
     """The LightningModule of a run, whose model has the weights to start from and its frozen modules."""
+    cfg = run.cfg
     model.freeze(cfg.freeze)
-    record = run_record(cfg, data) | record_of_source(cfg.init_from, model, start)
+    record = run_record(cfg, data) | record_of_source(source_of(run), model, start)
     module = lightning_module(model, data, cfg, record)
     module.average = None if cfg.ema is None else WeightAverage(cfg.ema)
     return module
@@ -115,7 +117,7 @@ def _begin(
     run: Run, module: AutoencoderModule, data: ImageDataModule, start: Start, loggers: list[Logger]
 ) -> list[Logger]:
     """Writes and prints what the run is, and opens its loggers."""
-    began = run.folder.record.is_file()
+    began = run.folder.record.is_file() and not run.cfg.stages
     _write_record(run, data, start)
     print_start(run, module.model, data, start, began)
     if not start.checkpoint:

@@ -47,7 +47,7 @@ def test_the_hash_excludes_settings_that_do_not_change_the_numbers():
     free = {"name": "b", "data_dir": "/z", "trainer__max_epochs": 9, "data__num_workers": 4, "accelerator__devices": 2}
     for key, value in free.items():
         assert digest(**{key: value}) == same, key
-    later = {"init_from": None, "freeze": [], "ema": None}  # settings that runs of before did not have
+    later = {"init_from": None, "freeze": [], "ema": None, "stages": []}  # settings that runs of before did not have
     for key, value in later.items():
         assert digest(**{key: value}) == same, key
     changes = [("seed", 1), ("trainer__limit_train_batches", 3), ("data__root", "/other"), ("freeze", ["encoder"])]
@@ -83,7 +83,7 @@ def test_a_folder_that_is_not_a_run_is_reported(tmp_path):
 
 def test_other_settings_under_the_same_name_are_listed(tmp_path):
     folder = RunFolder(tmp_path)
-    base = {"seed": 0, "name": "a", "freeze": [], "trainer": {"max_epochs": 3}, "model": {}, "data": {}}
+    base = {"seed": 0, "name": "a", "freeze": [], "stages": [], "trainer": {"max_epochs": 3}, "model": {}, "data": {}}
     folder.write_record(OmegaConf.create(base), [], {})
     folder.check_same_config(OmegaConf.create(base | {"name": "b"}))
     with pytest.raises(UserError, match=r"seed: 0 there, 1 asked.*choose another name"):

@@ -146,6 +146,43 @@ def test_fine_tuned_and_averaged_weights_of_two_processes_are_equal_and_resumed_
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["averaged_steps"] == 10
 
 
+def test_a_run_that_grows_is_resumed_exactly_in_every_stage(zygote, tmp_path):
+    words = [*SMALL, "model.latent_dim=null", "model.latent_channels=2", "stages=[[8,1],[16,1]]"]
+    words += ["data.num_train=40", "checkpoint.every_n_steps=3"]
+    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    outputs = tmp_path / "outputs"
+    stages = ["stage-16/stage-8", "stage-16", "."]
+    for number, stage in enumerate(stages, 1):
+        child = zygote.start(tmp_path, "name=broken", *words)
+        wait_until(lambda stage=stage: steps(outputs / "broken" / stage) >= 5)
+        child.send(signal.SIGKILL)
+        child.wait()
+        assert f"stage {number} of 3: " in child.printed
+        assert state(outputs / "broken") == "running"
+    assert_continued_exactly(zygote, tmp_path)
+    for stage in stages[:2]:
+        assert differences(outputs / "whole" / stage, outputs / "broken" / stage) == []
+        assert state(outputs / "broken" / stage) == "done"
+    status, printed = zygote.run(tmp_path, "name=broken", *words)
+    assert (status, printed) == (0, "outputs/broken: finished already, nothing to do\n")
+    status, printed = zygote.run(tmp_path, "name=broken", *words, "stages=[[8,2],[16,1]]")
+    assert "stages: [[8, 1], [16, 1]] there, [[8, 2], [16, 1]] asked" in printed
+
+
+def test_a_run_that_is_stopped_in_a_stage_says_how_to_go_on(zygote, tmp_path):
+    words = [*SMALL, "model.latent_dim=null", "model.latent_channels=2", "stages=[[16,1000]]"]
+    child = zygote.start(tmp_path, "name=x", *words)
+    wait_until(lambda: steps(tmp_path / "outputs/x/stage-16") >= 5)
+    child.send(signal.SIGTERM)
+    assert child.wait() == 143
+    assert "continue with   python train.py resume=outputs/x\n" in child.printed
+    assert state(tmp_path / "outputs/x") == "preempted"
+    child = zygote.start(tmp_path, "resume=outputs/x")
+    wait_until(lambda: "(continued from step" in child.printed)
+    child.send(signal.SIGTERM)
+    assert child.wait() == 143
+
+
 def test_a_sharded_model_resumes_exactly_inside_an_epoch_and_keeps_its_schedule(zygote, tmp_path):
     words = [*SMALL, "accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
     words += ["trainer.max_epochs=1", "checkpoint.every_n_steps=3", "optimizer.schedule=cosine", "callbacks=none"]

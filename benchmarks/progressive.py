@@ -1,0 +1,81 @@
+"""Growth from small images against training at full size from the start, in the same measured training time.
+
+`python benchmarks/progressive.py 3 [overrides]` trains `experiment=progressive` for each of three seeds, then the same
+model at full size for as many steps as its speed there allows in the training seconds of all stages. Validations and
+tests are not counted. Both are tested on the same full-size images. Runs are in outputs/progressive; a repeated
+command reads those that have finished.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from saaae.config.resolvers import register_resolvers
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import Run, resolve_config
+from saaae.runs.stages import stages_before
+from saaae.signals import Interruption
+from saaae.training.growth import fit_in_stages
+
+CONF = Path(__file__).parents[1] / "conf"
+OUTPUTS = Path("outputs/progressive")
+METRICS = ("elbo", "ssim", "psnr", "ssim_clean", "psnr_clean")
+
+
+def trained(name: str, words: list[str]) -> Run:
+    """A finished run of `experiment=progressive` with overrides, in a folder of that name."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = resolve_config(compose("train", ["experiment=progressive", *words]))
+    run = Run(cfg, RunFolder((OUTPUTS / name).absolute()), words, {"seed": cfg.seed})
+    if not run.folder.metrics.is_file():
+        run.folder.path.mkdir(parents=True, exist_ok=True)
+        with Interruption() as interruption:
+            fit_in_stages(run, interruption)
+    return run
+
+
+def results(run: Run) -> dict[str, dict[str, float]]:
+    """Content of metrics.json."""
+    content: dict[str, dict[str, float]] = json.loads(run.folder.metrics.read_text())
+    return content
+
+
+def seconds_and_speed(run: Run) -> tuple[float, float]:
+    """Seconds that a run was trained, without its stages before, and its images per second."""
+    train = results(run)["train"]
+    images = min(train["steps"] * run.cfg.data.batch_size, train["epochs"] * run.cfg.data.num_train)
+    return images / train["images_per_second"], train["images_per_second"]
+
+
+def row(name: str, seed: int, seconds: float, run: Run) -> None:
+    """Prints a row of the table."""
+    test = results(run)["test"]
+    numbers = " | ".join(f"{test[key]:.3f}" if "ssim" in key else f"{test[key]:.2f}" for key in METRICS)
+    print(f"| {name} | {seed} | {seconds:.0f} | {results(run)['train']['steps']:.0f} | {numbers} |", flush=True)
+
+
+def main(seeds: int, words: list[str]) -> None:
+    """Trains and prints the table."""
+    rows = []
+    for seed in range(seeds):
+        grown = trained(f"grown-{seed}", [f"seed={seed}", *words])
+        seconds, speed = seconds_and_speed(grown)
+        seconds += sum(seconds_and_speed(stage)[0] for stage in stages_before(grown))
+        steps = max(1, round(seconds * speed / grown.cfg.data.batch_size))
+        length = ["stages=[]", "trainer.max_epochs=-1", f"trainer.max_steps={steps}"]
+        whole = trained(f"whole-{seed}", [f"seed={seed}", *words, *length])
+        rows += [("grown", seed, seconds, grown), ("full size", seed, seconds_and_speed(whole)[0], whole)]
+    print(f"\n| training | seed | seconds | last steps | {' | '.join(METRICS)} |\n|{'---|' * (4 + len(METRICS))}")
+    for each in rows:
+        row(*each)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1, sys.argv[2:])
