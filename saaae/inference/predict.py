@@ -46,11 +46,7 @@ class Predictor(TiledModel):
             OSError: If the folder cannot be written.
         """
         start, image = time.perf_counter(), ImageFile(source)
-        pixels: Pixels = (
-            radar_pixels(image, self.scale, self._full_scale_of(image), self.clip)
-            if self.is_radar
-            else photo_pixels(image, self.model.channels)
-        )
+        pixels = self._pixels_of(image)
         out_channels = 1 if image.channels == 3 and self.model.channels == 1 and not self.is_radar else image.channels
         plane = (image.height, image.width)
         shape = plane if image.is_plane or out_channels == 1 else (*plane, out_channels)
@@ -76,19 +72,8 @@ class Predictor(TiledModel):
                     if "heatmap" in paths:
                         error = ((rows_.x_hat - rows_.x) ** 2).mean(0)
                         residuals.append((np.where(rows_.missing, 0, error), rows_.x.mean(0)))
-            score = None
-            if "heatmap" in paths:
-                error, gray = (np.concatenate(parts) for parts in zip(*residuals, strict=True))
-                heat = smooth(torch.from_numpy(error)[None, None], SIGMA)[0, 0].numpy()
-                score = float(heat.max())
-                save_heatmaps(heat, gray, paths["heatmap"], paths["overlay"])
-        megapixels = image.height * image.width / 1e6
-        scale = f", {pixels.scale}, full_scale={pixels.full_scale:.4g}" if isinstance(pixels, RadarPixels) else ""
-        speed = (time.perf_counter() - start) / megapixels
-        anomaly = "" if score is None else f", score {score:.4g}"
-        return Result(
-            f"{image.width} x {image.height} {image.dtype}{scale}{anomaly}, {speed:.2f} s per megapixel", score
-        )
+            score = _write_heatmaps(residuals, paths) if "heatmap" in paths else None
+        return Result(_summary(image, pixels, score, time.perf_counter() - start), score)
 
     def outputs(self, name: Path) -> dict[str, Path]:
         """What is written for an image, by what it is.
@@ -105,6 +90,12 @@ class Predictor(TiledModel):
         if self.options.latents:
             found["latents"] = name.with_name(f"{name.stem}_latents.npy")
         return found
+
+    def _pixels_of(self, image: ImageFile) -> Pixels:
+        """Conversion between the stored values of an image and those of the model."""
+        if self.is_radar:
+            return radar_pixels(image, self.scale, self._full_scale_of(image), self.clip)
+        return photo_pixels(image, self.model.channels)
 
     def _full_scale_of(self, image: ImageFile) -> float | None:
         is_integer = image.dtype in (np.uint8, np.uint16) and self.scale != "decibel"
@@ -124,3 +115,24 @@ def _ratio(band: Band) -> np.ndarray:
     """Intensity as observed over intensity restored; NaN where it is missing."""
     ratio = band.x[0] ** 2 / np.maximum(band.x_hat[0] ** 2, np.finfo(np.float32).tiny)
     return np.where(band.missing, np.float32(np.nan), ratio)
+
+
+def _write_heatmaps(residuals: list[tuple[np.ndarray, np.ndarray]], paths: dict[str, Path]) -> float:
+    """Draws the smoothed squared errors; the score of the image is their maximum.
+
+    Args:
+        residuals: Squared error and gray image (rows, W) of each piece of the image, from above.
+        paths: Names of the files by their kind.
+    """
+    error, gray = (np.concatenate(parts) for parts in zip(*residuals, strict=True))
+    heat = smooth(torch.from_numpy(error)[None, None], SIGMA)[0, 0].numpy()
+    save_heatmaps(heat, gray, paths["heatmap"], paths["overlay"])
+    return float(heat.max())
+
+
+def _summary(image: ImageFile, pixels: Pixels, score: float | None, seconds: float) -> str:
+    """Size, type, scale, score and speed, as printed for each image."""
+    scale = f", {pixels.scale}, full_scale={pixels.full_scale:.4g}" if isinstance(pixels, RadarPixels) else ""
+    anomaly = "" if score is None else f", score {score:.4g}"
+    speed = seconds / (image.height * image.width / 1e6)
+    return f"{image.width} x {image.height} {image.dtype}{scale}{anomaly}, {speed:.2f} s per megapixel"
