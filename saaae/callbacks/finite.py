@@ -87,8 +87,9 @@ class FiniteGuard(Callback):
 
     def _answer(self, what: str, left_out: bool) -> None:
         if self.on_nonfinite == "stop":
+            held = "no checkpoint holds it: " if left_out else ""  # a validation may find what an earlier step ruined
             raise RunFailedError(
-                f"{what}; a smaller optimizer.lr or optimizer.gradient_clip may help, on_nonfinite=skip continues"
+                f"{what}; {held}a smaller optimizer.lr or optimizer.gradient_clip may help, on_nonfinite=skip continues"
             )
         if self._in_a_row > PATIENCE:
             raise RunFailedError(f"{what}, like the {PATIENCE} steps before it")

@@ -79,7 +79,7 @@ def opened(storage: str, name: str, names: list[str], settings: list[str], prune
             f"hydra.sweeper.storage={storage}: cannot be opened ({str(error).splitlines()[0]}); "
             "expected the URL of a database, such as sqlite:///study.db"
         ) from None
-    if [direction.name.lower() for direction in study.directions] != directions(names):
+    if not study.trials and [direction.name.lower() for direction in study.directions] != directions(names):
         raise UserError(f"{name}: a study with other objectives; choose another name")
     for key, now in ((OBJECTIVES, names), (SETTINGS, settings)):
         stored = study.user_attrs.get(key, now) if study.trials else now
