@@ -1,12 +1,14 @@
 """Growth from small images against training at full size from the start, in the same measured training time.
 
 `python benchmarks/progressive.py 3 [overrides]` trains `experiment=progressive` for each of three seeds, then the same
-model at full size for as many steps as its speed there allows in the training seconds of all stages. Validations and
-tests are not counted. Both are tested on the same full-size images. Runs are in outputs/progressive; a repeated
-command reads those that have finished.
+model at full size for as many whole epochs, rounded up, as its speed there allows on average in the training seconds of
+all stages. Validations and tests are not counted. Both are tested on the same full-size images. Runs are in
+outputs/progressive; a repeated command reads those that have finished.
 """
 
 import json
+import math
+import statistics
 import sys
 from pathlib import Path
 
@@ -62,16 +64,21 @@ def row(name: str, seed: int, seconds: float, run: Run) -> None:
 
 
 def main(seeds: int, words: list[str]) -> None:
-    """Trains and prints the table."""
-    rows = []
+    """Trains and prints the table.
+
+    The full-size runs end with an epoch: best.ckpt is chosen at the end of epochs, so later weights would not count.
+    """
+    rows, epochs = [], []
     for seed in range(seeds):
         grown = trained(f"grown-{seed}", [f"seed={seed}", *words])
-        seconds, speed = seconds_and_speed(grown)
-        seconds += sum(seconds_and_speed(stage)[0] for stage in stages_before(grown))
-        steps = max(1, round(seconds * speed / grown.cfg.data.batch_size))
-        length = ["stages=[]", "trainer.max_epochs=-1", f"trainer.max_steps={steps}"]
+        own, speed = seconds_and_speed(grown)
+        seconds = own + sum(seconds_and_speed(stage)[0] for stage in stages_before(grown))
+        epochs.append(seconds * speed / grown.cfg.data.num_train)
+        rows.append(("grown", seed, seconds, grown))
+    length = ["stages=[]", f"trainer.max_epochs={math.ceil(statistics.mean(epochs))}"]
+    for seed in range(seeds):
         whole = trained(f"whole-{seed}", [f"seed={seed}", *words, *length])
-        rows += [("grown", seed, seconds, grown), ("full size", seed, seconds_and_speed(whole)[0], whole)]
+        rows.append(("full size", seed, seconds_and_speed(whole)[0], whole))
     print(f"\n| training | seed | seconds | last steps | {' | '.join(METRICS)} |\n|{'---|' * (4 + len(METRICS))}")
     for each in rows:
         row(*each)
