@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from saaae.cli.console import ConsoleCommand
-from saaae.errors import UserError
+from saaae.errors import UserError, nearest
 from saaae.runs.exported import is_exported
 from saaae.runs.folder import RunFolder
 
@@ -42,8 +42,9 @@ def check(settings: Export) -> None:
         RunFolder(source).full_config()
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another, or remove it")
-    if target.suffix in OTHER_FORMS:
-        raise UserError(f"to={target}: expected a folder, or a file that ends in .onnx or .pt2")
+    hint = nearest(target.suffix, PACKAGES)
+    if target.suffix in OTHER_FORMS or hint:
+        raise UserError(f"to={target}: expected a folder, or a file that ends in .onnx or .pt2{hint}")
     if target.suffix not in PACKAGES and is_exported(source):
         raise UserError(f"run={source}: an exported folder already; copy it, or export a graph (.onnx, .pt2)")
     if missing := [name for name in PACKAGES.get(target.suffix, ()) if find_spec(name) is None]:

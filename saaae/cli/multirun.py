@@ -39,7 +39,8 @@ def compare(sweep: Path, baseline: int | None = None, chosen: Sequence[Path] = (
     from saaae.sweeps.leaderboard import ranking_lines, warnings_of, write_leaderboard
 
     runs = chosen_runs(chosen, sweep) if chosen else runs_of(sweep)
-    written = write_leaderboard(sweep, baseline, runs if chosen else None)
+    title = f"Leaderboard of {len(runs)} runs" if chosen else ""
+    written = write_leaderboard(sweep, baseline, runs, title)
     variants = variants_of(runs)
     for line in [*(f"warning: {warning}" for warning in warnings_of(variants)), *ranking_lines(variants)]:
         print(line)

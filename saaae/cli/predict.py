@@ -46,7 +46,7 @@ class Predict(Despeckle):
     run: Annotated[str, "run folder, checkpoint or exported folder"]
     label: Annotated[NonNegativeInt | None, "class of all images, for a conditional model"] = None
     checkpoint: Annotated[Literal["best", "last"], "which checkpoint of a run folder"] = "best"
-    trust: Annotated[list[str], "packages besides saaae whose classes the run may use"] = ()  # type: ignore[assignment]
+    trust: Annotated[tuple[str, ...], "packages besides saaae whose classes the run may use"] = ()
 
 
 def predict(settings: Predict) -> int:
@@ -72,13 +72,13 @@ def _predict(
     run: Path,
     label: int | None = None,
     checkpoint: Literal["best", "last"] = "best",
-    trust: list[str] | tuple[str, ...] = (),
+    trust: tuple[str, ...] = (),
 ) -> int:
     from saaae.inference.predict_files import Task, predict_files
     from saaae.inference.tiled_model import Options
 
     options = Options(settings.scale, settings.full_scale, settings.tile, settings.batch_size, settings.latents, label)
-    task = Task(run, options, settings.device, checkpoint, tuple(trust))
+    task = Task(run, options, settings.device, checkpoint, trust)
     to = Path(settings.to).expanduser()
     return predict_files(task, settings.images, to, settings.processes, settings.overwrite)
 

@@ -1,5 +1,6 @@
 """Command-line overrides: their keys, and quoting of values."""
 
+import os
 import re
 import shlex
 from collections.abc import Collection
@@ -40,7 +41,9 @@ def quote_paths(words: list[str]) -> list[str]:
 
 def _with_quoted_path(word: str) -> str:
     key, _, value = word.partition("=")
-    is_path = key in PATH_KEYS and "=" in value and value[0] not in "'\"[" and Path(value).exists()
+    is_path = (
+        key in PATH_KEYS and "=" in value and value[0] not in "'\"[" and os.path.exists(value)
+    )  # not Path: a name may be too long
     return f"{key}={in_quotes(value)}" if is_path else word
 
 

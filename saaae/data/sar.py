@@ -57,6 +57,16 @@ def from_amplitude(amplitude: np.ndarray, scale: Scale, full_scale: float) -> np
     return full_scale * (a**2 if scale == "intensity" else a)
 
 
+def check_gray(path: Path, values: np.ndarray) -> None:
+    """Checks that the channels of pixels (..., C) are equal.
+
+    Raises:
+        BrokenFileError: If the image has colours.
+    """
+    if not np.array_equal(values, np.broadcast_to(values[..., :1], values.shape), equal_nan=values.dtype.kind == "f"):
+        raise BrokenFileError(f"{path}: a colour image; expected one channel, or equal ones")
+
+
 def sar_image(path: Path, values: np.ndarray, scale: Scale, full_scale: float | None) -> Tensor:
     """Amplitude image (1, H, W): uint8 where the file holds 8-bit amplitudes up to 255, else float32 in [0, 1].
 
@@ -71,8 +81,7 @@ def sar_image(path: Path, values: np.ndarray, scale: Scale, full_scale: float | 
         UserError: If the settings leave open what 1.0 is, or cannot be meant.
     """
     if values.ndim == 3:
-        if not np.array_equal(values, np.repeat(values[..., :1], 3, -1), equal_nan=values.dtype.kind == "f"):
-            raise BrokenFileError(f"{path}: a colour image; expected one channel, or equal ones")
+        check_gray(path, values)
         values = values[..., 0]
     if scale != "decibel" and (values < 0).mean() > 0.5:
         raise UserError(f"data.scale={scale}: most pixels of {path} are negative; did you mean data.scale=decibel?")

@@ -1,12 +1,11 @@
 """Between the values that a file stores and those that a model takes."""
 
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from saaae.data.files import LUMINANCE, BrokenFileError
-from saaae.data.sar import Scale, from_amplitude, to_amplitude
+from saaae.data.sar import Scale, check_gray, from_amplitude, to_amplitude
 from saaae.errors import UserError
 from saaae.inference.image_files import ImageFile
 
@@ -108,14 +107,6 @@ def _as_stored(values: np.ndarray, stored: np.ndarray, missing: np.ndarray) -> n
     result = np.broadcast_to(values, stored.shape).astype(stored.dtype)
     result[missing] = stored[missing]
     return result
-
-
-def check_gray(path: Path, stored: np.ndarray) -> None:
-    """Raises BrokenFileError if the channels of rows (n, W, C) differ."""
-    if stored.shape[-1] == 3 and not np.array_equal(
-        stored, np.repeat(stored[..., :1], 3, -1), equal_nan=stored.dtype.kind == "f"
-    ):
-        raise BrokenFileError(f"{path}: a colour image; expected one channel, or equal ones")
 
 
 def sample(image: ImageFile) -> np.ndarray:

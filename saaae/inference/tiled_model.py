@@ -1,7 +1,8 @@
 """A model on images of any size: in overlapping tiles, row by row, in memory that does not grow with the image."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +82,6 @@ class TiledModel:
 
     model: TrainedModel
     options: Options
-    _margin: int | None = field(default=-1, init=False)
 
     def __post_init__(self) -> None:
         network, data = self.model.network, self.model.config["data"]
@@ -108,31 +108,28 @@ class TiledModel:
             raise UserError(f"tile={tile}: expected a multiple of {stride}")
 
     def axes(self, height: int, width: int) -> tuple[Axis, Axis]:
-        """The tiles of an image."""
+        """The tiles of an image: a function of its size alone, so that the order of the images changes nothing."""
         stride, size = self.model.stride, self.model.image_size
         tile = self.options.tile or max(TILE, size)
         if stride is None:
             return fixed_axis(height, size, 1), fixed_axis(width, size, 1)
-        if max(height, width) > tile or self._margin is None:
-            if (margin := self.margin) is None:
-                tile = self.options.tile or size
-                return fixed_axis(height, tile, stride), fixed_axis(width, tile, stride)
-            if tile <= overlap(margin, stride):
-                raise UserError(
-                    f"tile={tile}: what surrounds a pixel of this model changes it up to {margin} pixels away; "
-                    f"expected more than {overlap(margin, stride)}"
-                )
-        else:
-            margin = 0
+        margin = 0 if max(height, width) <= min(size, tile) else self.margin
+        if margin is None:
+            tile = self.options.tile or size
+            return fixed_axis(height, tile, stride), fixed_axis(width, tile, stride)
+        if max(height, width) > tile and tile <= overlap(margin, stride):
+            raise UserError(
+                f"tile={tile}: what surrounds a pixel of this model changes it up to {margin} pixels away; "
+                f"expected more than {overlap(margin, stride)}"
+            )
         return local_axis(height, tile, margin, stride), local_axis(width, tile, margin, stride)
 
-    @property
+    @cached_property
     def margin(self) -> int | None:
         """How far from a tile's border its output differs from that of the whole image; None: everywhere."""
-        if self._margin == -1 and self.model.stride:
-            channels = self.model.channels
-            self._margin = find_margin(lambda x: self.run(x)[0], channels, self.model.stride, self.model.device)
-        return self._margin
+        if not self.model.stride:
+            return None
+        return find_margin(lambda x: self.run(x)[0], self.model.channels, self.model.stride, self.model.device)
 
     @torch.no_grad()
     def run(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,13 +54,16 @@ class Ranking(NamedTuple):
         return columns_of(_runs(self.variants))
 
 
-def write_leaderboard(sweep: Path, baseline: int | None = None, chosen: list[RunSummary] | None = None) -> list[Path]:
+def write_leaderboard(
+    sweep: Path, baseline: int | None = None, runs: list[RunSummary] | None = None, title: str = ""
+) -> list[Path]:
     """Compares the runs of a folder in leaderboard.csv, .md, .html and pictures beside them.
 
     Args:
         sweep: The folder that the run folders lie in, and the pages are written to.
         baseline: Number of the variant that the others are compared with, from 1 in the order of the sweep; None is 1.
-        chosen: The runs to compare, wherever they lie; None for those in the folder.
+        runs: The runs to compare; None reads those in the folder.
+        title: Of the pages; empty names the folder.
 
     Returns:
         What was written.
@@ -68,7 +71,7 @@ def write_leaderboard(sweep: Path, baseline: int | None = None, chosen: list[Run
     Raises:
         UserError: If the folder holds no finished run, or the baseline is none of the variants.
     """
-    runs = runs_of(sweep) if chosen is None else chosen
+    runs = runs_of(sweep) if runs is None else runs
     variants = variants_of(runs)
     if not variants:
         raise UserError(f"{sweep}: no run in it has finished ({_counts(runs)})")
@@ -84,7 +87,7 @@ def write_leaderboard(sweep: Path, baseline: int | None = None, chosen: list[Run
         curves = save_curves(each.variants, sweep / f"{stem}.png")
         images = save_reconstructions(each.variants, sweep / f"{stem}_reconstructions.png")
         rankings.append(each._replace(curves=curves, images=images))
-    title = f"Leaderboard of {sweep.resolve().name if chosen is None else f'{len(runs)} runs'}"
+    title = title or f"Leaderboard of {sweep.resolve().name}"
     sections = list(_sections(runs, variants, rankings))
     pages = [path.with_suffix(".md"), path.with_suffix(".html")]
     for page in pages:

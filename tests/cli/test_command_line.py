@@ -13,6 +13,7 @@ from saaae.cli.dry_run import Search, check_command_line
 from saaae.cli.evaluate import EVALUATE
 from saaae.cli.launchers import LAUNCHERS_AND_SWEEPERS
 from saaae.cli.train import TRAIN, dry_build
+from saaae.config.overrides import quote_paths
 from saaae.config.resolvers import register_resolvers
 from tests.conftest import CONF, ROOT
 
@@ -380,3 +381,12 @@ def test_every_launcher_and_sweeper_has_an_extra_and_our_files_are_listed():
     for group, options in LAUNCHERS_AND_SWEEPERS.items():
         assert {extra for _, extra in options.values()} - {""} <= set(extras)
         assert {path.stem for path in (CONF / group).glob("*.yaml")} <= set(options)
+
+
+def test_existing_paths_with_an_equals_sign_are_quoted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seed=0").mkdir()
+    long = f"resume={'a=' * 300}"
+    assert quote_paths(["resume=seed=0", "name=seed=0", "run=seed=1", long]) == [
+        "resume='seed=0'", "name=seed=0", "run=seed=1", long,
+    ]  # fmt: skip

@@ -141,6 +141,15 @@ def test_tiles_equal_the_whole_image(despeckler, tmp_path, shape):
     assert np.abs(expected.numpy() - whole).max() < 1e-3
 
 
+@pytest.mark.parametrize("name", ["vae", "despeckler"])
+def test_the_tiles_of_an_image_do_not_depend_on_images_before_it(stored_run, name):
+    predictor = Predictor(saaae.load(stored_run(*TINY, *CONVOLUTIONAL[name])), Options())
+    first = predictor.axes(100, 60)
+    predictor.axes(700, 600)
+    assert str(predictor.axes(100, 60)) == str(first)
+    assert len(predictor.axes(32, 32)[0].starts) == 1
+
+
 def test_weights_of_tiles_sum_to_one_and_starts_are_multiples_of_the_stride():
     for length in (8, 100, 512, 1000, 1003, 5000):
         for axis in (local_axis(length, 256, 32, 8), fixed_axis(length, 64, 4), fixed_axis(length, 64, 1)):
