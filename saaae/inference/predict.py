@@ -14,6 +14,7 @@ from saaae.inference.image_files import ImageFile
 from saaae.inference.image_output import without_nodata, writing
 from saaae.inference.pixels import BAND, Pixels, RadarPixels, photo_pixels, radar_pixels
 from saaae.inference.tiled_model import Band, Progress, TiledModel
+from saaae.inference.unfinished import finished_tiles, key_of
 from saaae.metrics.pixel_detection import SIGMA, smooth
 
 
@@ -52,28 +53,34 @@ class Predictor(TiledModel):
         shape = plane if image.is_plane or out_channels == 1 else (*plane, out_channels)
         paths, residuals = self.outputs(name), []
         with ExitStack() as stack:
+            finished = stack.enter_context(finished_tiles(image, paths, lambda: self._key(image, pixels)))
             restored = stack.enter_context(writing(paths["restored"], shape, image.dtype, image.tags))
             ratio, latents = None, None
             if "ratio" in paths:
                 tags = without_nodata(image.tags)
                 ratio = stack.enter_context(writing(paths["ratio"], plane, np.dtype(np.float32), tags))
             if "latents" in paths:
-                rows, columns = self.axes(*plane)
-                count = len(rows.starts) * len(columns.starts)
-                latents = stack.enter_context(
-                    writing(paths["latents"], self.latent_shape(rows, columns, count), np.dtype("f4"))
-                )
-            for band in self.bands(image, pixels, progress, latents):
-                for rows_ in _pieces(band):
-                    stored = rows_.stored if out_channels == image.channels else rows_.stored[..., :out_channels]
-                    restored.write(pixels.to_stored(rows_.x_hat, stored, rows_.missing))
+                latents = stack.enter_context(writing(paths["latents"], self.latent_shape(*plane), np.dtype("f4")))
+            for band in self.bands(image, pixels, progress, finished, latents):
+                for rows in _pieces(band):
+                    stored = rows.stored if out_channels == image.channels else rows.stored[..., :out_channels]
+                    restored.write(pixels.to_stored(rows.x_hat, stored, rows.missing))
                     if ratio is not None:
-                        ratio.write(_ratio(rows_))
+                        ratio.write(_ratio(rows))
                     if "heatmap" in paths:
-                        error = ((rows_.x_hat - rows_.x) ** 2).mean(0)
-                        residuals.append((np.where(rows_.missing, 0, error), rows_.x.mean(0)))
+                        error = ((rows.x_hat - rows.x) ** 2).mean(0)
+                        residuals.append((np.where(rows.missing, 0, error), rows.x.mean(0)))
             score = _write_heatmaps(residuals, paths) if "heatmap" in paths else None
-        return Result(_summary(image, pixels, score, time.perf_counter() - start), score)
+        return Result(_summary(image, pixels, score, finished.reused, time.perf_counter() - start), score)
+
+    def _key(self, image: ImageFile, pixels: Pixels) -> str:
+        """What the tiles of an image depend on."""
+        rows, columns = self.axes(image.height, image.width)
+        scale = (pixels.scale, pixels.full_scale) if isinstance(pixels, RadarPixels) else None
+        tiles = (rows.size, rows.starts, columns.size, columns.starts)
+        return key_of(
+            self.model, image, scale=scale, tiles=tiles, label=self.options.label, latents=self.options.latents
+        )
 
     def outputs(self, name: Path) -> dict[str, Path]:
         """What is written for an image, by what it is.
@@ -130,9 +137,10 @@ def _write_heatmaps(residuals: list[tuple[np.ndarray, np.ndarray]], paths: dict[
     return float(heat.max())
 
 
-def _summary(image: ImageFile, pixels: Pixels, score: float | None, seconds: float) -> str:
+def _summary(image: ImageFile, pixels: Pixels, score: float | None, reused: int, seconds: float) -> str:
     """Size, type, scale, score and speed, as printed for each image."""
     scale = f", {pixels.scale}, full_scale={pixels.full_scale:.4g}" if isinstance(pixels, RadarPixels) else ""
     anomaly = "" if score is None else f", score {score:.4g}"
     speed = seconds / (image.height * image.width / 1e6)
-    return f"{image.width} x {image.height} {image.dtype}{scale}{anomaly}, {speed:.2f} s per megapixel"
+    before = f", {reused} rows of tiles done before" if reused else ""
+    return f"{image.width} x {image.height} {image.dtype}{scale}{anomaly}{before}, {speed:.2f} s per megapixel"

@@ -9,28 +9,23 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from saaae.data.sar import Scale
 from saaae.errors import UserError
+from saaae.inference.bright import DARKER, bright_places, brightness
 from saaae.inference.image_files import ImageFile
 from saaae.inference.image_output import Rows
 from saaae.inference.model import TrainedModel
 from saaae.inference.pixels import BAND, Pixels
 from saaae.inference.tiling import Axis, find_margin, fixed_axis, local_axis, overlap
+from saaae.inference.unfinished import FinishedTiles
 from saaae.rng import IndexedRandom
 from saaae.types import Batch
 
-TILE = 512
+TILE = 768
 """Side of the tiles of a model that takes any size."""
 BATCH_PIXELS = {"cpu": 2**18}
 """Pixels of a batch of tiles by device; 2**21 on others."""
-BRIGHT = (0.8, 1.2)
-"""Local amplitudes from and above which a despeckler sees the image darker."""
-DARKER = 8.0
-"""How much darker: a despeckler smooths strong scatterers away whose amplitude is above 1."""
-CONTEXT = 80
-"""Pixels around bright surroundings that are seen with them: more changes nothing."""
 UNBOUNDED = ("log_intensity", "relu", "none")
 """Activations whose images may exceed 1."""
 
@@ -132,8 +127,13 @@ class TiledModel:
         return find_margin(lambda x: self.run(x)[0], self.model.channels, self.model.stride, self.model.device)
 
     @torch.no_grad()
-    def run(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) and latents of images; radar images may exceed 1."""
+    def run(self, x: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) and latents of images; radar images may exceed 1.
+
+        Args:
+            x: Images (B, C, H, W).
+            used: Pixels (B, 1, H, W) whose result is used; None for all.
+        """
         network, indices = self.model.network, torch.arange(len(x), device=x.device)
         label = None if self.options.label is None else torch.full_like(indices, self.options.label)
         batch = network.prepare(Batch(x, x, indices, IndexedRandom(0, indices), label))
@@ -143,52 +143,48 @@ class TiledModel:
             return likelihood.mean(raw), z
         x_hat = likelihood.output(raw)
         if likelihood.activation == "log_intensity":
-            weight = _brightness(x)
+            weight = brightness(x) if used is None else brightness(x) * used
             for number in weight.flatten(1).any(1).nonzero().flatten().tolist():
-                place = (slice(number, number + 1), slice(None), *self._around(weight[number, 0]))
-                darker = DARKER * self.run(x[place] / DARKER)[0]
-                x_hat[place] = torch.lerp(x_hat[place], darker, weight[place])
+                for place, window in bright_places(weight[number, 0].cpu().numpy(), self.model.stride):
+                    darker = torch.zeros_like(x[number])
+                    darker[..., *window] = DARKER * self.run(x[number : number + 1, :, *window] / DARKER)[0][0]
+                    inside = (number, slice(None), *place)
+                    x_hat[inside] = torch.lerp(x_hat[inside], darker[..., *place], weight[inside])
         return x_hat, z
 
-    def _around(self, weight: Tensor) -> tuple[slice, slice]:
-        """The rectangle with all that has weight in a map (H, W), and with what the model sees around it."""
-        stride, reach = self.model.stride or weight.shape[0], CONTEXT
-        found = []
-        for line in (weight.any(1), weight.any(0)):
-            inside = line.nonzero()
-            first, last = int(inside[0]), int(inside[-1])
-            start = max(first - reach, 0) // stride * stride
-            found.append(slice(start, min(-(-(last + 1 + reach) // stride) * stride, len(line))))
-        return found[0], found[1]
-
     def bands(
-        self, image: ImageFile, pixels: Pixels, progress: Progress, latents: Rows | None = None
+        self,
+        image: ImageFile,
+        pixels: Pixels,
+        progress: Progress,
+        finished: FinishedTiles,
+        latents: Rows | None = None,
     ) -> Iterator[Band]:
-        """Restores an image from top to bottom, one row of tiles after the other."""
+        """Restores an image from top to bottom, one row of tiles after the other.
+
+        Args:
+            image: The image.
+            pixels: Its scale.
+            progress: Called after each batch of tiles.
+            finished: Rows of tiles that are done already, and those that follow.
+            latents: Where the latents of all tiles are written; None for nowhere.
+        """
         rows, columns = self.axes(image.height, image.width)
-        device, channels = self.model.device, self.model.channels
-        count, done = len(rows.starts) * len(columns.starts), 0
-        size = self.options.batch_size or max(1, BATCH_PIXELS.get(device.type, 2**21) // (rows.size * columns.size))
-        reader = _Reader(image, pixels, channels)
-        total = np.zeros((channels, rows.size, columns.length), np.float32)
+        across = len(columns.starts)
+        reader = _Reader(image, pixels, self.model.channels)
+        total = np.zeros((self.model.channels, rows.size, columns.length), np.float32)
         for number, top in enumerate(rows.starts):
             reader.advance(top, min(top + rows.size, image.height))
-            extra = ((0, rows.size - reader.x.shape[1]), (0, columns.length - image.width))
-            x = np.pad(reader.x, ((0, 0), *extra), mode="edge")
-            missing = np.pad(reader.missing, extra, mode="edge")
-            for first in range(0, len(columns.starts), size):
-                part = slice(first, first + size)
-                lefts = columns.starts[part]
-                tiles = [
-                    filled(x[..., left : left + columns.size], missing[:, left : left + columns.size]) for left in lefts
-                ]
-                x_hat, z = self.run(torch.from_numpy(np.stack(tiles)).to(device))
-                for left, weight, tile in zip(lefts, columns.weights[part], x_hat.float().cpu().numpy(), strict=True):
-                    total[..., left : left + columns.size] += rows.weights[number][:, None] * weight * tile
-                if latents is not None:
-                    latents.write(z.float().cpu().numpy())
-                done += len(lefts)
-                progress(done, count)
+            if (arrays := finished.load(number)) is None:
+                z = []
+                for first, latent in self._add_tiles(total, reader, rows.weights[number], columns):
+                    z.append(latent)
+                    progress(number * across + first + len(latent), len(rows.starts) * across)
+                arrays = {"total": total} | ({} if latents is None else {"latents": np.concatenate(z)})
+                finished.save(number, arrays)
+            total = arrays["total"]
+            if latents is not None:
+                latents.write(arrays["latents"])
             following = rows.starts[number + 1] if number + 1 < len(rows.starts) else image.height
             ready = following - top
             yield Band(
@@ -198,8 +194,34 @@ class TiledModel:
             total[:, : max(kept, 0)] = total[:, ready:].copy()
             total[:, max(kept, 0) :] = 0.0
 
-    def latent_shape(self, rows: Axis, columns: Axis, count: int) -> tuple[int, ...]:
-        stride, latent = self.model.stride, self.model.network.latent_shape
+    def _add_tiles(
+        self, total: np.ndarray, reader: "_Reader", row_weights: np.ndarray, columns: Axis
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Adds the weighted images of a row of tiles to `total` (C, H, W); gives the latents of each batch of tiles."""
+        height, length = total.shape[1:]
+        extra = ((0, height - reader.x.shape[1]), (0, length - reader.x.shape[2]))
+        x = np.pad(reader.x, ((0, 0), *extra), mode="edge")
+        missing = np.pad(reader.missing, extra, mode="edge")
+        device = self.model.device
+        size = self.options.batch_size or max(1, BATCH_PIXELS.get(device.type, 2**21) // (height * columns.size))
+        for first in range(0, len(columns.starts), size):
+            places = [slice(left, left + columns.size) for left in columns.starts[first : first + size]]
+            weights = [row_weights[:, None] * weight for weight in columns.weights[first : first + size]]
+            tiles = np.stack([filled(x[..., place], missing[:, place]) for place in places])
+            used = torch.from_numpy(np.stack(weights)[:, None] > 0).to(device)
+            x_hat, z = self.run(torch.from_numpy(tiles).to(device), used)
+            for place, weight, tile in zip(places, weights, x_hat.float().cpu().numpy(), strict=True):
+                total[..., place] += weight * tile
+            yield first, z.float().cpu().numpy()
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Shape of the latents of all tiles of an image."""
+        rows, columns = self.axes(height, width)
+        stride, latent, count = (
+            self.model.stride,
+            self.model.network.latent_shape,
+            len(rows.starts) * len(columns.starts),
+        )
         return (count, latent[0], rows.size // stride, columns.size // stride) if stride else (count, *latent)
 
 
@@ -222,12 +244,6 @@ class _Reader:
             missing.append(without)
         self.stored, self.x, self.missing = np.concatenate(stored), np.concatenate(x, 1), np.concatenate(missing)
         self.start, self.stop = start, stop
-
-
-def _brightness(x: Tensor) -> Tensor:
-    """Weight (B, 1, H, W) of what lies above the amplitudes on which despecklers are trained, by its surroundings."""
-    local = avg_pool2d(x**2, 5, 1, padding=2, count_include_pad=False).sqrt()
-    return ((local - BRIGHT[0]) / (BRIGHT[1] - BRIGHT[0])).clamp(0.0, 1.0)
 
 
 def filled(x: np.ndarray, missing: np.ndarray) -> np.ndarray:

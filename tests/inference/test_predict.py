@@ -1,18 +1,22 @@
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from filelock import FileLock
 from PIL import Image
 
 import saaae
 from saaae.cli import console
 from saaae.data.files import read_array
+from saaae.errors import UserError
+from saaae.inference.bright import CONTEXT, DARKER, bright_places
 from saaae.inference.image_files import ImageFile
 from saaae.inference.image_output import writing
 from saaae.inference.predict import Predictor
-from saaae.inference.tiled_model import DARKER, Options
+from saaae.inference.tiled_model import Options
 from saaae.inference.tiling import fixed_axis, local_axis, overlap
 from tests.conftest import TINY
 from tests.inference.test_trained_model import CONVOLUTIONAL, MAPS
@@ -377,3 +381,128 @@ def test_despeckle_says_when_its_model_is_missing(monkeypatch, saaae_command, de
     )  # fmt: skip
     monkeypatch.setattr("saaae.cli.predict.DESPECKLER", despeckler)
     assert saaae_command(*words)[0] == 0
+
+
+def test_every_bright_pixel_is_in_a_place_with_its_context():
+    rng = np.random.default_rng(0)
+    weight = np.zeros((320, 512), np.float32)
+    weight[rng.integers(0, 320, 12), rng.integers(0, 512, 12)] = 0.5
+    weight[100:180, 300:310] = 1.0
+    covered = np.zeros_like(weight, bool)
+    places = bright_places(weight, 8)
+    for place, window in places:
+        covered[place] = True
+        for part, around, length in zip(place, window, weight.shape, strict=True):
+            assert around.start == max(part.start - CONTEXT, 0) // 8 * 8
+            assert around.stop == min(-(-(part.stop + CONTEXT) // 8) * 8, length)
+    assert covered[weight > 0].all()
+    seen = sum((rows.stop - rows.start) * (columns.stop - columns.start) for _, (rows, columns) in places)
+    assert 1 < len(places) < 13
+    assert seen < weight.size
+
+
+def test_a_model_of_whole_images_sees_the_whole_image_for_a_bright_place():
+    weight = np.zeros((32, 48), np.float32)
+    assert bright_places(weight, None) == []
+    weight[3, 4] = 1.0
+    assert bright_places(weight, None) == [((slice(0, 32), slice(0, 48)),) * 2]
+
+
+def test_bright_pixels_that_are_not_used_are_not_seen_again(despeckler):
+    predictor = Predictor(saaae.load(despeckler), Options())
+    x = torch.full((1, 1, 64, 64), 0.2)
+    x[..., 2:6, 2:6] = 6.0
+    used = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+    used[..., :32] = False
+    x_hat, once = predictor.run(x)[0], predictor.run(x, used)[0]
+    assert torch.equal(x_hat[used], once[used])
+    assert not torch.equal(x_hat, once)
+
+
+class Counted(Predictor):
+    """Counts tiles, and is interrupted after some."""
+
+    tiles, last, failure = 0, 10**6, KeyboardInterrupt
+
+    def run(self, x, used=None):
+        if self.tiles == self.last:
+            raise self.failure
+        self.tiles += len(x)
+        return super().run(x, used)
+
+
+@pytest.fixture
+def large_scene(despeckler, tmp_path, monkeypatch):
+    """A scene of 12 tiles that counts as large; its predictor, path and result; the options of the predictor."""
+    monkeypatch.setattr("saaae.inference.unfinished.LARGE", 200 * 150)
+    path = save(tmp_path / "a.tif", speckle(200, 150))
+    model, options = saaae.load(despeckler), Options(tile=104, batch_size=1, latents=True)
+    margin = Predictor(model, options).margin
+
+    def counted(last=10**6, model=model, options=options):
+        predictor = Counted(model, options)
+        predictor.margin, predictor.last = margin, last
+        return predictor
+
+    return counted, path, tmp_path / "out" / "a.tif"
+
+
+def test_an_interrupted_scene_continues_with_the_tiles_that_are_missing(large_scene, tmp_path):
+    counted, path, out = large_scene
+    once = counted()
+    once.predict(path, tmp_path / "once" / "a.tif")
+    assert once.tiles == 6
+    with pytest.raises(KeyboardInterrupt):
+        counted(5).predict(path, out)
+    assert [file.name for file in out.parent.iterdir()] == [".a.tif.unfinished"]
+    out.with_name(".a.tif.x1y2.part").touch()  # left by a killed process
+    continued = counted()
+    assert "2 rows of tiles done before" in continued.predict(path, out).note
+    assert continued.tiles == 2
+    for name in ("a.tif", "a_ratio.tif", "a_latents.npy"):
+        assert out.with_name(name).read_bytes() == (tmp_path / "once" / name).read_bytes()
+    assert len(list(out.parent.iterdir())) == 3
+
+
+def test_other_settings_weights_or_pixels_begin_a_scene_again(large_scene):
+    counted, path, out = large_scene
+    predictor = counted(5)
+    with pytest.raises(KeyboardInterrupt):
+        predictor.predict(path, out)
+    predictor.options = replace(predictor.options, latents=False)
+    weights = next(predictor.model.network.parameters()).data
+    for change in (lambda: None, lambda: weights.add_(0.1), lambda: save(path, speckle(200, 150, seed=1))):
+        change()
+        again = counted(5, options=predictor.options)
+        with pytest.raises(KeyboardInterrupt):
+            again.predict(path, out)
+        assert again.tiles == 5
+
+
+def test_a_damaged_row_of_tiles_is_computed_again(large_scene):
+    counted, path, out = large_scene
+    with pytest.raises(KeyboardInterrupt):
+        counted(5).predict(path, out)
+    first = next(out.parent.glob(".a.tif.unfinished/*0.npz"))
+    first.write_bytes(first.read_bytes()[:50])
+    continued = counted()
+    assert "1 rows of tiles" in continued.predict(path, out).note
+    assert continued.tiles == 4
+
+
+def test_two_processes_do_not_write_one_scene(large_scene):
+    counted, path, out = large_scene
+    folder = out.with_name(".a.tif.unfinished")
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"), pytest.raises(UserError, match="another process is writing it"):
+        counted().predict(path, out)
+    assert folder.is_dir()
+
+
+def test_a_broken_scene_leaves_no_rows_of_tiles(large_scene):
+    counted, path, out = large_scene
+    predictor = counted(5)
+    predictor.failure = UserError("broken")
+    with pytest.raises(UserError, match="broken"):
+        predictor.predict(path, out)
+    assert not list(out.parent.iterdir())
