@@ -1,12 +1,13 @@
 """`saaae export`: a trained model for others, as a folder or as a graph."""
 
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 from saaae.cli.console import ConsoleCommand
-from saaae.errors import UserError, nearest
+from saaae.errors import RunFailedError, UserError, nearest
 from saaae.runs.exported import is_exported
 from saaae.runs.folder import RunFolder
 
@@ -28,6 +29,7 @@ class Export:
     run: Annotated[str, "run folder, checkpoint or exported folder"]
     to: Annotated[str, "a new folder, or a new file that ends in .onnx or .pt2"]
     checkpoint: Annotated[Literal["best", "last"], "of a run folder"] = "best"
+    push: Annotated[str | None, "uploads the folder to the Hugging Face hub, owner/name, private if new"] = None
     trust: Annotated[tuple[str, ...], "packages whose classes the configuration may instantiate, besides saaae"] = ()
 
 
@@ -47,8 +49,19 @@ def check(settings: Export) -> None:
         raise UserError(f"to={target}: expected a folder, or a file that ends in .onnx or .pt2{hint}")
     if target.suffix not in PACKAGES and is_exported(source):
         raise UserError(f"run={source}: an exported folder already; copy it, or export a graph (.onnx, .pt2)")
+    if settings.push is not None:
+        _check_push(settings.push, target)
     if missing := [name for name in PACKAGES.get(target.suffix, ()) if find_spec(name) is None]:
         raise UserError(f"to={target}: needs {', '.join(missing)}; pip install -e '.[onnx]', or uv sync --extra onnx")
+
+
+def _check_push(repository: str, target: Path) -> None:
+    if target.suffix in PACKAGES:
+        raise UserError(f"push={repository}: for a folder; expected to=<a new folder>, not {target}")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise UserError(f"push={repository}: expected a repository of the Hugging Face hub, owner/name")
+    if find_spec("huggingface_hub") is None:
+        raise UserError(f"push={repository}: needs huggingface_hub; pip install -e '.[hub]', or uv sync --extra hub")
 
 
 def run(settings: Export) -> None:
@@ -62,6 +75,25 @@ def run(settings: Export) -> None:
     written = (export_graph if target.suffix in GRAPHS else export_folder)(source, target)
     print(f"exported     {written.path} ({written.size / 2**20:.1f} MB): {written.takes}")
     print(f"checked      largest difference {written.difference:.1g} on {written.checked_on}")
+    if settings.push is not None:
+        print(f"pushed       {_push(settings.push, target)}")
+
+
+def _push(repository: str, folder: Path) -> str:
+    """Uploads an exported folder; gives its address.
+
+    Raises:
+        RunFailedError: If the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        hub = HfApi()
+        hub.create_repo(repository, private=True, exist_ok=True)
+        return str(hub.upload_folder(repo_id=repository, folder_path=folder))
+    except Exception as error:  # of the network, of the token, of the hub
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunFailedError(f"push={repository}: not uploaded ({reason}); the folder is complete: {folder}") from None
 
 
 COMMAND = ConsoleCommand(Export, run, positional=("run", "to"), example="saaae export outputs/first to=first.onnx")

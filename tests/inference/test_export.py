@@ -1,5 +1,7 @@
 import importlib.util
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,9 +147,43 @@ def test_usage_errors_are_one_line(stored_run, tmp_path, capsys, monkeypatch):
         ([f"run={folder}", f"to={tmp_path / 'there'}"], "there: exists already; choose another, or remove it"),
         ([f"run={folder}", "to=x.pth"], "to=x.pth: expected a folder, or a file that ends in .onnx or .pt2"),
         ([f"run={folder}", "to=x.onnx"], "to=x.onnx: needs onnx, onnxscript, onnxruntime; pip install -e '.[onnx]'"),
+        ([f"run={folder}", "to=x", "push=me/it"], "push=me/it: needs huggingface_hub; pip install -e '.[hub]'"),
+        ([f"run={folder}", "to=x", "push=it"], "push=it: expected a repository of the Hugging Face hub, owner/name"),
+        ([f"run={folder}", "to=x.pt2", "push=me/it"], "push=me/it: for a folder; expected to=<a new folder>"),
         ([f"run={folder}", "to=x", "checkpoint=last"], "last.ckpt: no such checkpoint; expected checkpoint=best"),
     ]
     for words, message in cases:
         status, printed, errors = run(capsys, "export", *words)
         assert (status, printed, errors.count("\n")) == (2, "", 1), errors
         assert message in errors
+
+
+class Hub:
+    """What is used of `huggingface_hub.HfApi`, on a list instead of the network."""
+
+    def __init__(self, calls, failure=None):
+        self.calls, self.failure = calls, failure
+
+    def create_repo(self, repo_id, private, exist_ok):
+        if self.failure:
+            raise self.failure
+        self.calls.append((repo_id, private, exist_ok))
+
+    def upload_folder(self, repo_id, folder_path):
+        self.calls.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+        return f"address of {repo_id}"
+
+
+def test_an_exported_folder_is_pushed_to_a_private_repository(stored_run, tmp_path, capsys, monkeypatch):
+    folder, calls = stored_run(*TINY, *MAPS), []
+    monkeypatch.setattr("saaae.cli.export.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=lambda: Hub(calls)))
+    status, printed, _ = run(capsys, "export", str(folder), str(tmp_path / "a"), "push=me/it")
+    assert (status, printed.splitlines()[-1]) == (0, "pushed       address of me/it")
+    assert calls == [("me/it", True, True), ("me/it", ["README.md", "config.json", "model.safetensors"])]
+    failure = ConnectionError("no route\nto the hub")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=lambda: Hub(calls, failure)))
+    status, _, errors = run(capsys, "export", str(folder), str(tmp_path / "b"), "push=me/it")
+    assert (status, errors.count("\n")) == (1, 1)
+    assert f"push=me/it: not uploaded (no route); the folder is complete: {tmp_path / 'b'}" in errors
+    assert len(list((tmp_path / "b").iterdir())) == 3
