@@ -20,6 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.errors import UserError
 
@@ -44,7 +45,7 @@ SETS = {
 def make(name, cache_dir, *more):
     """Data module of a set, before loading."""
     register_resolvers()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         cfg = compose("train", [*SETS[name], f"cache_dir={cache_dir}", *more])
     return instantiate(cfg.data, _convert_="all")
 

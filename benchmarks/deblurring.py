@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch.nn.functional import interpolate
 
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.metrics.image import reconstruction_quality
 
@@ -24,7 +25,7 @@ from saaae.metrics.image import reconstruction_quality
 def main(runs, overrides=()):
     """Prints the table."""
     register_resolvers()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         data = instantiate(compose("train", ["data=mnist", "corruption=blur", *overrides]).data, _convert_="all")
     data.setup()
     train, test = (data.batch(split, torch.arange(data.num_images(split))) for split in ("train", "test"))

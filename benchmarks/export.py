@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from hydra import compose, initialize_config_dir
 
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.config.settings import plain
 from saaae.errors import UserError
@@ -87,7 +88,7 @@ def main(rows: dict[str, list[str]]) -> None:
     columns += [f"{form}: {what}" for form in ("ONNX", "torch.export") for what in ("side", "difference", "MB")]
     print("| " + " | ".join(columns) + " |")
     print("|---" * len(columns) + "|")
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         for name, words in rows.items():
             with tempfile.TemporaryDirectory() as folder:
                 print(f"| {name} | " + " | ".join(cells(words, Path(folder))) + " |", flush=True)

@@ -24,6 +24,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch.nn.functional import fold, unfold
 
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.evaluation.detection import detect
 from saaae.metrics.pixel_detection import squared_residual
@@ -34,7 +35,7 @@ PATCH = 16
 def open_data():
     """The data of `experiment=aitex_vae`."""
     register_resolvers()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         data = instantiate(compose("train", ["experiment=aitex_vae"]).data, _convert_="all")
     data.setup()
     return data

@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from saaae.callbacks.latent_health import LatentHealth
 from saaae.callbacks.pictures import ReconstructionPictures
 from saaae.callbacks.throughput import Throughput
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.evaluation import test as results
 from saaae.metrics.latent import LatentStatistics
@@ -71,7 +72,7 @@ def main(overrides):
         return speeds[-1]
 
     register_resolvers()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         cfg = resolve_config(compose("train", overrides))
     with tempfile.TemporaryDirectory() as folder, Interruption() as interruption, ExitStack() as patches:
         for part, places in parts().items():

@@ -24,6 +24,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.data.shards import write_shards
 
@@ -56,7 +57,7 @@ def in_memory(scenes):
 def made(*words):
     """Data module built from command-line overrides."""
     register_resolvers()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         cfg = compose("train", [*words, *SHARED])
     return instantiate(cfg.data, _convert_="all")
 

@@ -24,6 +24,7 @@ from saaae.callbacks.metrics_csv import MetricsCSV
 from saaae.callbacks.resume import RandomState
 from saaae.callbacks.step_metrics import StepMetrics
 from saaae.callbacks.throughput import Throughput
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.data.images import Images
 from saaae.models.lightning import AutoencoderModule
@@ -43,7 +44,7 @@ STEPS, BATCH = 100, 128
 def prepare():
     """Configuration, model and data of `model=vae` on random images instead of digits."""
     register_resolvers()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         cfg = resolve_config(
             compose("train", ["model=vae", "data.image_size=28", "data.num_train=6", f"data.batch_size={BATCH}"])
         )

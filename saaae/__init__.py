@@ -40,3 +40,26 @@ def list_runs(outputs: str | Path = "outputs") -> list["ListedRun"]:
     from saaae.runs.listing import list_runs
 
     return list_runs(outputs)
+
+
+def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> "ListedRun":
+    """Trains as `python train.py` with the same words does: `run = saaae.train(["model=vae", "name=x"])`.
+
+    It trains in this process, and writes the same files to the same folder below the working directory: a finished run
+    is returned at once, and an unfinished one is continued. Ctrl-C finishes the step and saves, then raises
+    KeyboardInterrupt. The random generators of the process are seeded with `seed=`.
+
+    Args:
+        overrides: `group=option` and `key=value`, as on the command line.
+        config_dir: Folder of further options, as `--config-dir`.
+
+    Returns:
+        What `list_runs` says of the run, such as its `folder` for `load` and its metrics in `test`.
+
+    Raises:
+        UserError: If an override is wrong, with the line of the command; also for a sweep or several processes.
+        RunFailedError: If the run ends without usable results.
+    """
+    from saaae.cli.in_process import train
+
+    return train(overrides, config_dir)

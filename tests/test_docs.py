@@ -1,5 +1,6 @@
 """The documentation: its commands run, its links resolve, and the page of options is current."""
 
+import json
 import re
 import runpy
 import shlex
@@ -7,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +16,14 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.data.test_mnist import write_archives
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOK = ROOT / "docs" / "tour.ipynb"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    NOTEBOOK,
+]
 SMALL = [
     "threads=1",
     "accelerator=cpu",
@@ -53,6 +62,11 @@ def blocks(page):
     """All fenced blocks of a page."""
     fenced = r"(?:<!-- not run: ([^>]+) -->\n)?^```(\w*)\n(.*?)^```$"
     return [Block(page, m[2], m[3], m[1] or "") for m in re.finditer(fenced, page.read_text(), re.M | re.S)]
+
+
+def cells(notebook):
+    """The code cells of a notebook."""
+    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
 def small(words):
@@ -179,3 +193,21 @@ def test_commands_of_all_pages_name_scripts_that_exist():
     for page in PAGES:
         for script in re.findall(r"python ((?:benchmarks|docs)/\w+\.py|\w+\.py)", page.read_text()):
             assert (ROOT / script).is_file(), f"{page.name}: {script}"
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    monkeypatch.delenv("SAAAE_DATA_DIR", raising=False)
+    names = {"__name__": "notebook"}
+    for number, cell in enumerate(cells(NOTEBOOK)):
+        exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    assert names["run"].state == "done"
+    assert names["run"].test["ssim"] > 0.1  # it shows something
+    assert len(plt.get_fignums()) == 3
+    plt.close("all")
+
+
+def test_the_notebook_is_stored_without_outputs():
+    for cell in cells(NOTEBOOK):
+        assert (cell["outputs"], cell["execution_count"]) == ([], None)

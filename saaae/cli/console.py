@@ -1,4 +1,4 @@
-"""The console script `saaae`: what is done with trained runs, as `saaae <command> key=value ...`."""
+"""The console script `saaae`: `saaae <command> key=value ...`."""
 
 import dataclasses
 import importlib
@@ -10,7 +10,9 @@ from typing import Annotated, Any, NamedTuple, NoReturn, get_args, get_origin
 
 import yaml
 
+from saaae.cli.command import Command
 from saaae.cli.jobs import DONE, FAILED, USAGE_ERROR
+from saaae.config.folder import config_folder
 from saaae.config.settings import hints
 from saaae.config.signature import choices, mismatch
 from saaae.errors import RunFailedError, UserError, disk_error, nearest, out_of_memory, user_error_in
@@ -24,6 +26,9 @@ COMMANDS: dict[str, str] = {
     "clean": "saaae.cli.clean",
 }
 """Module of each command, in the order of the help; it has a `COMMAND`."""
+
+PROGRAMS = {"train": "trains a model, as train.py", "evaluate": "tests a trained model again, as evaluate.py"}
+"""Commands of the Hydra programs, for an installed package, which has no train.py and evaluate.py."""
 
 INTERRUPTED = 130
 
@@ -70,13 +75,26 @@ def _run(words: list[str]) -> int:
         print(_overview())
         return DONE if words else USAGE_ERROR
     name, *rest = words
+    if name in PROGRAMS:
+        return _program(name, rest)
     if name not in COMMANDS:
-        raise UserError(f"{name}: no such command; expected one of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
+        commands = [*PROGRAMS, *COMMANDS]
+        raise UserError(f"{name}: no such command; expected one of {', '.join(commands)}{nearest(name, commands)}")
     command: ConsoleCommand = importlib.import_module(COMMANDS[name]).COMMAND
     if {"-h", "--help"} & set(rest):
         print(_help(name, command))
         return DONE
     return command.run(parse(name, command, rest)) or DONE
+
+
+def _program(name: str, words: list[str]) -> NoReturn:
+    """Runs train.py or evaluate.py, which exits with their status."""
+    command: Command = getattr(importlib.import_module(f"saaae.cli.{name}"), name.upper())
+    from saaae.cli.main import main
+
+    sys.argv[1:] = words
+    main(command, config_folder())
+    sys.exit(DONE)
 
 
 def parse(name: str, command: ConsoleCommand, words: Sequence[str]) -> Any:
@@ -140,11 +158,11 @@ def describe(annotation: Any) -> str:
 
 
 def _overview() -> str:
-    lines = ["usage: saaae <command> [key=value ...]", ""]
+    lines = ["usage: saaae <command> [key=value ...]", "", *(f"  {n:<12}{text}" for n, text in PROGRAMS.items())]
     for name, module in COMMANDS.items():
         summary = (importlib.import_module(module).COMMAND.settings.__doc__ or "").splitlines()[0]
         lines.append(f"  {name:<12}{summary}")
-    return "\n".join([*lines, "", "saaae <command> --help lists its settings. Models are trained by train.py."])
+    return "\n".join([*lines, "", "saaae <command> --help lists its settings."])
 
 
 def _help(name: str, command: ConsoleCommand) -> str:

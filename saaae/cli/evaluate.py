@@ -21,7 +21,7 @@ from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, absolute_path
 from saaae.sweeps.runs import chosen_runs, is_sweep
-from saaae.training.distributed import rank
+from saaae.training.distributed import job_processes, rank
 from saaae.training.malloc import keep_freed_blocks
 
 if TYPE_CHECKING:
@@ -174,7 +174,8 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     folder = RunFolder(cfg.run or (path.parent.parent if path.parent.name == "checkpoints" else path.parent))
     stored = folder.full_config() if cfg.run else config_in(path)
-    return evaluate(Run(configuration(cfg, stored, overrides), folder, overrides), path, cfg, stored)
+    with job_processes():
+        return evaluate(Run(configuration(cfg, stored, overrides), folder, overrides), path, cfg, stored)
 
 
 def evaluate(run: Run, path: Path, request: DictConfig, stored: DictConfig) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from omegaconf import DictConfig
 
 from saaae.cli.command import Command
 from saaae.cli.main import main
+from saaae.config.folder import config_folder
 from saaae.errors import UserError
 from saaae.ranges import NonNegativeInt, PositiveInt
 
 KINDS = ("saaae.data.sar.SARData", "saaae.data.folder.FolderData")
-
-CONF = Path(__file__).parents[2] / "conf"
 
 
 class Shards:
@@ -59,4 +58,4 @@ def run(cfg: DictConfig) -> None:
 SHARDS = Command("shards", Shards, check, run)
 
 if __name__ == "__main__":
-    main(SHARDS, CONF)
+    main(SHARDS, config_folder())

@@ -23,7 +23,7 @@ from saaae.runs.stages import check_sizes
 from saaae.runs.status import locked, read_status, recorded
 from saaae.signals import Interrupted, Interruption
 from saaae.sweeps.runs import is_sweep
-from saaae.training.distributed import exit_with_parent, rank, started_by_launcher, sweep_job_processes
+from saaae.training.distributed import exit_with_parent, job_processes, rank, started_by_launcher
 from saaae.training.malloc import keep_freed_blocks
 from saaae.training.objective import is_trial, values_of
 
@@ -101,7 +101,7 @@ def _run(cfg: DictConfig, folder: RunFolder, interruption: Interruption) -> floa
         keep_freed_blocks()
     from saaae.training.growth import fit_in_stages
 
-    with sweep_job_processes():
+    with job_processes():
         return fit_in_stages(run, interruption)
 
 

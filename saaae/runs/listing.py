@@ -42,6 +42,7 @@ class ListedRun(NamedTuple):
         size: Size of the folder in bytes.
         since: When it came to its state; empty if unknown.
         why: The reason of a failure.
+        test: All its test metrics by name; empty before it is done.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class ListedRun(NamedTuple):
     size: int
     since: str
     why: str
+    test: dict[str, float | None]
 
 
 class Removable(NamedTuple):
@@ -121,6 +123,7 @@ def listed(folder: RunFolder) -> ListedRun:
         size=size_of(folder.path),
         since=str(status.get("since", "")),
         why=str(status.get("why", "")),
+        test=test,
     )
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def exit_with_parent() -> None:
 
 
 @contextmanager
-def sweep_job_processes() -> Iterator[None]:
+def job_processes() -> Iterator[None]:
     """Lightning starts further processes by repeating the command line: inside a sweep, that of this one job.
 
     In a process of a launcher the command line is the launcher's own, and so is the main module.
@@ -56,9 +57,14 @@ def sweep_job_processes() -> Iterator[None]:
     hydra = HydraConfig.get()
     argv, directory, main = sys.argv, hydra.run.dir, sys.modules["__main__"]
     module = main.__spec__
+    words = sys.argv[1:]
     if hydra.mode == RunMode.MULTIRUN:
-        sys.argv, main.__spec__ = [str(script()), *_added_folder(), *hydra.overrides.task], None
+        words = [*_added_folder(), *hydra.overrides.task]
         _set_run_folder(hydra.runtime.output_dir)
+    if script().is_file():
+        sys.argv, main.__spec__ = [str(script()), *words], None
+    else:  # an installed package: python -m saaae train ...
+        sys.argv, main.__spec__ = [sys.argv[0], str(hydra.job.config_name), *words], find_spec("saaae.__main__")
     try:
         yield
     finally:

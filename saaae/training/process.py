@@ -4,6 +4,8 @@ import logging
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import lightning as L
 import torch
@@ -12,12 +14,14 @@ from omegaconf import DictConfig
 from saaae.errors import disk_error
 from saaae.training.devices import check_devices
 
+LIBRARIES = ("lightning", "lightning.pytorch", "lightning.fabric")
+"""Loggers that are quiet during a run."""
+
 
 def configure_process(cfg: DictConfig) -> None:
     """Process-wide settings: log levels, seed, threads, float32 matrix products; checks the devices."""
     logging.raiseExceptions = False  # a reader that goes away (`| head`) must not disturb the run
-    logging.getLogger("lightning").setLevel(logging.WARNING)
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
@@ -41,6 +45,31 @@ def configure_process(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision(accelerator.matmul_precision)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+
+@contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Puts back what a run sets for the whole process, but the states of the random generators."""
+    log, hook, raising = logging.getLogger("saaae"), threading.excepthook, logging.raiseExceptions
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    levels = {name: logging.getLogger(name).level for name in LIBRARIES}
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    log.handlers.clear()  # a run closes those that it finds
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        for handler in log.handlers:
+            handler.close()
+        log.handlers, log.propagate = handlers, propagate
+        log.setLevel(level)
+        for name, before in levels.items():
+            logging.getLogger(name).setLevel(before)
+        threading.excepthook, logging.raiseExceptions = hook, raising
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:

@@ -32,6 +32,7 @@ def run(monkeypatch, capsys):
     def result(*words, work=lambda settings: print(settings)):
         monkeypatch.setitem(globals(), "COMMAND", COMMAND._replace(run=work))
         monkeypatch.setattr(console, "COMMANDS", {"greet": __name__})
+        monkeypatch.setattr(console, "PROGRAMS", {})
         with pytest.raises(SystemExit) as stop:
             console.main(words)
         return stop.value.code, *capsys.readouterr()
@@ -79,6 +80,19 @@ def test_help_lists_commands_and_settings(run):
     for part in ("usage: saaae greet [name] [key=value ...]", "name=required", "mood=happy", "tone", "example: saaae"):
         assert part in text
     assert run()[0] == 2
+
+
+def test_the_programs_of_a_checkout_are_commands_too(monkeypatch, capsys):
+    for words, message in (
+        (["train", "modle=vae"], "modle: no such key; did you mean model?"),
+        (["evaluate", "runn=x"], "runn: no such key; did you mean run?"),
+        (["trian"], "trian: no such command; expected one of train, evaluate, predict, despeckle, export, runs, diff, "
+                    "clean; did you mean train?"),
+    ):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["saaae", *words])
+        with pytest.raises(SystemExit) as stop:
+            console.main()
+        assert (stop.value.code, *capsys.readouterr()) == (2, "", f"error: {message}\n")
 
 
 def test_failures_have_their_exit_statuses(run):
