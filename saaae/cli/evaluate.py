@@ -17,6 +17,7 @@ from saaae.config.resolvers import OUTPUTS
 from saaae.config.schema import Evaluate
 from saaae.config.trust import check_trusted
 from saaae.config.validation import check_stored_config, clashes
+from saaae.data.listing import FOLDERS
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, absolute_path
@@ -71,6 +72,8 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
     if cfg.get("data") is not None:
         result.model = OmegaConf.create(OmegaConf.to_container(stored.model, resolve=True))  # its shapes stay
         result.data = OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=False))
+        if result.data.get("labels") == FOLDERS:  # numbered as the model learned them
+            result.data.labels = stored.data.get("labels") or FOLDERS
         size = stored.model.image_size
         if any(override.startswith("data.image_size=") for override in overrides) and result.data.image_size != size:
             raise UserError(f"data.image_size={result.data.image_size}: the model was built for {size}")
@@ -243,7 +246,7 @@ def model_and_data(
     model, data = build(full, test_all=is_other)
     if is_other and data.manifest()["sources"] == splits.get("sources"):
         model, data = build(full)
-    check_exports(model, cfg)
+    check_exports(model, cfg, data.class_names)
     data.sample_seed = cfg.seed if cfg.samples == "sample" else None
     manifest, lines = data.manifest(), list[str]()
     if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **manifest})):
@@ -294,7 +297,7 @@ def export_files(
         title: For the pictures.
         results: The content of metrics.json.
     """
-    from saaae.evaluation.exports import save_arrays, save_generated
+    from saaae.evaluation.exports import chosen_class, save_arrays, save_generated
     from saaae.evaluation.test import draw
 
     found.path.mkdir(parents=True, exist_ok=True)
@@ -305,7 +308,8 @@ def export_files(
         print(f"arrays       {save_arrays(model, data, count, path, cfg.samples)}")
     if cfg.generate:
         seed, path = full.seed if cfg.seed is None else cfg.seed, found.path / "generated.png"
-        print(f"generated    {save_generated(model, cfg.generate, cfg['class'], seed, path)}")
+        label = chosen_class(model, cfg["class"], data.class_names)
+        print(f"generated    {save_generated(model, cfg.generate, label, seed, path)}")
     if cfg.code_steps:
         from saaae.evaluation.codec import rate_distortion, rate_line
 
