@@ -17,10 +17,9 @@ from saaae.config.resolvers import OUTPUTS
 from saaae.config.schema import Evaluate
 from saaae.config.trust import check_trusted
 from saaae.config.validation import check_stored_config, clashes
-from saaae.data.listing import FOLDERS
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import Run, absolute_path
+from saaae.runs.run import Run, absolute_path, keep_classes
 from saaae.sweeps.runs import chosen_runs, is_sweep
 from saaae.training.distributed import rank
 from saaae.training.malloc import keep_freed_blocks
@@ -72,8 +71,7 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
     if cfg.get("data") is not None:
         result.model = OmegaConf.create(OmegaConf.to_container(stored.model, resolve=True))  # its shapes stay
         result.data = OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=False))
-        if result.data.get("labels") == FOLDERS:  # numbered as the model learned them
-            result.data.labels = stored.data.get("labels") or FOLDERS
+        keep_classes(result.data, stored.data)
         size = stored.model.image_size
         if any(override.startswith("data.image_size=") for override in overrides) and result.data.image_size != size:
             raise UserError(f"data.image_size={result.data.image_size}: the model was built for {size}")
@@ -297,7 +295,7 @@ def export_files(
         title: For the pictures.
         results: The content of metrics.json.
     """
-    from saaae.evaluation.exports import chosen_class, save_arrays, save_generated
+    from saaae.evaluation.exports import save_arrays, save_generated
     from saaae.evaluation.test import draw
 
     found.path.mkdir(parents=True, exist_ok=True)
@@ -308,8 +306,7 @@ def export_files(
         print(f"arrays       {save_arrays(model, data, count, path, cfg.samples)}")
     if cfg.generate:
         seed, path = full.seed if cfg.seed is None else cfg.seed, found.path / "generated.png"
-        label = chosen_class(model, cfg["class"], data.class_names)
-        print(f"generated    {save_generated(model, cfg.generate, label, seed, path)}")
+        print(f"generated    {save_generated(model, cfg.generate, cfg['class'], seed, path, data.class_names)}")
     if cfg.code_steps:
         from saaae.evaluation.codec import rate_distortion, rate_line
 

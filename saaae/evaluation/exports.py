@@ -94,19 +94,27 @@ def check_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any], names: Sequen
         raise UserError(f"code_steps: the decoder of a {name} sees more than the code")
 
 
-def save_generated(model: ImageAutoencoder, count: int, label: int | None, seed: int, path: Path) -> Path:
+def save_generated(
+    model: ImageAutoencoder,
+    count: int,
+    label: int | str | None,
+    seed: int,
+    path: Path,
+    names: Sequence[str] | None = None,
+) -> Path:
     """Writes images from the prior as one picture, and as `images` (N, C, H, W), float32 in [0, 1], beside it.
 
     Args:
         model: The model.
         count: Number of images N.
-        label: Class of all of them; None takes the classes in turn where there are any.
+        label: Class of all of them, by number or name; None takes the classes in turn where there are any.
         seed: Of their codes.
         path: The PNG file; the .npz file has its name.
+        names: Names of the classes; None where they have none.
     """
     with evaluating(model):
         rng = IndexedRandom(seed, torch.arange(count, device=model.device))
-        images = model.sample(count, rng, label).cpu()
+        images = model.sample(count, rng, chosen_class(model, label, names)).cpu()
     with replacing(path.with_suffix(".npz")) as file:
         np.savez_compressed(file, images=images.numpy())
     with replacing(path) as file:

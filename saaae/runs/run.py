@@ -90,6 +90,12 @@ def _fill_in_classes(cfg: DictConfig) -> None:
         model.num_classes = len(data.labels)
 
 
+def keep_classes(data: DictConfig, trained: DictConfig) -> None:
+    """Numbers the classes of other folders (data.labels=folders) as the data that a model was trained on."""
+    if data.get("labels") == FOLDERS and trained.get("labels") is not None:
+        data.labels = trained.labels
+
+
 def absolute_path(text: str) -> str:
     """An absolute path, with ~ expanded; a URL stays as it is."""
     return text if "://" in text else str(Path(text).expanduser().absolute())
