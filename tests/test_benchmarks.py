@@ -59,6 +59,18 @@ def test_export(capsys):
     assert "| any multiple of 4 |" in capsys.readouterr().out
 
 
+def test_inference(monkeypatch, capsys):
+    GlobalHydra.instance().clear()
+    benchmark = load("inference")
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "BATCHES", (1, 3))
+    small = ["model=vae", "model.latent_dim=4", "data.image_size=32", "model.encoder.widths=[8,8]"]
+    benchmark.main(1, rows={"vae": small})
+    printed = capsys.readouterr().out
+    assert "| vae | 1 | " in printed
+    assert "| vae | 3 | " in printed
+
+
 def test_metrics(monkeypatch, capsys):
     benchmark = load("metrics")
     monkeypatch.setattr(benchmark, "SEEDS", range(1))

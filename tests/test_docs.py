@@ -135,6 +135,10 @@ def reader(tmp_path, zygote, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (10, 70, 50, 3), dtype=np.uint8)
     for number, image in enumerate(pixels):
         Image.fromarray(image).save(images / f"{number}.png")
+    for number, image in enumerate(pixels):
+        folder = tmp_path / "path" / "to" / "pets" / ("cats", "dogs")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
     scenes = tmp_path / "path" / "to" / "scenes"
     scenes.mkdir()
     Image.fromarray(pixels[0, ..., 0]).save(scenes / "scene.png")

@@ -19,7 +19,7 @@ from saaae.config.trust import check_trusted
 from saaae.config.validation import check_stored_config, clashes
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import Run, absolute_path
+from saaae.runs.run import Run, absolute_path, keep_classes
 from saaae.sweeps.runs import chosen_runs, is_sweep
 from saaae.training.distributed import job_processes, rank
 from saaae.training.malloc import keep_freed_blocks
@@ -71,6 +71,7 @@ def configuration(cfg: DictConfig, stored: DictConfig, overrides: list[str]) -> 
     if cfg.get("data") is not None:
         result.model = OmegaConf.create(OmegaConf.to_container(stored.model, resolve=True))  # its shapes stay
         result.data = OmegaConf.create(OmegaConf.to_container(cfg.data, resolve=False))
+        keep_classes(result.data, stored.data)
         size = stored.model.image_size
         if any(override.startswith("data.image_size=") for override in overrides) and result.data.image_size != size:
             raise UserError(f"data.image_size={result.data.image_size}: the model was built for {size}")
@@ -244,7 +245,7 @@ def model_and_data(
     model, data = build(full, test_all=is_other)
     if is_other and data.manifest()["sources"] == splits.get("sources"):
         model, data = build(full)
-    check_exports(model, cfg)
+    check_exports(model, cfg, data.class_names)
     data.sample_seed = cfg.seed if cfg.samples == "sample" else None
     manifest, lines = data.manifest(), list[str]()
     if cfg.get("data") is None and (differing := folder.other_data({"hash": data.split_hash(), **manifest})):
@@ -306,7 +307,7 @@ def export_files(
         print(f"arrays       {save_arrays(model, data, count, path, cfg.samples)}")
     if cfg.generate:
         seed, path = full.seed if cfg.seed is None else cfg.seed, found.path / "generated.png"
-        print(f"generated    {save_generated(model, cfg.generate, cfg['class'], seed, path)}")
+        print(f"generated    {save_generated(model, cfg.generate, cfg['class'], seed, path, data.class_names)}")
     if cfg.code_steps:
         from saaae.evaluation.codec import rate_distortion, rate_line
 

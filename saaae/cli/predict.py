@@ -44,7 +44,7 @@ class Predict(Despeckle):
     """
 
     run: Annotated[str, "run folder, checkpoint or exported folder"]
-    label: Annotated[NonNegativeInt | None, "class of all images, for a conditional model"] = None
+    label: Annotated[NonNegativeInt | str | None, "class of all images, for a conditional model: number or name"] = None
     checkpoint: Annotated[Literal["best", "last"], "which checkpoint of a run folder"] = "best"
     trust: Annotated[tuple[str, ...], "packages besides saaae whose classes the run may use"] = ()
 
@@ -70,7 +70,7 @@ def despeckle(settings: Despeckle) -> int:
 def _predict(
     settings: Despeckle,
     run: Path,
-    label: int | None = None,
+    label: int | str | None = None,
     checkpoint: Literal["best", "last"] = "best",
     trust: tuple[str, ...] = (),
 ) -> int:

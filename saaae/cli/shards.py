@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from saaae.cli.command import Command
 from saaae.cli.main import main
 from saaae.config.folder import config_folder
+from saaae.config.overrides import list_override
 from saaae.errors import UserError
 from saaae.ranges import NonNegativeInt, PositiveInt
 
@@ -52,7 +53,8 @@ def run(cfg: DictConfig) -> None:
     for name, why in index.manifest["skipped"].items():
         print(f"skipped      {name} ({why})")
     print(f"train with   python train.py data=stream data.root={cfg.to} data.image_size={index.image_size}", end="")
-    print(f" data.channels={index.channels}" if index.channels != 1 else "")
+    print(f" data.channels={index.channels}" if index.channels != 1 else "", end="")
+    print(f" {list_override('data.labels', index.class_names)}" if index.class_names else "")
 
 
 SHARDS = Command("shards", Shards, check, run)

@@ -3,11 +3,15 @@
 import os
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 PATH_KEYS = ("resume", "run", "checkpoint", "init_from")
 """Settings that take the path of a run or checkpoint."""
+
+
+_WORDS = ("null", "true", "false", "inf", "nan")
+"""What Hydra does not read as text."""
 
 
 def key_of(override: str) -> str:
@@ -32,6 +36,12 @@ def in_quotes(text: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\'", text)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
     return f"'{escaped}{chr(92) * trailing}'"
+
+
+def list_override(key: str, texts: Sequence[str]) -> str:
+    """An override of a list of texts that can be pasted into a POSIX shell and that Hydra reads as it is."""
+    plain = all(re.fullmatch(r"[A-Za-z_]\w*", text) and text.lower() not in _WORDS for text in texts)
+    return shlex.quote(f"{key}=[{','.join(texts if plain else map(in_quotes, texts))}]")
 
 
 def quote_paths(words: list[str]) -> list[str]:

@@ -79,7 +79,7 @@ class Evaluate:
     limit_batches: BatchLimit
 
 
-Evaluate.__annotations__["class"] = NonNegativeInt | None  # a word of Python's own
+Evaluate.__annotations__["class"] = NonNegativeInt | str | None  # a word of Python's own
 
 
 class Trainer:

@@ -16,6 +16,9 @@ from saaae.ranges import LENGTH, RUNTIME, has_mark
 DATA_SETS = ("saaae.data.speckle.SpeckleData", "saaae.data.folder.FolderData", "saaae.data.stream.StreamData")
 """Data sets whose marks hold wherever only overrides are known; they have all marked settings between them."""
 
+UNHASHED = {"data.labels": None}
+"""Settings of parts that did not exist in earlier runs, with the values at which the digest leaves them out."""
+
 
 @cache
 def marked(mark: str, data_set: str = "") -> tuple[str, ...]:
@@ -86,9 +89,9 @@ def _leaves(node: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 def config_hash(cfg: DictConfig) -> str:
     """Digest of all settings but those of runtime and the length of the run.
 
-    A root setting that came later is left out where it has the value that runs had before: their digests stay.
+    A setting that came later is left out where it has the value that runs had before: their digests stay.
     """
-    before = vars(Train)
+    before = {**vars(Train), **UNHASHED}
     leaves = {
         key: value
         for key, value in settings_of(cfg).items()

@@ -9,11 +9,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from saaae.config.schema import NODES, OWNERS, Train
-from saaae.config.settings import hints
+from saaae.config.settings import UNHASHED, hints
 from saaae.config.signature import Signature, choices, mismatch, signature
 from saaae.errors import UserError, nearest
 
-LATER = {"data.allow_duplicates": True, "data.clip": True}
+LATER = {"data.allow_duplicates": True, "data.clip": True, **UNHASHED}
 """Settings of parts that did not exist in earlier runs, at the values that those had."""
 
 SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_"}
@@ -63,7 +63,8 @@ def _options_as_values(node: Any, owner: str, groups: Mapping[str, list[str]]) -
     """Errors where the name of an option stands for a node, such as data.corruption=jpeg."""
     for key in map(str, node) if isinstance(node, DictConfig) and not node._is_none() else ():
         child = node._get_node(key)
-        value = child._value() if key in groups and hasattr(child, "_value") else None
+        is_group = key in groups and key not in Train.__annotations__
+        value = child._value() if is_group and hasattr(child, "_value") else None
         if isinstance(value, str) and not value.startswith("${"):
             group = key if groups[key] else f"+{key}@{owner}.{key}"  # evaluate.py has no such group
             hint = nearest(value, groups[key])

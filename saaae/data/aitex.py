@@ -11,8 +11,9 @@ from torch import Tensor
 
 from saaae.data.cached_files import CachedFiles, DecodedFile, FileSettings
 from saaae.data.datamodule import SPLITS
-from saaae.data.files import BrokenFileError, list_images, read_image, split_groups
+from saaae.data.files import BrokenFileError, read_image, split_groups
 from saaae.data.images import UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks
+from saaae.data.listing import list_images
 from saaae.data.tiles import cut_tiles, tile_starts
 from saaae.errors import UserError, nearest
 from saaae.ranges import ImageSize, OpenFraction, PositiveInt

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from saaae.data.cache import ArrayWriter, Cached, cached, record_layout
 from saaae.data.checks import ScaleCheck, duplicates_across
 from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
-from saaae.data.files import BrokenFiles, digest_of, unread_images
+from saaae.data.files import BrokenFiles, digest_of
 from saaae.data.images import Images
+from saaae.data.listing import unread_images
 from saaae.errors import UserError
 from saaae.ranges import ExistingFolder, Runtime
 from saaae.types import Split

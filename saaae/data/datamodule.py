@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import lightning as L
@@ -86,6 +86,8 @@ class ImageDataModule(L.LightningDataModule):
     domain: Domain = "photo"
     num_classes: int | None = None
     """Number of classes of the labels; None for data without labels."""
+    class_names: Sequence[str] | None = None
+    """Names of the classes by their numbers; None where they have none."""
     target: str = "noisy"
     """`clean` where reconstructions are compared with a cleaner image than the input."""
     sample_seed: int | None = None

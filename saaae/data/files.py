@@ -1,10 +1,7 @@
-"""Image files: finding, reading and assigning them to splits."""
+"""Image files: reading them and assigning them to splits."""
 
 import logging
-import os
 import random
-import stat
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -21,10 +18,6 @@ from saaae.types import Split
 
 Image.MAX_IMAGE_PIXELS = None  # a radar scene is larger than Pillow's limit against decompression bombs
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its errors are raised here
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff")
-UNREAD = (".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jxl", ".npz", ".pgm", ".ppm",
-          ".tga", ".webp")  # fmt: skip
-"""Endings of image files that are counted and left out."""
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a gray level (ITU-R 601)."""
 
@@ -59,45 +52,6 @@ class BrokenFiles:
                 raise UserError(f"{error}; or leave such files out with data.on_error=skip") from None
             self.reasons[name] = str(error)
             return None
-
-
-def list_images(root: Path, key: str = "data.root") -> list[Path]:
-    """Image files in `root` and below, sorted, hidden files left out; links to folders are not followed.
-
-    Args:
-        root: The folder.
-        key: The setting that named it.
-
-    Raises:
-        UserError: If the folder is missing or holds no image, or one below it cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); expected a readable folder")
-
-    if not root.is_dir():
-        raise UserError(f"{key}={root}: no such folder; point data.root, data_dir or SAAAE_DATA_DIR at the images")
-    walk = os.walk(root, onerror=refuse)
-    paths = (Path(folder, name) for folder, _, names in walk for name in names if not name.startswith("."))
-    found = sorted(path for path in paths if path.suffix.lower() in EXTENSIONS and _may_be_file(path))
-    if not found:
-        raise UserError(f"{key}={root}: no image in it; expected files ending in {', '.join(EXTENSIONS)}")
-    return found
-
-
-def unread_images(root: Path) -> dict[str, int]:
-    """Number of image files of unsupported kinds in `root` and below, by kind."""
-    names = (name for _, _, names in os.walk(root) for name in names if not name.startswith("."))
-    endings = Counter(ending for name in names if (ending := Path(name).suffix.lower()) in UNREAD)
-    return {f"{ending} files, a kind of image that is not read": count for ending, count in sorted(endings.items())}
-
-
-def _may_be_file(path: Path) -> bool:
-    """False for a pipe, for example. A file without permissions counts; reading it reports the error."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return True
 
 
 def digest_of(path: Path) -> str:
@@ -152,6 +106,8 @@ def _decode(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         if ";16" in str(image.tile) and image.mode in ("RGB", "RGBA", "LA"):
             raise ValueError("16 bits in several channels, of which Pillow keeps 8; expected one channel or TIFF")
+        if image.format == "WEBP" and (count := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"{count} images in one file")
         pixels = _pillow_pixels(ImageOps.exif_transpose(image))
         return pixels.astype(np.uint16) if image.format == "PNG" and image.mode == "I" else pixels
 

@@ -10,10 +10,19 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from saaae.data.cached_files import CachedFiles, DecodedFile, FileSettings
-from saaae.data.datamodule import SPLITS
-from saaae.data.files import list_images, num_of, read_levels, split_groups, unread_images
+from saaae.data.datamodule import SPLITS, Manifest
+from saaae.data.files import num_of, read_levels, split_groups
+from saaae.data.images import Images
+from saaae.data.listing import (
+    check_classes,
+    class_of,
+    folder_classes,
+    images_below,
+    listed,
+    unread_images,
+)
 from saaae.data.tiles import cut_tiles
-from saaae.errors import UserError
+from saaae.errors import UserError, nearest
 from saaae.ranges import ExistingFolder, ImageSize, OpenFraction
 from saaae.types import Split
 
@@ -31,6 +40,9 @@ class FolderData(CachedFiles):
 
     Args:
         test_root: Folder of the test images; None takes some of `root`.
+        labels: `folders`: the class of an image is the sub-folder of `root` (or `test_root`) that it is in, directly
+            or below; classes are numbered from 0 in the order of their names. A list names the classes in another
+            order. None: images without classes.
         group_pattern: Regular expression; files whose names agree in its first group stay in one split. A file that
             does not match, or every file if it is None, is a group of its own.
         split_by: `file` splits whole groups; `region` gives the right of each image to test, what is left of it to
@@ -49,6 +61,7 @@ class FolderData(CachedFiles):
         self,
         *,
         test_root: ExistingFolder | None,
+        labels: Literal["folders"] | list[str] | None,
         group_pattern: str | None,
         split_by: Literal["file", "region"],
         fit: Literal["tiles", "resize"],
@@ -66,6 +79,10 @@ class FolderData(CachedFiles):
         self.test_root = Path(test_root) if test_root else None
         self.pattern, self.split_by, self.fit = compiled(group_pattern, self.pattern_key), split_by, fit
         self.fractions = (val_fraction, test_fraction)
+        if labels is not None:
+            names = folder_classes(self.root, self.test_root) if isinstance(labels, str) else labels
+            check_classes(names, "data.labels")
+            self.class_names, self.num_classes = names, len(names)
 
     def files(self) -> dict[str, Path]:
         """Names relative to their folder; those of `test_root` have a prefix, and a folder inside `root` is not its."""
@@ -98,6 +115,53 @@ class FolderData(CachedFiles):
         finite = tiles.isfinite().flatten(1).all(1)
         left_out = {TOO_SMALL: int(not len(tiles)), NOT_FINITE: int((~finite).sum())}
         return DecodedFile({"pixels": tiles[finite], "start": starts[finite]}, left_out, min(image.shape[1:]))
+
+    def images(self, arrays: dict[str, Tensor]) -> Images:
+        """Tiles, with the classes of their files where there are any."""
+        if self.class_names is None:
+            return super().images(arrays)
+        labels = torch.tensor([self._label_of(name) for name in self._notes["names"]])
+        return Images(arrays["pixels"], label=labels[arrays["file"]])
+
+    def _label_of(self, name: str) -> int:
+        """Number of a file's class.
+
+        Raises:
+            UserError: If it is in no sub-folder, or in one that is no class.
+        """
+        path, classes = self._paths[name], self.class_names or ()
+        found = class_of(name.removeprefix(TEST), path)
+        if found not in classes:
+            known = f"{listed(classes)}{nearest(found, classes)}"
+            raise UserError(f"data.labels: {path} is of the class {found}; expected one of {known}")
+        return classes.index(found)
+
+    def load(self) -> dict[Split, Images]:
+        """Also checks that every class is trained.
+
+        Raises:
+            UserError: If no training image is of some class.
+        """
+        splits = super().load()
+        label, names = splits["train"].label, self.class_names or ()
+        if label is None or self.test_all:
+            return splits
+        trained = label[splits["train"].rows]
+        for number, name in enumerate(names):
+            if not (trained == number).any():
+                others = int((label == number).sum())
+                raise UserError(
+                    f"data.labels: no training image of the class {name}, {others} in validation and test; "
+                    "expected more images of it, or another seed"
+                )
+        return splits
+
+    def describe(self) -> Manifest:
+        """Also the names of the classes, where there are any."""
+        manifest = super().describe()
+        if self.class_names is not None:
+            manifest["settings"] = {**manifest["settings"], "labels": list(self.class_names)}
+        return manifest
 
     def group_of(self, name: str) -> str:
         match = self.pattern.search(Path(name).name) if self.pattern else None
@@ -141,20 +205,6 @@ def _regions(column: Tensor, val_fraction: float, test_fraction: float) -> Tenso
     from_right = len(columns) - 1 - place
     code = torch.where(from_right < num_val + num_test, SPLITS.index("val"), SPLITS.index("train"))
     return torch.where(from_right < num_test, SPLITS.index("test"), code)
-
-
-def images_below(root: Path, without: Path | None, key: str = "data.root") -> dict[str, Path]:
-    """Image files by their names relative to `root`, but for those in another folder.
-
-    Raises:
-        UserError: If nothing is left, naming `key`.
-    """
-    paths = list_images(root, key)
-    if without is not None:
-        paths = [path for path in paths if not path.resolve().is_relative_to(without.resolve())]
-        if not paths:
-            raise UserError(f"data.root={root}: no image in it but those in {without}; expected others")
-    return {path.relative_to(root).as_posix(): path for path in paths}
 
 
 def compiled(pattern: str | None, key: str) -> re.Pattern[str] | None:

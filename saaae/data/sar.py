@@ -11,8 +11,9 @@ from torch import Tensor
 
 from saaae.data.cached_files import DecodedFile, FileSettings
 from saaae.data.files import BrokenFileError, read_array
-from saaae.data.folder import FolderData, images_below
+from saaae.data.folder import FolderData
 from saaae.data.images import Images, RawBatch, to_unit_range
+from saaae.data.listing import images_below
 from saaae.errors import UserError, nearest
 from saaae.ranges import ExistingFolder, FiniteFloat, ImageSize, NonNegativeInt, OpenFraction, Target
 from saaae.rng import RandomSource
@@ -102,9 +103,9 @@ def paired(raw: RawBatch, rng: RandomSource, target: str) -> Batch:
     """The image as input; the image, or with `target` clean its reference, as target."""
     x = to_unit_range(raw.pixels)
     if raw.reference is None:
-        return Batch(x, x, raw.indices, rng, window=raw.window)
+        return Batch(x, x, raw.indices, rng, raw.label, window=raw.window)
     clean = to_unit_range(raw.reference)
-    return Batch(x, clean if target == "clean" else x, raw.indices, rng, clean=clean, window=raw.window)
+    return Batch(x, clean if target == "clean" else x, raw.indices, rng, raw.label, clean=clean, window=raw.window)
 
 
 class SARData(FolderData):
@@ -152,6 +153,7 @@ class SARData(FolderData):
     ) -> None:
         super().__init__(
             test_root=None,
+            labels=None,
             group_pattern=scene_pattern,
             split_by=split_by,
             fit="tiles",

@@ -1,7 +1,8 @@
 """Shards: files of many tiles each, with an index, that are read from a folder or a URL.
 
 A set of shards is one folder: `index.json`, written last, and below `train`, `val` and `test` the shards. These are
-`.npy` files of a structured type: `pixels` and, where the data has them, `reference` and `window` of each image.
+`.npy` files of a structured type: `pixels` and, where the data has them, `reference`, `window` and `label` of each
+image.
 """
 
 import json
@@ -25,7 +26,7 @@ from saaae.types import Domain, Split
 
 INDEX, FORMAT = "index.json", 2
 WRITE_SHARDS = "write the shards with python -m saaae.cli.shards"
-FIELDS = ("pixels", "reference", "window")
+FIELDS = ("pixels", "reference", "window", "label")
 """Fields of `Images` that shards can have."""
 
 
@@ -61,6 +62,7 @@ class Index(NamedTuple):
         fields: Fields of an image, of `FIELDS`.
         shards: The shards of each split, in the order of its images.
         manifest: The manifest of the data module that the images are from.
+        class_names: Names of the classes of the labels, by their numbers; None where there are no labels.
     """
 
     domain: Domain
@@ -69,9 +71,13 @@ class Index(NamedTuple):
     fields: list[str]
     shards: dict[Split, list[Shard]]
     manifest: Manifest
+    class_names: list[str] | None = None
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT} | self._asdict())
+        content = self._asdict()
+        if self.class_names is None:  # what earlier versions read, too
+            del content["class_names"]
+        return json.dumps({"format": FORMAT} | content)
 
     @classmethod
     def from_json(cls, text: bytes, name: str) -> "Index":
@@ -178,13 +184,15 @@ def _write(data: FolderData, folder: Path, shard_images: int) -> Index:
     start = 0
     for arrays in data.again():
         rows = slice(start, start + len(arrays["pixels"]))
-        fields = arrays if whole.window is None else arrays | {"window": whole.window[rows]}
+        known = {"window": whole.window, "label": whole.label}
+        fields = arrays | {name: values[rows] for name, values in known.items() if values is not None}
         for number, writer in enumerate(writers):
             chosen = split_of[rows] == number
             writer.append({name: fields[name][chosen] for name in layout})
         start = rows.stop
     shards = {writer.split: writer.finish() for writer in writers}
-    index = Index(data.domain, data.image_size, data.channels, list(layout), shards, data.manifest())
+    names = None if data.class_names is None else list(data.class_names)
+    index = Index(data.domain, data.image_size, data.channels, list(layout), shards, data.manifest(), names)
     with replacing(folder / INDEX) as file:
         file.write(index.to_json().encode())
     return index

@@ -140,6 +140,7 @@ class StreamData(ImageDataModule):
     Args:
         root: Folder of the shards, or its URL.
         target: `noisy`: the images themselves. `clean`: their references, which the shards must have.
+        labels: Names of the classes by their numbers, as in the shards; None: images without classes.
         shuffle_shards: Shards per window: images are shuffled within so many of them.
         cache_gb: Limit of the downloads that are kept, in 10^9 bytes; not used for a folder.
         cache_dir: Folder of the downloads; None is the user's cache folder.
@@ -153,6 +154,7 @@ class StreamData(ImageDataModule):
         *,
         root: Folder,
         target: Target[Literal["noisy", "clean"]],
+        labels: list[str] | None,
         shuffle_shards: PositiveInt,
         cache_gb: Runtime[PositiveFloat],
         cache_dir: str | None,
@@ -168,6 +170,9 @@ class StreamData(ImageDataModule):
         self.index = self.store.index()
         self.domain = self.index.domain
         self._check()
+        if labels is not None:
+            self._check_labels(labels)
+            self.class_names, self.num_classes = labels, len(labels)
 
     def _check(self) -> None:
         for key in ("image_size", "channels"):
@@ -183,6 +188,14 @@ class StreamData(ImageDataModule):
                 f"data.cache_gb={self.store.limit / 1e9:g}: three windows of data.shuffle_shards={self.shuffle_shards} "
                 f"shards do not fit; expected at least {needed / 1e9:.3g}"
             )
+
+    def _check_labels(self, labels: list[str]) -> None:
+        stored = self.index.class_names
+        if stored is None:
+            raise UserError("data.labels: these shards have no classes; expected null, or shards with data.labels")
+        if labels != stored:
+            given, expected = (f"data.labels=[{','.join(names)}]" for names in (labels, stored))
+            raise UserError(f"{given}: expected the classes of the shards, {expected}")
 
     def load(self) -> Mapping[Split, ImageSplit]:
         num_open = 2 * self.shuffle_shards

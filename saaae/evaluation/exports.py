@@ -1,7 +1,7 @@
 """Files of a trained model: reconstructions of test images, and images from its prior."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torchvision.utils import save_image
 
 from saaae.atomic import replacing
 from saaae.data.datamodule import ImageDataModule, spread
+from saaae.data.listing import class_number
 from saaae.errors import UserError
 from saaae.evaluation.batches import batches
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice, evaluating
@@ -56,40 +57,64 @@ def save_examples(model: ImageAutoencoder, data: ImageDataModule, count: int, pa
         np.savez_compressed(file, index=indices.numpy(), **small)
 
 
-def check_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any]) -> None:
+def chosen_class(model: ImageAutoencoder, label: int | str | None, names: Sequence[str] | None) -> int | None:
+    """Number of the class of generated images; None takes the classes in turn.
+
+    Args:
+        model: The model.
+        label: Number or name of the class; None for none.
+        names: Names of the classes; None where they have none.
+
+    Raises:
+        UserError: If the model has no such class.
+    """
+    if label is None:
+        return None
+    if not model.num_classes:
+        raise UserError(f"class={label}: a {type(model).__name__} knows no classes")
+    return class_number(label, model.num_classes, names, "class")
+
+
+def check_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any], names: Sequence[str] | None = None) -> None:
     """Checks that a model has what evaluate.py is to export, before it is tested.
 
     Args:
         model: The model.
         cfg: The configuration of evaluate.py.
+        names: Names of the classes; None where they have none.
 
     Raises:
         UserError: If it has no prior to generate from, not that class, or codes that do not make an image alone.
     """
-    name, classes, label = type(model).__name__, model.num_classes, cfg["class"]
+    name = type(model).__name__
     if cfg["generate"] and not (model.generates and model.is_variational):
         raise UserError(f"generate: a {name} has no prior to generate from")
-    if label is not None and label >= (classes or 0):
-        raise UserError(
-            f"class={label}: " + (f"expected 0 to {classes - 1}" if classes else f"a {name} knows no classes")
-        )
+    chosen_class(model, cfg["class"], names)
     if cfg["code_steps"] and not model.generates:
         raise UserError(f"code_steps: the decoder of a {name} sees more than the code")
 
 
-def save_generated(model: ImageAutoencoder, count: int, label: int | None, seed: int, path: Path) -> Path:
+def save_generated(
+    model: ImageAutoencoder,
+    count: int,
+    label: int | str | None,
+    seed: int,
+    path: Path,
+    names: Sequence[str] | None = None,
+) -> Path:
     """Writes images from the prior as one picture, and as `images` (N, C, H, W), float32 in [0, 1], beside it.
 
     Args:
         model: The model.
         count: Number of images N.
-        label: Class of all of them; None takes the classes in turn where there are any.
+        label: Class of all of them, by number or name; None takes the classes in turn where there are any.
         seed: Of their codes.
         path: The PNG file; the .npz file has its name.
+        names: Names of the classes; None where they have none.
     """
     with evaluating(model):
         rng = IndexedRandom(seed, torch.arange(count, device=model.device))
-        images = model.sample(count, rng, label).cpu()
+        images = model.sample(count, rng, chosen_class(model, label, names)).cpu()
     with replacing(path.with_suffix(".npz")) as file:
         np.savez_compressed(file, images=images.numpy())
     with replacing(path) as file:

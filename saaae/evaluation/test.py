@@ -4,6 +4,7 @@ import logging
 import math
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,12 @@ def draw(
                 show(trainer, f"final/{name}", picture, trainer.global_step)
 
 
-def project(model: ImageAutoencoder, trainer: L.Trainer) -> None:
+def project(model: ImageAutoencoder, class_names: Sequence[str] | None, trainer: L.Trainer) -> None:
     """Adds the class embeddings to TensorBoard's projector, with the image of each class at the prior's mean."""
     vectors = model.class_vectors
     if vectors is None:
         return
-    names = [str(label) for label in range(len(vectors))]
+    names = list(class_names or map(str, range(len(vectors))))
     with evaluating(model):
         z = torch.zeros(len(vectors), *model.latent_shape, device=model.device)
         images = model.generate(z, torch.arange(len(vectors), device=model.device)).cpu()
@@ -186,7 +187,7 @@ def report(
     draw(module, data, folder, str(folder.label), count, trainer)
     with warn_on_failure("examples"):
         save_examples(module.model, data, count, folder.examples)
-        project(module.model, trainer)
+        project(module.model, data.class_names, trainer)
     tested = tested_images(data, trainer.limit_test_batches, trainer.world_size)
     record = {**module.run_record, "tested_images": tested}
     results |= {"validation": validation, "train": training_record(trainer, throughput), "run": record}

@@ -71,7 +71,8 @@ def card(model: "TrainedModel", source: Source, name: str) -> str:
         "training data": f"`{data}` ({model.domain})" + (f": {counts} images" if counts else ""),
     }
     if classes := model.network.num_classes:
-        facts["classes"] = f"0 to {classes - 1}: `label=` is required"
+        named = ", ".join(f"{number} {name}" for number, name in enumerate(model.class_names or ()))
+        facts["classes"] = f"{named or f'0 to {classes - 1}'}: `label=` is required"
     made = {
         "command": f"`{command_of(folder, model.config['data']['_target_'])}`",
         "commit": f"{record.get('commit')}{' with changes' if record.get('dirty') else ''}",

@@ -222,7 +222,7 @@ def _facts(model: TrainedModel) -> dict[str, str]:
     return {
         "image_size": str(model.image_size), "channels": str(model.channels), "range": "0 1",
         "stride": str(model.stride or ""), "classes": str(model.network.num_classes or ""), "run": run,
-        "saaae": version("saaae"),
+        "saaae": version("saaae"), **({"class_names": json.dumps(model.class_names)} if model.class_names else {}),
     }  # fmt: skip
 
 

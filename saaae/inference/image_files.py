@@ -10,11 +10,10 @@ import numpy as np
 import tifffile
 
 from saaae.data.files import BrokenFileError, read_array
+from saaae.data.listing import EXTENSIONS
 from saaae.errors import UserError
 
 TIFF = (".tif", ".tiff")
-KINDS = (".bmp", ".jpeg", ".jpg", ".npy", ".png", *TIFF, ".webp")
-"""Endings of files that are read."""
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
 """Tags of GeoTIFF: scale, tie points, transformation, keys."""
 GDAL_METADATA, GDAL_NODATA = 42112, 42113
@@ -58,8 +57,8 @@ class ImageFile:
     def __init__(self, path: Path) -> None:
         self.path, self.tags = path, Tags()
         self.nodata: float | None = None
-        if path.suffix.lower() not in KINDS:
-            raise UserError(f"{path}: not an image file; expected one ending in {', '.join(KINDS)}")
+        if path.suffix.lower() not in EXTENSIONS:
+            raise UserError(f"{path}: not an image file; expected one ending in {', '.join(EXTENSIONS)}")
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         windowed = None

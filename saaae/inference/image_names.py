@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from saaae.data.listing import EXTENSIONS
 from saaae.errors import UserError
-from saaae.inference.image_files import KINDS
 from saaae.inference.image_output import output_ending
 
 
@@ -39,16 +39,16 @@ def _expand(text: str) -> list[tuple[Path, Path]]:
     elif path.exists() or not glob.has_magic(text):
         if not path.exists():
             raise UserError(f"images={text}: no such file or folder")
-        if path.suffix.lower() not in KINDS:
-            raise UserError(f"{path}: not an image file; expected one ending in {', '.join(KINDS)}")
+        if path.suffix.lower() not in EXTENSIONS:
+            raise UserError(f"{path}: not an image file; expected one ending in {', '.join(EXTENSIONS)}")
         return [(path, path.parent)]
     else:
         files = [Path(name) for name in glob.glob(str(path), recursive=True)]
         magic = next(number for number, part in enumerate(path.parts) if glob.has_magic(part))
         root = Path(*path.parts[:magic])
-    found = sorted(file for file in files if file.suffix.lower() in KINDS and file.is_file())
+    found = sorted(file for file in files if file.suffix.lower() in EXTENSIONS and file.is_file())
     if not found:
-        raise UserError(f"images={text}: no image matches; expected files ending in {', '.join(KINDS)}")
+        raise UserError(f"images={text}: no image matches; expected files ending in {', '.join(EXTENSIONS)}")
     return [(file, root) for file in found]
 
 

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from saaae.config.settings import plain
 from saaae.data.datamodule import ImageDataModule
+from saaae.data.listing import class_number, known_classes
 from saaae.errors import UserError
 from saaae.inference.source import CheckpointName, Source, read_source
 from saaae.metrics.pixel_detection import SIGMA, smooth, squared_residual
@@ -25,7 +26,8 @@ from saaae.training.memory import within_memory
 from saaae.types import Batch, Domain, Posterior
 
 ImageLike = np.ndarray | Tensor
-Labels = int | Sequence[int] | Tensor | None
+Labels = int | str | Sequence[int | str] | Tensor | None
+"""Classes by number or by name."""
 
 LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0}
 """Value that becomes 1.0, by type."""
@@ -47,6 +49,7 @@ class TrainedModel(nn.Module):
         config: Configuration of its run, as plain nested dictionaries.
         metrics: Test metrics of its run by name; empty if unknown.
         domain: `photo`, `radar` or `fabric`: what its training data are.
+        class_names: Names of the classes of a conditional model by their numbers; None where they have none.
         image_size: Side of its training images in pixels.
         channels: Channels of its images.
     """
@@ -58,6 +61,8 @@ class TrainedModel(nn.Module):
         self.metrics = dict(source.metrics)
         self.path = source.path
         self.domain: Domain = getattr(get_class(self.config["data"]["_target_"]), "domain", "photo")
+        names = self.config["data"].get("labels")
+        self.class_names: list[str] | None = names if network.num_classes and isinstance(names, list) else None
         self.image_size, self.channels = (self.config["model"][key] for key in ("image_size", "image_channels"))
         self.eval()
 
@@ -81,7 +86,7 @@ class TrainedModel(nn.Module):
 
         Args:
             images: See the class.
-            label: Class of each image, for a conditional model.
+            label: Class of each image, by number or name, for a conditional model.
 
         Raises:
             UserError: If the images or labels do not fit the model.
@@ -98,7 +103,7 @@ class TrainedModel(nn.Module):
 
         Args:
             images: See the class.
-            label: Class of each image, for a conditional model.
+            label: Class of each image, by number or name, for a conditional model.
             latents: `mean` of the posterior, or one `sample` of it.
             batch_size: Images that are processed together.
 
@@ -113,26 +118,34 @@ class TrainedModel(nn.Module):
         return torch.cat([self.network.reconstruct(batch, latents) for batch in batches])[..., :height, :width]
 
     @torch.no_grad()
-    def sample(self, n: int, label: int | None = None, seed: int = 0) -> Tensor:
+    def sample(self, n: int, label: int | str | None = None, seed: int = 0) -> Tensor:
         """Images (n, C, H, W) in [0, 1] decoded from z ~ N(0, I).
 
         Args:
             n: Number of images.
-            label: Class of all of them; None takes the classes of a conditional model in turn.
+            label: Class of all of them, by number or name; None takes the classes of a conditional model in turn.
             seed: Equal seeds give equal images.
 
         Raises:
             UserError: If the model has no prior, or not that class.
         """
-        name, classes = type(self.network).__name__, self.network.num_classes
+        name = type(self.network).__name__
         if not (self.network.generates and self.network.is_variational):
             raise UserError(f"a {name} has no prior to sample from")
         if n < 1:
             raise UserError(f"n={n}: expected at least 1")
-        if label is not None and not 0 <= label < (classes or 0):
-            known = f"expected 0 to {classes - 1}" if classes else f"a {name} has no classes"
-            raise UserError(f"label={label}: {known}")
-        return self.network.sample(n, IndexedRandom(seed, torch.arange(n, device=self.device)), label)
+        number = None if label is None else self.class_number(label)
+        return self.network.sample(n, IndexedRandom(seed, torch.arange(n, device=self.device)), number)
+
+    def class_number(self, label: int | str) -> int:
+        """Number of a class that is given by its number or its name.
+
+        Raises:
+            UserError: If the model has no such class.
+        """
+        if not self.network.num_classes:
+            raise UserError(f"label={label}: a {type(self.network).__name__} has no classes")
+        return class_number(label, self.network.num_classes, self.class_names)
 
     @torch.no_grad()
     def anomaly_map(self, images: ImageLike, label: Labels = None, sigma: float = SIGMA) -> Tensor:
@@ -140,7 +153,7 @@ class TrainedModel(nn.Module):
 
         Args:
             images: See the class.
-            label: Class of each image, for a conditional model.
+            label: Class of each image, by number or name, for a conditional model.
             sigma: Standard deviation of the smoothing in pixels.
 
         Raises:
@@ -155,7 +168,7 @@ class TrainedModel(nn.Module):
 
         Args:
             images: See the class.
-            label: Class of each image, for a conditional model.
+            label: Class of each image, by number or name, for a conditional model.
 
         Raises:
             UserError: If the model has no importance map, or the images or labels do not fit it.
@@ -231,12 +244,15 @@ class TrainedModel(nn.Module):
         classes = self.network.num_classes
         if label is None:
             if classes:
-                raise UserError(
-                    f"label: this model is conditional; expected the class of each image, 0 to {classes - 1}"
-                )
+                known = known_classes(classes, self.class_names)
+                raise UserError(f"label: this model is conditional; expected the class of each image, {known}")
             return None
         if not classes:
             raise UserError(f"label: a {type(self.network).__name__} has no classes")
+        if isinstance(label, str):
+            label = self.class_number(label)
+        elif not isinstance(label, int | Tensor):
+            label = [self.class_number(each) if isinstance(each, str) else each for each in label]
         labels = torch.as_tensor(label, device=self.device, dtype=torch.int64).flatten()
         if len(labels) not in (1, count) or labels.min() < 0 or labels.max() >= classes:
             raise UserError(f"label={label}: expected one class, or {count}, from 0 to {classes - 1}")

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from saaae.data.listing import known_classes
 from saaae.data.sar import Scale
 from saaae.errors import UserError
 from saaae.inference.bright import DARKER, bright_places, brightness
@@ -43,7 +44,7 @@ class Options:
         tile: Largest side of a tile; None chooses one.
         batch_size: Tiles that are processed together; None chooses a number.
         latents: Whether latents are written.
-        label: Class of all images, for a conditional model.
+        label: Class of all images by number or name, for a conditional model.
     """
 
     scale: Scale | None = None
@@ -51,7 +52,7 @@ class Options:
     tile: int | None = None
     batch_size: int | None = None
     latents: bool = False
-    label: int | None = None
+    label: int | str | None = None
 
 
 class Band(NamedTuple):
@@ -84,10 +85,9 @@ class TiledModel:
         self.is_radar = self.model.domain == "radar"
         self.clip = network.likelihood.activation != "log_intensity"
         classes, label = network.num_classes, self.options.label
-        if classes and (label is None or not 0 <= label < classes):
-            raise UserError(f"label={'null' if label is None else label}: expected a class, 0 to {classes - 1}")
-        if label is not None and not classes:
-            raise UserError(f"label={label}: a {type(network).__name__} has no classes")
+        if classes and label is None:
+            raise UserError(f"label=null: expected a class, {known_classes(classes, self.model.class_names)}")
+        self.label = None if label is None else self.model.class_number(label)
         if not self.is_radar and (self.options.scale or self.options.full_scale is not None):
             raise UserError(
                 f"scale, full_scale: for radar images; this model was trained on {self.model.domain} images"
@@ -135,7 +135,7 @@ class TiledModel:
             used: Pixels (B, 1, H, W) whose result is used; None for all.
         """
         network, indices = self.model.network, torch.arange(len(x), device=x.device)
-        label = None if self.options.label is None else torch.full_like(indices, self.options.label)
+        label = None if self.label is None else torch.full_like(indices, self.label)
         batch = network.prepare(Batch(x, x, indices, IndexedRandom(0, indices), label))
         z = network.encode(batch).mode
         raw, likelihood = network.decoder_output(z, batch), network.likelihood

@@ -40,7 +40,10 @@ class ConditionalVAE(ImageAutoencoder):
         **parts: Unpack[Parts],
     ) -> None:
         if num_classes is None:
-            raise UserError("model.num_classes=null: these data have no classes; expected data=mnist")
+            raise UserError(
+                "model.num_classes=null: these data have no classes; expected data=mnist, or data=folder "
+                "data.labels=folders"
+            )
         labels = label_encoder(num_classes=num_classes)
         for name in ("encoder", "decoder"):
             parts[name] = partial(parts[name], condition_size=labels.size)

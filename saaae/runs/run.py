@@ -12,6 +12,7 @@ from saaae.config.overrides import key_of
 from saaae.config.settings import affects_results, is_among, marked
 from saaae.config.trust import check_trusted
 from saaae.config.validation import check_stored_config
+from saaae.data.listing import FOLDERS, folder_classes
 from saaae.errors import UserError
 from saaae.ranges import FOLDER, LENGTH, RUNTIME
 from saaae.runs.folder import RunFolder
@@ -53,10 +54,10 @@ def run_of_job(cfg: DictConfig, folder: RunFolder) -> Run:
 
 
 def resolve_config(cfg: DictConfig) -> DictConfig:
-    """Fills in what depends on other settings: the kind of latent, absolute folders, a measured noise factor.
+    """Fills in what depends on other settings: the kind of latent, absolute folders, classes, a measured noise factor.
 
     Raises:
-        UserError: If `posterior.factor` names no finished SAAAE run.
+        UserError: If `posterior.factor` names no finished SAAAE run, or the folder of `data.labels` has no classes.
     """
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
@@ -73,9 +74,26 @@ def resolve_config(cfg: DictConfig) -> DictConfig:
         value = None if OmegaConf.is_interpolation(node, key) else node.get(key)
         if value is not None:
             node[key] = absolute_path(value)
+    _fill_in_classes(cfg)
     if isinstance(OmegaConf.select(cfg, "posterior.factor"), str):
         cfg.posterior.factor = factor_of_run(cfg.posterior.factor, cfg.posterior.match)
     return cfg
+
+
+def _fill_in_classes(cfg: DictConfig) -> None:
+    """Replaces data.labels=folders by the names of the classes, which the run keeps, and sets their number."""
+    data, model = cfg.data, cfg.model
+    if data.get("labels") == FOLDERS:
+        data.labels = folder_classes(Path(data.root), Path(data.test_root) if data.get("test_root") else None)
+    is_open = OmegaConf.is_interpolation(model, "num_classes") or model.get("num_classes") is None
+    if data.get("labels") is not None and "num_classes" in model and is_open:
+        model.num_classes = len(data.labels)
+
+
+def keep_classes(data: DictConfig, trained: DictConfig) -> None:
+    """Numbers the classes of other folders (data.labels=folders) as the data that a model was trained on."""
+    if data.get("labels") == FOLDERS and trained.get("labels") is not None:
+        data.labels = trained.labels
 
 
 def absolute_path(text: str) -> str:

@@ -160,7 +160,10 @@ def check_together(model: ImageAutoencoder, data: ImageDataModule) -> None:
         UserError: If they have different classes, or the likelihood describes noise and the targets have none.
     """
     if model.num_classes is not None and data.num_classes is None:
-        raise UserError(f"model.num_classes={model.num_classes}: these data have no classes; expected data=mnist")
+        raise UserError(
+            f"model.num_classes={model.num_classes}: these data have no classes; expected data=mnist, or data=folder "
+            "data.labels=folders"
+        )
     if model.num_classes not in (None, data.num_classes):
         raise UserError(f"model.num_classes={model.num_classes}: expected the data's {data.num_classes}")
     if model.likelihood.of_noisy_images and data.target == "clean":

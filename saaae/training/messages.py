@@ -8,6 +8,7 @@ from typing import Any
 
 from saaae.config.overrides import quoted
 from saaae.data.datamodule import SPLITS, ImageDataModule
+from saaae.data.listing import listed
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.runs.checkpoints import Start
 from saaae.runs.run import Run
@@ -46,6 +47,8 @@ def print_start(run: Run, model: ImageAutoencoder, data: ImageDataModule, start:
     again = " (no checkpoint to continue from: starts over)" if began else ""
     log.info("run          %s%s", run.folder.label, f" (continued from step {start.step})" if start.step else again)
     log.info("data         %s images of %d pixels", counts, data.image_size)
+    if data.class_names:
+        log.info("classes      %d: %s", len(data.class_names), listed(data.class_names))
     manifest = data.manifest()
     for reason, count in manifest["left_out"].items():
         log.info("left out     %d %s", count, reason)

@@ -1,6 +1,6 @@
 """Rows of pictures of a model and its data: one function for each picture."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -17,6 +17,9 @@ from saaae.visualization.mosaic import Row
 
 ERROR_SHOWN = 0.5
 """Absolute error that is drawn as the brightest."""
+
+TITLE_WIDTH = 24
+"""Characters of a class's name beside its row."""
 
 RATIO_SHOWN = 2.0
 """Ratio of intensities that is drawn as white; 1, where only speckle was removed, is middle gray."""
@@ -157,12 +160,22 @@ def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int 
     return found
 
 
-def class_rows(model: ImageAutoencoder, device: torch.device, styles: int = 10) -> list[Row]:
-    """One row per class, at most ten; each column has the same latent."""
+def class_rows(
+    model: ImageAutoencoder, device: torch.device, names: Sequence[str] | None = None, styles: int = 10
+) -> list[Row]:
+    """One row per class, at most ten; each column has the same latent.
+
+    Args:
+        model: The model, in evaluation mode.
+        device: Where it is.
+        names: Names of the classes; None where they have none.
+        styles: Number of latents.
+    """
     assert model.num_classes
     z = IndexedRandom(0, torch.arange(styles)).normal(torch.empty(styles, *model.latent_shape)).to(device)
     classes = range(min(10, model.num_classes))
-    return [Row(f"class {k}", model.generate(z, torch.full((styles,), k, device=device))) for k in classes]
+    titles = [name[:TITLE_WIDTH] for name in names or ()] or [f"class {k}" for k in classes]
+    return [Row(titles[k], model.generate(z, torch.full((styles,), k, device=device))) for k in classes]
 
 
 def plane_rows(model: ImageAutoencoder, device: torch.device, side: int = 15) -> list[Row]:
@@ -198,7 +211,7 @@ def final_panels(
     if kl is not None:
         yield "traversals", traversal_rows(model, batch, kl)
     if model.num_classes:
-        yield "classes", class_rows(model, device)
+        yield "classes", class_rows(model, device, data.class_names)
     if model.latent_shape == (2,):
         yield "plane", plane_rows(model, device)
 

@@ -7,7 +7,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from saaae.data.files import list_images, read_array, read_image, split_groups
+from saaae.data.files import read_array, read_image, split_groups
+from saaae.data.listing import list_images
 from saaae.errors import UserError
 
 RAMP = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
@@ -32,6 +33,15 @@ def test_jpeg_is_read(tmp_path):
     assert (
         np.abs(read_array(save(tmp_path / "a.jpg", RAMP // 2 + 60, quality=95)).astype(int) - RAMP // 2 - 60).max() < 40
     )
+
+
+def test_webp_is_read_unless_it_is_an_animation(tmp_path):
+    assert (read_array(save(tmp_path / "a.webp", np.stack([RAMP] * 3, -1), lossless=True)) == RAMP[..., None]).all()
+    assert list_images(tmp_path) == [tmp_path / "a.webp"]
+    frames = [Image.fromarray(np.full((9, 9, 3), level, np.uint8)) for level in (0, 99)]
+    frames[0].save(tmp_path / "b.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=r"b.webp: not a readable image \(2 images in one file\)"):
+        read_array(tmp_path / "b.webp")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.npy"])

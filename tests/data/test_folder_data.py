@@ -15,8 +15,8 @@ from tests.conftest import SERVING, real_data
 def make(tmp_path):
     def made(root, setup=True, **options):
         defaults = {
-            "test_root": None, "group_pattern": None, "split_by": "file", "fit": "tiles", "val_fraction": 0.2,
-            "test_fraction": 0.2, "on_error": "raise", "allow_duplicates": False,
+            "test_root": None, "labels": None, "group_pattern": None, "split_by": "file", "fit": "tiles",
+            "val_fraction": 0.2, "test_fraction": 0.2, "on_error": "raise", "allow_duplicates": False,
             "cache_dir": str(tmp_path / "cache"), "image_size": 16, "channels": 1, **SERVING,
         }  # fmt: skip
         data = FolderData(root=str(root), **{**defaults, **options})
@@ -332,11 +332,11 @@ def test_scales_that_make_tiles_constant_clipped_or_dark_are_reported(make, tmp_
 
 
 def test_unsupported_images_are_counted_and_hidden_files_are_ignored(make, folder):
-    for name in ("x.webp", "a/y.WEBP", "z.heic"):
+    for name in ("x.gif", "a/y.GIF", "z.heic"):
         (folder / name).write_bytes(b"not read")
     (folder / "a" / "._00.png").write_bytes(b"made by macOS")
     left_out = make(folder).manifest()["left_out"]
-    kinds = {".heic files, a kind of image that is not read": 1, ".webp files, a kind of image that is not read": 2}
+    kinds = {".gif files, a kind of image that is not read": 2, ".heic files, a kind of image that is not read": 1}
     assert left_out == kinds
 
 

@@ -40,8 +40,8 @@ SAR = {
     "scene_pattern": r"^(scene\d+)_", **FILES,
 }  # fmt: skip
 STREAM = {
-    "target": "noisy", "shuffle_shards": 2, "cache_gb": 1.0, "cache_dir": None, "image_size": 16, "channels": 1,
-    **SERVING,
+    "target": "noisy", "labels": None, "shuffle_shards": 2, "cache_gb": 1.0, "cache_dir": None, "image_size": 16,
+    "channels": 1, **SERVING,
 }  # fmt: skip
 LIMIT = 13_000
 """Size in bytes of a cache for three windows of two shards, about half of the training shards."""
@@ -157,7 +157,8 @@ def test_colours_and_skipped_files_equal_those_in_memory(stream, memory, tmp_pat
     (root / "scene04_1.png").write_bytes(b"broken")
     Image.new("RGB", (9, 9)).save(root / "small.png")
     options = {
-        "test_root": None, "group_pattern": r"^(scene\d+)_", "fit": "tiles", "on_error": "skip", "channels": 3,
+        "test_root": None, "labels": None, "group_pattern": r"^(scene\d+)_", "fit": "tiles", "on_error": "skip",
+        "channels": 3,
     }  # fmt: skip
     write_shards(FolderData(root=str(root), **{**FILES, **options}), tmp_path / "shards", 9)
     streamed = stream(tmp_path / "shards", channels=3)

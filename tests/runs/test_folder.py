@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from saaae.atomic import write_json
 from saaae.config.resolvers import job_folder, run_folder, stamp
 from saaae.config.settings import config_hash, marked, settings_of
+from saaae.config.validation import check_stored_config
 from saaae.errors import UserError, nearest
 from saaae.ranges import FOLDER, LENGTH, RUNTIME, TARGET
 from saaae.runs.folder import RunFolder
@@ -148,6 +149,14 @@ def test_the_nearest_name_is_offered():
     assert nearest("modle", ["model", "data"]) == "; did you mean model?"
     assert nearest("epochs", ["trainer.max_epochs", "seed"]) == "; did you mean trainer.max_epochs?"
     assert nearest("zzzzz", ["model", "data"]) == ""
+
+
+def test_the_folder_of_caches_of_the_data_is_not_taken_for_an_option(compose_config):
+    stored = compose_config("data=folder", "data.root=.", "data.cache_dir=cache", "model=vae")
+    check_stored_config(stored)
+    stored.data.corruption = "jpeg"
+    with pytest.raises(UserError, match="data.corruption=jpeg: an option is chosen by its group"):
+        check_stored_config(stored)
 
 
 def test_a_key_can_contain_dots():
