@@ -63,7 +63,7 @@ OUTSIDE = {
     "evaluation": TORCH | CONFIG | {"lightning", "torchvision"},
     "training": TORCH | CONFIG | {"lightning", "optuna", "sqlalchemy"},
     "sweeps": TORCH | CONFIG | {"matplotlib", "yaml", "jinja2", "markupsafe"},
-    "inference": TORCH | CONFIG | DATA | {"matplotlib", "safetensors", "scipy", "onnxruntime"},
+    "inference": TORCH | CONFIG | DATA | {"matplotlib", "safetensors", "scipy", "onnxruntime", "huggingface_hub"},
     "cli": CONFIG | {"yaml"},
     "__main__": set(),
     "plugins": CONFIG | {"filelock", "optuna"},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from saaae.cli.console import ConsoleCommand
-from saaae.errors import RunFailedError, UserError, nearest
+from saaae.errors import UserError, nearest
 from saaae.runs.exported import is_exported
 from saaae.runs.folder import RunFolder
 
@@ -68,6 +68,7 @@ def run(settings: Export) -> None:
     """Writes and checks the export, and prints what it is."""
     check(settings)
     from saaae.inference.export import GRAPHS, export_folder, export_graph
+    from saaae.inference.hub import push
     from saaae.inference.source import read_source
 
     target = Path(settings.to).expanduser()
@@ -76,24 +77,7 @@ def run(settings: Export) -> None:
     print(f"exported     {written.path} ({written.size / 2**20:.1f} MB): {written.takes}")
     print(f"checked      largest difference {written.difference:.1g} on {written.checked_on}")
     if settings.push is not None:
-        print(f"pushed       {_push(settings.push, target)}")
-
-
-def _push(repository: str, folder: Path) -> str:
-    """Uploads an exported folder; gives its address.
-
-    Raises:
-        RunFailedError: If the hub refuses, or cannot be reached.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        hub = HfApi()
-        hub.create_repo(repository, private=True, exist_ok=True)
-        return str(hub.upload_folder(repo_id=repository, folder_path=folder))
-    except Exception as error:  # of the network, of the token, of the hub
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RunFailedError(f"push={repository}: not uploaded ({reason}); the folder is complete: {folder}") from None
+        print(f"pushed       {push(settings.push, target)}")
 
 
 COMMAND = ConsoleCommand(Export, run, positional=("run", "to"), example="saaae export outputs/first to=first.onnx")
