@@ -199,7 +199,7 @@ class TiledModel:
             total[:, max(kept, 0) :] = 0.0
 
     def latent_shape(self, rows: Axis, columns: Axis, count: int) -> tuple[int, ...]:
-        stride, latent = self.model.stride, self.model.network.latent_shape
+        stride, latent = self.model.stride, self.model.network.decoder_shape
         return (count, latent[0], rows.size // stride, columns.size // stride) if stride else (count, *latent)
 
 

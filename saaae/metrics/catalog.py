@@ -65,6 +65,7 @@ MEASURES = {
     "nll": _score(NATS, "z sampled", objective=True, minimize=True),
     "nll_mode": _stored(NATS, "z = mean"),
     "kl": Measure(NATS, "the KL in the loss", 0, objective=True, minimize=True, needs_kl=True),
+    "kl_w": _stored(NATS, "share of the coarse latent w in the KL", 0),
     "kl_effective": _score(NATS, "KL of the distribution that z is sampled from", 0),
     "kl_nominal": Measure(NATS, "KL as if the importance map removed no noise", 0),
     "uncharged_nats": Measure(NATS, "kl_effective - kl: above 0 the loss is not an ELBO", compared=True),

@@ -133,11 +133,33 @@ def test_a_conditional_model_wants_classes(stored_run):
         model.sample(2, label=10)
 
 
-def test_importance_is_that_of_the_posterior(stored_run, images):
+def test_importance_is_the_kl_of_each_cell_and_the_anchor_that_of_the_posterior(stored_run, images):
     saaae_model = saaae.load(stored_run(*TINY, *CONVOLUTIONAL["saaae"]))
-    assert torch.equal(saaae_model.importance(images), saaae_model.encode(images).anchor)
-    with pytest.raises(UserError, match="a VAE has no importance map"):
-        saaae.load(stored_run(*TINY, *MAPS, name="plain")).importance(images)
+    posterior = saaae_model.encode(images)
+    assert torch.equal(saaae_model.anchor(images), posterior.anchor)
+    plain = saaae.load(stored_run(*TINY, *MAPS, name="plain"))
+    for model in (saaae_model, plain):
+        importance, q = model.importance(images), model.encode(images)
+        assert importance.shape == (len(q.mean), 1, *q.mean.shape[2:])
+        torch.testing.assert_close(importance.flatten(1).sum(1), q.kl_effective)
+    with pytest.raises(UserError, match="a VAE has no anchor"):
+        plain.anchor(images)
+    with pytest.raises(UserError, match="a VAE has no importance map with its posterior"):
+        saaae.load(stored_run(*TINY, *MAPS, "posterior=low_rank", name="low_rank")).importance(images)
+
+
+@pytest.mark.parametrize("seen", ["false", "true"])
+def test_an_anchored_prior_is_loaded_with_all_that_it_can(stored_run, images, seen):
+    latent = ["model.latent_dim=null", "model.latent_channels=3", f"posterior.decoder_sees_w={seen}"]
+    model = saaae.load(stored_run(*TINY, "model=saaae_prior", *latent))
+    assert model.reconstruct(images).shape == images.shape
+    first = model.sample(2, seed=1)
+    assert torch.equal(first, model.sample(2, seed=1))
+    assert not torch.equal(first[0], first[1])
+    assert model.importance(images).dim() == 4
+    large = torch.rand(1, 1, 48, 80)
+    assert model.reconstruct(large).shape == large.shape
+    assert model.importance(large).shape[2:] == model.encode(large).mode.shape[2:]
 
 
 def test_an_exported_folder_is_loaded_like_its_run(stored_run, images, tmp_path):
