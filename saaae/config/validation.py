@@ -13,7 +13,7 @@ from saaae.config.settings import hints
 from saaae.config.signature import Signature, choices, mismatch, signature
 from saaae.errors import UserError, nearest
 
-LATER = {"data.allow_duplicates": True, "data.clip": True}
+LATER = {"data.allow_duplicates": True, "data.clip": True, "posterior.gain": "fixed", "model.posterior.gain": "fixed"}
 """Settings of parts that did not exist in earlier runs, at the values that those had."""
 
 SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_"}
@@ -79,8 +79,8 @@ def complete_stored_config(stored: DictConfig) -> DictConfig:
                 if hasattr(schema, name) and name not in node:
                     node[name] = getattr(schema, name)
     for path, value in LATER.items():
-        group, name = path.split(".")
-        node = stored.get(group)
+        group, _, name = path.rpartition(".")
+        node = OmegaConf.select(stored, group)
         expected = signature(str(node.get("_target_"))) if isinstance(node, DictConfig) else None
         if expected and name in expected.parameters and name not in node:
             node[name] = value

@@ -79,6 +79,7 @@ MEASURES = {
     "anchor_mean": _stored("", "importance", 0, 1),
     "anchor_spread": _stored("", "standard deviation of the importance over the latent", 0, 1),
     "anchor_flat": _stored("", "share of images whose map is flat", 0, 1),
+    "anchor_gain": _stored("", "learned factor on the anchor, which began at 0", -1, 1),
     "noise_power": _stored("", "mean square factor on the injected noise", 0),
     "noise_log_factor": _stored("nats", "mean log factor on the injected noise"),
     "moi": _stored("", "mean intensity of the reconstruction over the input's", 0),

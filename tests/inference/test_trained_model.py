@@ -205,3 +205,17 @@ def test_a_downloaded_model_calls_nothing_that_is_not_trusted(stored_run):
     record.write_text(record.read_text().replace("saaae.models.vae.VAE", "os.system"))
     with pytest.raises(UserError, match="would call os.system, which is not part of saaae"):
         saaae.load(run)
+
+
+def test_runs_from_before_the_gain_have_none(stored_run, images):
+    run = stored_run(*TINY, *CONVOLUTIONAL["saaae"])
+    expected = saaae.load(run).encode(images).variance
+    for resolve in (False, True):
+        config = plain(read_source(run).config, resolve=resolve)
+        for node in (config["posterior"], config["model"]["posterior"]):
+            if isinstance(node, dict):
+                del node["gain"]
+        content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+        path = run / f"earlier-{resolve}.ckpt"
+        torch.save(content | {"config": config}, path)
+        assert torch.equal(saaae.load(path).encode(images).variance, expected)
