@@ -10,6 +10,7 @@ from saaae.evaluation.codec import rate_distortion
 from saaae.evaluation.deletion import HIDDEN, deletion_test
 from saaae.evaluation.table import findings
 from saaae.evaluation.test import extra_evaluations
+from saaae.metrics.image import reconstruction_quality
 from tests.models.test_models import make, wrapped  # noqa: F401
 
 
@@ -82,6 +83,17 @@ def test_deletion_separates_dimensions_that_matter_to_the_decoder(make):  # noqa
         found = deletion_test(model, data)
         lost = found["ssim_lost_important"][0]
         assert abs(lost) > 1e-4 if lowest is not None else lost == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_latents_with_an_anchored_prior_are_coded_with_what_the_decoder_takes(make, tmp_path, seen):  # noqa: F811
+    sees = f"posterior.decoder_sees_w={str(seen).lower()}"
+    module, data = make("model=saaae_prior", "model.latent_channels=3", sees)
+    (fine,) = rate_distortion(module, data, [0.01], tmp_path)
+    assert module.decoder_shape == (3 + 4 * seen, 8, 8)
+    batch = data.batch("test", torch.arange(6))
+    ssim = reconstruction_quality(module.eval()(batch), batch.target)["ssim"].mean()
+    assert fine["ssim"] == pytest.approx(float(ssim.detach()), abs=0.01)
 
 
 @pytest.mark.parametrize("model", ["vae", "cbam_ae", "cvae_onehot"])

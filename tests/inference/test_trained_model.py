@@ -23,6 +23,7 @@ CONVOLUTIONAL = {
     "cbam_ae": ["model=cbam_ae", *SMALL["cbam_ae"]],
     "despeckler": ["model=despeckler", *SMALL["despeckler"], "data.target=clean"],
     "low_rank": [*MAPS, "posterior=low_rank"],
+    "anchored_prior": [*MAPS, "posterior=anchored_prior"],
 }
 
 
