@@ -27,7 +27,7 @@ class AnchoredGaussian(DiagonalGaussian):
         anchor: The importance map as it was used (B, D) or (B, 1, H, W), in [0, cap].
         flat: Images (B,) whose raw map was constant, as 0. or 1.
         use_nominal: Put KL(N(mean, std^2)) into the loss, that of the noise *before* the factor: not a bound.
-        gain: The learned factor on the anchor, a scalar in (-1, 1); None where it is 1.
+        gain: The learned factor on the anchor (1,), in (-1, 1); None where it is 1.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class AnchoredPosterior(nn.Module):
             self.importance = SCORES[score](feature_shape, latent_shape)
             self.importance.requires_grad_(not stop_gradient)  # DDP refuses parameters without a gradient
         self.gain = (
-            nn.Parameter(torch.zeros(())) if gain == "learned" and (map == "random" or map in TRANSFORMS) else None
+            nn.Parameter(torch.zeros(1)) if gain == "learned" and (map == "random" or map in TRANSFORMS) else None
         )
         if map == "full":
             self.heads.logvar.requires_grad_(False)
