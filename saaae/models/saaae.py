@@ -12,7 +12,8 @@ from saaae.types import Batch, Posterior
 class SAAAE(ImageAutoencoder):
     """A VAE that injects less noise into its latent where self-attention finds the image important.
 
-    z = mean + std * (1 - a) * eps; everything that differs from the VAE lives in `AnchoredPosterior`.
+    z = mean + std * (1 - a) * eps; everything that differs from the VAE lives in `AnchoredPosterior`, or, in the form
+    that leaves the noise alone and anchors the prior, in `AnchoredPriorPosterior`.
     """
 
     @property
@@ -29,8 +30,7 @@ class SAAAE(ImageAutoencoder):
             noise = noise.unflatten(1, self.latent_shape).mean(1, keepdim=True) if anchor.dim() == 4 else noise
             own = {"anchor": anchor, "injected noise (std)": noise}
         own = {name: values if values.dim() == 4 else values[:, None, None] for name, values in own.items()}
-        shared = super().maps(batch, posterior)
-        return {**{name: shared[name] for name in shared if name == "importance"}, **own, **shared}
+        return {**own, **super().maps(batch, posterior)}
 
     def anchor(self, posterior: Posterior) -> Tensor | None:
         return posterior.anchor if isinstance(posterior, AnchoredGaussian) else None
