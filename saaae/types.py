@@ -54,6 +54,20 @@ class Loss(NamedTuple):
     beta: float | Tensor
 
 
+class Draw(NamedTuple):
+    """A sample of all latent variables of a batch.
+
+    Attributes:
+        z: What the decoder takes (B, *latent_shape).
+        log_prior: Log density of the latent variables without the image (B,), in nats.
+        log_posterior: Their log density given the image (B,), in nats.
+    """
+
+    z: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+
+
 class Posterior(Protocol):
     """A distribution q(z|x) over the codes of a batch; codes are (B, D) or (B, C, H, W), results (B,) in nats."""
 
@@ -73,17 +87,31 @@ class Posterior(Protocol):
 
     @property
     def kl(self) -> Tensor:
-        """The KL divergence to N(0, I) in the loss."""
+        """The KL divergence to the prior in the loss."""
         ...
 
     @property
     def kl_effective(self) -> Tensor:
-        """The KL divergence to N(0, I) of the distribution that `rsample` draws from."""
+        """The KL divergence to the prior of the distribution that `rsample` draws from."""
         ...
 
     @property
     def kl_per_dimension(self) -> Tensor | None:
         """The KL in the loss of each latent dimension (B, D), or None where it is not a sum over them."""
+        ...
+
+    @property
+    def kl_effective_per_dimension(self) -> Tensor | None:
+        """Likewise of the distribution that `rsample` draws from, without noise: what each dimension tells."""
+        ...
+
+    def draw(self, rng: RandomSource) -> Draw:
+        """A new sample with its log densities: one term of the importance-weighted bound."""
+        ...
+
+    @property
+    def prior_mean(self) -> Tensor:
+        """Latents in the shape of `mode` that tell nothing about the image: the prior's mean."""
         ...
 
     @property

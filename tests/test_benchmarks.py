@@ -249,3 +249,22 @@ def test_progressive(monkeypatch, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "| grown | 0 | " in printed
     assert "| full size | 0 | " in printed
+
+
+def test_anchored_prior(monkeypatch, capsys, tmp_path):
+    benchmark = load("anchored_prior")
+    monkeypatch.setattr(benchmark, "OUTPUTS", tmp_path)
+    small = ["data.num_train=4", "data.num_val=2", "data.num_test=2", "data.batch_size=4", "model.encoder.widths=[4,4]"]
+    small += ["data.image_size=32", "model.latent_channels=2", "model.latent_dim=null", "threads=1", "accelerator=cpu"]
+    small += ["trainer.max_epochs=1", "callbacks=none", "logger=none", "importance_samples=2"]
+    benchmark.main(2, small)
+    printed = capsys.readouterr().out
+    monkeypatch.setattr(benchmark, "fit_in_stages", None)  # a repeated command trains nothing
+    benchmark.main(2, small)
+    assert capsys.readouterr().out == printed[printed.index("\n| mean of 2 seeds | ") :]
+    lines = printed.splitlines()
+    for arm in benchmark.ARMS:
+        assert sum(line.startswith(f"| {arm} | ") for line in lines) == 3 - (arm in ("vae", "learned-prior"))
+    assert "| minus vae | elbo | iw_elbo | kl |" in printed
+    assert "deletion_kl" in printed
+    assert " +- " in printed

@@ -57,7 +57,7 @@ def test_all_pairs_of_options_compose_or_are_rejected_as_expected(compose_config
 
 def clashes(model, data, likelihood, beta, posterior, attention, **others):
     """Settings named in the errors of incompatible options; every other choice can be built."""
-    has_map = data != "mnist" and model in ("vae", "saaae", "cbam_ae", "despeckler")
+    has_map = data != "mnist" and model in ("vae", "saaae", "saaae_prior", "cbam_ae", "despeckler")
     scale = "none" if likelihood == "spectral" else "sigmoid"
     rules = {
         "model.num_classes=null": model.startswith("cvae") and data != "mnist",

@@ -80,8 +80,8 @@ def complete_stored_config(stored: DictConfig) -> DictConfig:
                 if hasattr(schema, name) and name not in node:
                     node[name] = getattr(schema, name)
     for path, value in LATER.items():
-        group, name = path.split(".")
-        node = stored.get(group)
+        group, _, name = path.rpartition(".")
+        node = OmegaConf.select(stored, group)
         expected = signature(str(node.get("_target_"))) if isinstance(node, DictConfig) else None
         if expected and name in expected.parameters and name not in node:
             node[name] = value

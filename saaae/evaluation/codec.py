@@ -48,7 +48,7 @@ def _latents(model: ImageAutoencoder, data: ImageDataModule, split: Split, indic
 
 def _quality(model: ImageAutoencoder, data: ImageDataModule, latents: Latents, indices: Tensor) -> dict[str, float]:
     """Mean quality of test images (N,) that are decoded from their latents."""
-    z = torch.from_numpy(latents.z).float().unflatten(1, model.latent_shape)
+    z = torch.from_numpy(latents.z).float().unflatten(1, model.decoder_shape)
     label = torch.from_numpy(latents.label).long()
     scores = PerImage(sync_on_compute=False)  # one process does it all
     parts = zip(z.split(data.batch_size), label.split(data.batch_size), strict=True)

@@ -1,5 +1,6 @@
 """Deletion test: does masking the most important latent cells cost more SSIM than masking others?"""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from saaae.metrics.deletion import displaced, highest, ssim_without
 from saaae.metrics.image import reconstruction_quality
 from saaae.metrics.intervals import mean_interval
 from saaae.models.autoencoder import ImageAutoencoder, evaluating
-from saaae.types import Batch
+from saaae.types import Batch, Posterior
 
 HIDDEN = (0.1, 0.25, 0.5)
 """Shares of the code that the deletion test hides."""
@@ -20,10 +21,14 @@ DELETION_IMAGES, RANDOM_DRAWS = 64, 2
 """Test images of the deletion test, and random displacements of the map of each."""
 
 
-def _deletion_losses(model: ImageAutoencoder, batch: Batch) -> Tensor | None:
+Importance = Callable[[Posterior], Tensor | None]
+"""Importance of each latent cell, (B, D) of a vector, (B, 1, h, w) of a map; None if a model has none."""
+
+
+def _deletion_losses(model: ImageAutoencoder, batch: Batch, importance_of: Importance) -> Tensor | None:
     """SSIM lost by each image (shares, 2, B): with the most important cells hidden, and with those elsewhere."""
     posterior = model.encode(batch)
-    importance = model.importance(posterior)
+    importance = importance_of(posterior)
     if importance is None:
         return None
     z, ties = posterior.mode, batch.rng.uniform(importance).flatten(1)
@@ -32,7 +37,7 @@ def _deletion_losses(model: ImageAutoencoder, batch: Batch) -> Tensor | None:
 
     def lost(scores: Tensor, share: float) -> Tensor:
         cells = highest(scores.flatten(1), share, ties)
-        return whole - ssim_without(lambda z: model.decode(z, batch), z, cells, batch.target)
+        return whole - ssim_without(lambda z: model.decode(z, batch), z, cells, batch.target, posterior.prior_mean)
 
     losses = []
     for share in HIDDEN:
@@ -41,8 +46,17 @@ def _deletion_losses(model: ImageAutoencoder, batch: Batch) -> Tensor | None:
     return torch.stack(losses)
 
 
-def deletion_test(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, Any] | None:
+def deletion_test(
+    model: ImageAutoencoder, data: ImageDataModule, importance_of: Importance | None = None
+) -> dict[str, Any] | None:
     """Whether hiding the most important cells of the code costs more SSIM than hiding as many elsewhere.
+
+    Hidden cells are at the mean of the prior.
+
+    Args:
+        model: The model.
+        data: Its data.
+        importance_of: Which cells are important; None for `model.importance`.
 
     Returns:
         Plain values: for each share of HIDDEN the mean SSIM lost, and the mean difference with its 95 % interval over
@@ -50,7 +64,10 @@ def deletion_test(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, A
     """
     indices = spread(data, "test", DELETION_IMAGES)
     with evaluating(model):
-        parts = [_deletion_losses(model, batch) for batch in batches(model, data, "test", indices)]
+        parts = [
+            _deletion_losses(model, batch, importance_of or model.importance)
+            for batch in batches(model, data, "test", indices)
+        ]
     if not parts or parts[0] is None:
         return None
     losses = torch.cat([part for part in parts if part is not None], 2).double().cpu().numpy()

@@ -6,6 +6,12 @@ from typing import Any
 
 from saaae.metrics.catalog import MEASURES
 
+DELETIONS = (
+    ("deletion_kl", "importance"),
+    ("deletion", "anchor"),
+)
+"""Key and title of the deletion tests: of the KL of each latent cell, and of the anchor of a SAAAE."""
+
 
 def averaged(ema: float | None) -> str:
     """What a title says of the tested weights where they are an average; else nothing."""
@@ -36,14 +42,15 @@ def table(title: str, results: dict[str, Any]) -> str:
 
 def findings(results: dict[str, Any]) -> Iterator[str]:
     """Results beside the test metrics, one line each."""
-    if hidden := results.get("deletion"):
-        keys = ("hidden_share", "ssim_lost_important", "ssim_lost_elsewhere", "difference", "half_width_95")
-        share, important, elsewhere, difference, half = (hidden[key][1] for key in keys)
-        yield (
-            f"importance   masking the {share:.0%} most important latent cells costs {important:.3f} SSIM, "
-            f"masking as many others {elsewhere:.3f} "
-            f"(difference {difference:+.3f} +- {half:.3f}, 95 % over {hidden['images']} images)"
-        )
+    keys = ("hidden_share", "ssim_lost_important", "ssim_lost_elsewhere", "difference", "half_width_95")
+    for name, title in DELETIONS:
+        if hidden := results.get(name):
+            share, important, elsewhere, difference, half = (hidden[key][1] for key in keys)
+            yield (
+                f"{title:<13}masking the {share:.0%} most important latent cells costs {important:.3f} SSIM, "
+                f"masking as many others {elsewhere:.3f} "
+                f"(difference {difference:+.3f} +- {half:.3f}, 95 % over {hidden['images']} images)"
+            )
     if found := results.get("detection"):
         tile = found["tile"]
         interval = (tile[key] for key in ("auroc", "auroc_low", "auroc_high"))

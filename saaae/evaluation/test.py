@@ -99,7 +99,7 @@ def project(model: ImageAutoencoder, class_names: Sequence[str] | None, trainer:
         return
     names = list(class_names or map(str, range(len(vectors))))
     with evaluating(model):
-        z = torch.zeros(len(vectors), *model.latent_shape, device=model.device)
+        z = model.prior.mean(torch.empty(len(vectors), *model.latent_shape, device=model.device))
         images = model.generate(z, torch.arange(len(vectors), device=model.device)).cpu()
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -143,8 +143,11 @@ def extra_evaluations(
     """
     results: dict[str, Any] = {"test": test}
     with warn_on_failure("deletion test"):
-        if hidden := deletion_test(module.model, data):
+        model = module.model
+        if hidden := deletion_test(model, data, model.anchor):
             results["deletion"] = hidden
+        if len(model.latent_shape) == 3 and (hidden := deletion_test(model, data, model.importance)):
+            results["deletion_kl"] = hidden
     with warn_on_failure("detection of defects"):
         if whole and (found := detection(module.model, data, module.latents)):
             results |= {"test": test | detection_scores(found), "detection": found}

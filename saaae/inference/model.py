@@ -119,7 +119,7 @@ class TrainedModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, label: int | str | None = None, seed: int = 0) -> Tensor:
-        """Images (n, C, H, W) in [0, 1] decoded from z ~ N(0, I).
+        """Images (n, C, H, W) in [0, 1] decoded from latents of the model's prior.
 
         Args:
             n: Number of images.
@@ -164,19 +164,40 @@ class TrainedModel(nn.Module):
 
     @torch.no_grad()
     def importance(self, images: ImageLike, label: Labels = None) -> Tensor:
-        """Importance of each latent cell: (B, 1, h, w) of a latent map, (B, D) of a vector.
+        """What each latent cell tells of its image, in nats: (B, 1, h, w) of a latent map, (B, D) of a vector.
+
+        It is the KL of the cell to the prior, summed over its channels.
 
         Args:
             images: See the class.
             label: Class of each image, by number or name, for a conditional model.
 
         Raises:
-            UserError: If the model has no importance map, or the images or labels do not fit it.
+            UserError: If the model's KL is not a sum over dimensions, or the images or labels do not fit it.
         """
         importance = self.network.importance(self.encode(images, label))
         if importance is None:
-            raise UserError(f"a {type(self.network).__name__} has no importance map; expected a model=saaae")
+            raise UserError(
+                f"a {type(self.network).__name__} has no importance map with its posterior; "
+                "expected posterior=diagonal, anchored or anchored_prior"
+            )
         return importance
+
+    @torch.no_grad()
+    def anchor(self, images: ImageLike, label: Labels = None) -> Tensor:
+        """The map by which a SAAAE reduces its noise: (B, 1, h, w) of a latent map, (B, D) of a vector, in [0, cap].
+
+        Args:
+            images: See the class.
+            label: Class of each image, for a conditional model.
+
+        Raises:
+            UserError: If the model has no such map, or the images or labels do not fit it.
+        """
+        anchor = self.network.anchor(self.encode(images, label))
+        if anchor is None:
+            raise UserError(f"a {type(self.network).__name__} has no anchor with its posterior; expected a model=saaae")
+        return anchor
 
     def data(self) -> ImageDataModule:
         """The loaded data of its run; `data.batch("test", torch.arange(8))` gives images.

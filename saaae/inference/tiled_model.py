@@ -217,11 +217,8 @@ class TiledModel:
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Shape of the latents of all tiles of an image."""
         rows, columns = self.axes(height, width)
-        stride, latent, count = (
-            self.model.stride,
-            self.model.network.latent_shape,
-            len(rows.starts) * len(columns.starts),
-        )
+        stride, latent = self.model.stride, self.model.network.decoder_shape
+        count = len(rows.starts) * len(columns.starts)
         return (count, latent[0], rows.size // stride, columns.size // stride) if stride else (count, *latent)
 
 

@@ -4,18 +4,21 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from saaae.metrics.image import reconstruction_quality
 
 
-def hide(z: Tensor, cells: Tensor) -> Tensor:
-    """Codes whose chosen cells are at 0, the mean of the prior.
+def hide(z: Tensor, cells: Tensor, prior_mean: Tensor | float = 0.0) -> Tensor:
+    """Codes whose chosen cells are at the mean of the prior.
 
     Args:
         z: Latent vectors (B, D), or maps (B, C, h, w), where a cell is a position with all its channels.
-        cells: Which cells to hide (B, D) or (B, h * w), bool.
+        cells: Which cells to hide (B, N) or (B, h * w), bool; the first N of a vector's values.
+        prior_mean: What to put there, in the shape of z or one value.
     """
-    return z.masked_fill(cells.view(len(z), 1, *z.shape[2:]) if z.dim() == 4 else cells, 0.0)
+    hidden = cells.view(len(z), 1, *z.shape[2:]) if z.dim() == 4 else pad(cells, (0, z.shape[1] - cells.shape[1]))
+    return torch.where(hidden, prior_mean, z)
 
 
 def highest(scores: Tensor, share: float, ties: Tensor) -> Tensor:
@@ -58,6 +61,7 @@ def ssim_without(
     z: Tensor,
     cells: Tensor,
     reference: Tensor,
+    prior_mean: Tensor | float = 0.0,
 ) -> Tensor:
     """SSIM (B,) of reconstructions when chosen cells are hidden.
 
@@ -69,5 +73,6 @@ def ssim_without(
         z: Codes (B, D) or (B, C, h, w).
         cells: Which cells to hide (B, D) or (B, h * w), bool.
         reference: What reconstructions are compared with (B, C, H, W).
+        prior_mean: Codes that tell nothing, in the shape of z or one value.
     """
-    return reconstruction_quality(decode(hide(z, cells)), reference)["ssim"]
+    return reconstruction_quality(decode(hide(z, cells, prior_mean)), reference)["ssim"]

@@ -32,6 +32,7 @@ class LatentStatistics(Metric):
 
     def update(self, posterior: Posterior) -> None:
         mean, kl = posterior.mode.flatten(1), posterior.kl_per_dimension
+        mean = mean[:, : len(self.mean_sum)]  # further values that a decoder takes are no part of the latent
         self.count += len(mean)
         self.mean_sum += mean.sum(0)
         self.square_sum += (mean**2).sum(0)

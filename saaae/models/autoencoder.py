@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from saaae.errors import UserError, nearest
+from saaae.layers.attention import relative
 from saaae.models.attention_hooks import attention_maps, from_attention_layers
 from saaae.models.optimization import Optimization
 from saaae.objectives.beta import ConstantBeta
 from saaae.objectives.elbo import beta_elbo_loss
 from saaae.objectives.likelihood import Likelihood
+from saaae.posteriors.prior import Prior, StandardPrior
 from saaae.ranges import ImageSize, PositiveInt
 from saaae.rng import RandomSource
 from saaae.types import Batch, Loss, Posterior
@@ -61,6 +63,7 @@ class ImageAutoencoder(nn.Module):
 
     Attributes:
         latent_shape: (D,) of a vector, (C, H', W') of a map.
+        decoder_shape: Shape of what the decoder takes: the latent's, unless a posterior appends something.
         num_dimensions: Pixels times channels of an image.
     """
 
@@ -88,7 +91,8 @@ class ImageAutoencoder(nn.Module):
                 "expected exactly one, the other null"
             )
         self.posterior = parts["posterior"](feature_shape=features, latent_shape=self.latent_shape)
-        self.decoder = parts["decoder"](latent_shape=self.latent_shape, image_shape=image_shape)
+        self.decoder_shape: tuple[int, ...] = getattr(self.posterior, "decoder_shape", self.latent_shape)
+        self.decoder = parts["decoder"](latent_shape=self.decoder_shape, image_shape=image_shape)
         self.likelihood, self.beta, self.optimization = parts["likelihood"], parts["beta"], parts["optimizer"]
         self.beta.check(self.posterior)
         self.num_dimensions = math.prod(image_shape)
@@ -107,6 +111,12 @@ class ImageAutoencoder(nn.Module):
     def is_variational(self) -> bool:
         """Whether the model has a KL, and so an ELBO."""
         return bool(self.posterior.stochastic)
+
+    @property
+    def prior(self) -> Prior:
+        """Latents without an image: N(0, I), unless the posterior has a `prior` of its own."""
+        own: Prior = getattr(self.posterior, "prior", StandardPrior())
+        return own
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -180,8 +190,8 @@ class ImageAutoencoder(nn.Module):
         return self.likelihood.mean(self.decoder(z))
 
     def sample(self, count: int, rng: RandomSource, label: int | None = None) -> Tensor:
-        """Images (count, C, H, W) decoded from z ~ N(0, I): of one class, or of all classes in turn."""
-        z = rng.normal(torch.empty(count, *self.latent_shape, device=self.device))
+        """Images (count, C, H, W) decoded from latents of the prior: of one class, or of all classes in turn."""
+        z = self.prior.sample(torch.empty(count, *self.latent_shape, device=self.device), rng)
         if not self.num_classes:
             return self.generate(z)
         classes = torch.arange(count, device=self.device) % self.num_classes
@@ -217,17 +227,18 @@ class ImageAutoencoder(nn.Module):
         posterior = self.encode(batch)
         total = torch.full((len(batch.input),), -math.inf, device=batch.input.device)
         for _ in range(num_samples):
-            z = posterior.rsample(batch.rng)
-            prior = -0.5 * (z**2 + math.log(2 * math.pi)).flatten(1).sum(1)
+            z, log_prior, log_posterior = posterior.draw(batch.rng)
             nll = self.likelihood.nll(self.decoder_output(z, batch), batch.target)
-            total = torch.logaddexp(total, prior - nll - posterior.log_prob(z))
+            total = torch.logaddexp(total, log_prior - nll - log_posterior)
         return total - math.log(num_samples)
 
     # Inspection
 
     def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
-        """Heat maps (B, 1, h, w) in [0, 1] by title: those of the attention layers that have one."""
-        return attention_maps(self, batch)
+        """Heat maps (B, 1, h, w) in [0, 1] by title: importance as a share of its highest cell, attention layers."""
+        importance = self.importance(posterior) if len(self.latent_shape) == 3 else None
+        own = {} if importance is None else {"importance": relative(importance)}
+        return {**own, **attention_maps(self, batch)}
 
     def gates(self, batch: Batch) -> Mapping[str, Tensor]:
         """Weights (B, C) in (0, 2) that attention layers give to channels, by the layer's name."""
@@ -239,7 +250,18 @@ class ImageAutoencoder(nn.Module):
         return None
 
     def importance(self, posterior: Posterior) -> Tensor | None:
-        """Importance of each latent cell: (B, D) of a vector, (B, 1, h, w) of a map; None if unknown."""
+        """What each latent cell tells of its image, in nats: its KL to the prior, summed over channels.
+
+        Returns:
+            (B, D) of a vector, (B, 1, h, w) of a map; None without noise, or where the KL is not a sum over dimensions.
+        """
+        kl = posterior.kl_effective_per_dimension
+        if kl is None or len(self.latent_shape) == 1:
+            return kl
+        return kl.unflatten(1, (self.latent_shape[0], *posterior.mode.shape[2:])).sum(1, keepdim=True)
+
+    def anchor(self, posterior: Posterior) -> Tensor | None:
+        """Where a SAAAE reduces its noise: (B, D) of a vector, (B, 1, h, w) of a map; None for other models."""
         return None
 
 

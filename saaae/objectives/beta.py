@@ -160,7 +160,7 @@ class FreeBitsBeta(ConstantBeta):
         if not getattr(posterior, "factorized", False):
             raise UserError(
                 "beta=free_bits: needs a posterior whose KL is a sum over dimensions; "
-                "expected posterior=diagonal or anchored"
+                "expected posterior=diagonal or anchored, or posterior.prior=learned or standard of anchored_prior"
             )
 
     def penalty(self, posterior: Posterior, step: int) -> Tensor:

@@ -27,15 +27,23 @@ class AnchoredGaussian(DiagonalGaussian):
         anchor: The importance map as it was used (B, D) or (B, 1, H, W), in [0, cap].
         flat: Images (B,) whose raw map was constant, as 0. or 1.
         use_nominal: Put KL(N(mean, std^2)) into the loss, that of the noise *before* the factor: not a bound.
+        gain: The learned factor on the anchor (1,), in (-1, 1); None where it is 1.
     """
 
     def __init__(
-        self, mean: Tensor, logvar: Tensor, log_factor: Tensor, anchor: Tensor, flat: Tensor, use_nominal: bool
+        self,
+        mean: Tensor,
+        logvar: Tensor,
+        log_factor: Tensor,
+        anchor: Tensor,
+        flat: Tensor,
+        use_nominal: bool,
+        gain: Tensor | None = None,
     ) -> None:
         super().__init__(mean, logvar + 2.0 * log_factor)
         self.nominal = DiagonalGaussian(mean, logvar)
         self.log_factor, self.anchor, self.flat = log_factor, anchor, flat
-        self.use_nominal = use_nominal
+        self.use_nominal, self.gain = use_nominal, gain
 
     @property
     def kl(self) -> Tensor:
@@ -50,6 +58,7 @@ class AnchoredGaussian(DiagonalGaussian):
     def diagnostics(self) -> Mapping[str, Tensor]:
         """Per-image (B,): the KLs in nats, the map's mean and spread, and what a matched uniform factor needs."""
         anchor, log_factor = self.anchor.flatten(1), self.log_factor.flatten(1)
+        gain = {} if self.gain is None else {"anchor_gain": self.gain.expand(len(anchor))}
         return {
             "kl_effective": self.kl_effective,
             "kl_nominal": self.nominal.kl,
@@ -59,11 +68,12 @@ class AnchoredGaussian(DiagonalGaussian):
             "anchor_flat": self.flat,
             "noise_power": torch.exp(2.0 * log_factor).mean(1),
             "noise_log_factor": log_factor.mean(1),
+            **gain,
         }
 
 
 class AnchoredPosterior(nn.Module):
-    """q(z|x) of SAAAE: z = mean + std * (1 - a) * eps, a in [0, cap] from self-attention over the features.
+    """q(z|x) of SAAAE: z = mean + std * (1 - g a) * eps, a in [0, cap] from self-attention over the features, g = 1.
 
     Args:
         feature_shape: (C, H, W) of the encoder's features.
@@ -78,6 +88,8 @@ class AnchoredPosterior(nn.Module):
         score: Where the raw map comes from: `projection`, `log_column_sum` (attention received) or `norm`.
         normalization: `per_image`, `per_batch` (the original), `per_image_quantile` or `zscore_sigmoid`.
         cap: Largest anchor; the log-variance head must be able to undo it.
+        gain: `fixed`: g = 1. `learned`: g = tanh of a trained number that begins at 0, so that no noise is removed at
+            the start, when the loss is that of the plain VAE; a negative g adds noise where the map is high.
         stop_gradient: Train the map through nothing.
         factor: Noise factor in (0, 1] of `map=uniform`; a run folder on the command line becomes a number in the
             resolved configuration.
@@ -110,6 +122,7 @@ class AnchoredPosterior(nn.Module):
         score: Literal["projection", "log_column_sum", "norm"],
         normalization: Literal["per_image", "per_batch", "per_image_quantile", "zscore_sigmoid"],
         cap: Anchor,
+        gain: Literal["fixed", "learned"],
         stop_gradient: bool,
         factor: PositiveFraction | str | None,
         match: Literal["rate", "power"],
@@ -136,6 +149,9 @@ class AnchoredPosterior(nn.Module):
         elif map in TRANSFORMS:
             self.importance = SCORES[score](feature_shape, latent_shape)
             self.importance.requires_grad_(not stop_gradient)  # DDP refuses parameters without a gradient
+        self.gain = (
+            nn.Parameter(torch.zeros(1)) if gain == "learned" and (map == "random" or map in TRANSFORMS) else None
+        )
         if map == "full":
             self.heads.logvar.requires_grad_(False)
 
@@ -148,10 +164,11 @@ class AnchoredPosterior(nn.Module):
             return Delta(mean)
         with torch.autocast(features.device.type, enabled=False):
             anchor, flat = self._anchor(features.float(), (*self.anchor_shape[:1], *mean.shape[2:]), rng)
-        log_factor = torch.log1p(-anchor).expand_as(mean)
+        gain = None if self.gain is None else torch.tanh(self.gain)
+        log_factor = torch.log1p(-anchor if gain is None else -gain * anchor).expand_as(mean)
         if self.objective == "budget":
             log_factor = log_factor - log_factor.flatten(1).mean(1).view(-1, *[1] * (mean.dim() - 1))
-        return AnchoredGaussian(mean, logvar, log_factor, anchor, flat, self.objective == "nominal")
+        return AnchoredGaussian(mean, logvar, log_factor, anchor, flat, self.objective == "nominal", gain)
 
     def _anchor(self, features: Tensor, shape: tuple[int, ...], rng: RandomSource) -> tuple[Tensor, Tensor]:
         """The anchor (B, *shape) and which maps (B,) were flat; a map may be of another size than in training."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from saaae.errors import UserError
 from saaae.posteriors.gaussian import GaussianHeads
+from saaae.posteriors.prior import OverStandardPrior
 from saaae.ranges import PositiveInt
 from saaae.rng import RandomSource
 
@@ -22,7 +23,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
 
-class _CorrelatedGaussian:
+class _CorrelatedGaussian(OverStandardPrior):
     """Base: N(mean, covariance) over the D latent values of each image, whose KL is not a sum over them.
 
     Latents are vectors (B, D) or, where a subclass allows it, maps (B, C, H, W) with D = C H W; all is float32.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from saaae.posteriors.prior import OverStandardPrior
 from saaae.ranges import LOGVAR_MAX, LOGVAR_MIN
 from saaae.rng import RandomSource
 
@@ -17,7 +18,7 @@ def soft_bound(x: Tensor, low: float = LOGVAR_MIN, high: float = LOGVAR_MAX) -> 
     return low + softplus(x - low)
 
 
-class DiagonalGaussian:
+class DiagonalGaussian(OverStandardPrior):
     """N(mean, diag(exp(logvar))) over the latents of a batch.
 
     Args:
@@ -62,6 +63,11 @@ class DiagonalGaussian:
         return self._kl_of_dimensions()
 
     @property
+    def kl_effective_per_dimension(self) -> Tensor | None:
+        """KL of each latent dimension (B, D) in nats, of the distribution that is sampled from."""
+        return self._kl_of_dimensions()
+
+    @property
     def variance(self) -> Tensor:
         """Variance of each latent dimension (B, D)."""
         return torch.exp(self.logvar).flatten(1)
@@ -70,7 +76,7 @@ class DiagonalGaussian:
         return {}
 
 
-class Delta:
+class Delta(OverStandardPrior):
     """All mass at one latent: no noise, and no KL that a bound could contain.
 
     Args:
@@ -80,7 +86,11 @@ class Delta:
     stochastic = False
 
     def __init__(self, mean: Tensor) -> None:
-        self.mode = mean
+        self.mean = mean
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean
 
     def rsample(self, rng: RandomSource) -> Tensor:
         return self.mode

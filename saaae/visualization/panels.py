@@ -122,7 +122,7 @@ def fabric_rows(model: ImageAutoencoder, batch: Batch) -> list[Row]:
 def prior_rows(model: ImageAutoencoder, device: torch.device, side: int = 8) -> list[Row]:
     """Images of latents from the prior; conditional models show the classes in turn."""
     images = model.sample(side * side, IndexedRandom(0, torch.arange(side * side, device=device)))
-    return [Row("" if number else "from N(0, I)", row) for number, row in enumerate(images.split(side))]
+    return [Row("" if number else f"from {model.prior.name}", row) for number, row in enumerate(images.split(side))]
 
 
 def interpolation_rows(model: ImageAutoencoder, batch: Batch, steps: int = 9) -> list[Row]:
@@ -172,7 +172,8 @@ def class_rows(
         styles: Number of latents.
     """
     assert model.num_classes
-    z = IndexedRandom(0, torch.arange(styles)).normal(torch.empty(styles, *model.latent_shape)).to(device)
+    like, indices = torch.empty(styles, *model.latent_shape, device=device), torch.arange(styles, device=device)
+    z = model.prior.sample(like, IndexedRandom(0, indices))
     classes = range(min(10, model.num_classes))
     titles = [name[:TITLE_WIDTH] for name in names or ()] or [f"class {k}" for k in classes]
     return [Row(titles[k], model.generate(z, torch.full((styles,), k, device=device))) for k in classes]
@@ -212,7 +213,7 @@ def final_panels(
         yield "traversals", traversal_rows(model, batch, kl)
     if model.num_classes:
         yield "classes", class_rows(model, device, data.class_names)
-    if model.latent_shape == (2,):
+    if model.latent_shape == (2,) and model.prior.is_standard:
         yield "plane", plane_rows(model, device)
 
 

@@ -9,7 +9,9 @@ import torch
 from saaae.evaluation.codec import rate_distortion
 from saaae.evaluation.deletion import HIDDEN, deletion_test
 from saaae.evaluation.table import findings
-from tests.models.test_models import make  # noqa: F401
+from saaae.evaluation.test import extra_evaluations
+from saaae.metrics.image import reconstruction_quality
+from tests.models.test_models import make, wrapped  # noqa: F401
 
 
 def test_the_deletion_test_stores_plain_numbers_and_is_reproducible(make):  # noqa: F811
@@ -23,13 +25,50 @@ def test_the_deletion_test_stores_plain_numbers_and_is_reproducible(make):  # no
             found["ssim_lost_important"], found["ssim_lost_elsewhere"], found["difference"], strict=True
         ):
             assert difference == pytest.approx(important - random, abs=1e-9)
-        (line,) = findings({"test": {}, "deletion": found})
-        assert line.startswith("importance   masking the 25% most important latent cells costs")
-        assert line.endswith("95 % over 6 images)")
+        for name, title in (("deletion_kl", "importance  "), ("deletion", "anchor      ")):
+            (line,) = findings({"test": {}, name: found})
+            assert line.startswith(f"{title} masking the 25% most important latent cells costs")
+            assert line.endswith("95 % over 6 images)")
 
 
 def test_a_model_without_importance_has_no_deletion_test(make):  # noqa: F811
-    assert deletion_test(*make("model=vae")) is None
+    assert deletion_test(*make("model=vae", "posterior=low_rank")) is None
+    assert deletion_test(*make("model=cbam_ae")) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "latent", "expected"),
+    [
+        ("model=vae", "model.latent_channels=3", {"test", "deletion_kl"}),
+        ("model=vae", "model.latent_dim=6", {"test"}),
+        ("model=saaae", "model.latent_channels=3", {"test", "deletion", "deletion_kl"}),
+        ("model=saaae", "model.latent_dim=6", {"test", "deletion"}),
+        ("model=saaae_prior", "model.latent_channels=3", {"test", "deletion_kl"}),
+    ],
+)
+def test_the_kl_of_each_cell_and_the_anchor_have_tests_of_their_own(make, model, latent, expected):  # noqa: F811
+    module, data = make(model, latent)
+    results = extra_evaluations(wrapped(module, data), data, {}, True)
+    assert set(results) == expected
+    if "deletion" in results:
+        assert results["deletion"] == deletion_test(module, data, module.anchor)
+    if "deletion_kl" in results:
+        assert results["deletion_kl"] == deletion_test(module, data)
+
+
+def test_hidden_cells_are_at_the_mean_of_the_prior(make):  # noqa: F811
+    """With cells at m(w) nothing is lost by hiding those whose mean is m(w)."""
+    for prior in ("hyper", "learned"):
+        model, data = make("model=saaae_prior", "model.latent_channels=3", f"posterior.prior={prior}")
+        encode = model.encode
+
+        def at_the_prior(batch, encode=encode):
+            q = encode(batch)
+            q.mean = q.prior_mean
+            return q
+
+        model.encode = at_the_prior
+        assert deletion_test(model, data)["ssim_lost_important"] == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 def test_deletion_separates_dimensions_that_matter_to_the_decoder(make):  # noqa: F811
@@ -44,6 +83,17 @@ def test_deletion_separates_dimensions_that_matter_to_the_decoder(make):  # noqa
         found = deletion_test(model, data)
         lost = found["ssim_lost_important"][0]
         assert abs(lost) > 1e-4 if lowest is not None else lost == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_latents_with_an_anchored_prior_are_coded_with_what_the_decoder_takes(make, tmp_path, seen):  # noqa: F811
+    sees = f"posterior.decoder_sees_w={str(seen).lower()}"
+    module, data = make("model=saaae_prior", "model.latent_channels=3", sees)
+    (fine,) = rate_distortion(module, data, [0.01], tmp_path)
+    assert module.decoder_shape == (3 + 4 * seen, 8, 8)
+    batch = data.batch("test", torch.arange(6))
+    ssim = reconstruction_quality(module.eval()(batch), batch.target)["ssim"].mean()
+    assert fine["ssim"] == pytest.approx(float(ssim.detach()), abs=0.01)
 
 
 @pytest.mark.parametrize("model", ["vae", "cbam_ae", "cvae_onehot"])

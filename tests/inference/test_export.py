@@ -99,7 +99,12 @@ def test_a_conditional_model_takes_classes(stored_run, tmp_path):
     assert torch.allclose(torch.from_numpy(found), saaae.load(folder).reconstruct(images, label), atol=1e-5)
 
 
-@pytest.mark.parametrize("words", [["posterior=low_rank"], ["attention=self_local"], ["model=saaae"]], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [["posterior=low_rank"], ["attention=self_local"], ["model=saaae"], ["posterior=anchored_prior"],
+     ["posterior=anchored_prior", "posterior.decoder_sees_w=true"]],
+    ids=str,
+)  # fmt: skip
 def test_what_a_posterior_computes_beside_its_mean_is_left_out(stored_run, tmp_path, words):
     source = read_source(stored_run(*TINY, *MAPS, *words))
     written = export.export_graph(source, tmp_path / "x.pt2")

@@ -23,6 +23,7 @@ CONVOLUTIONAL = {
     "cbam_ae": ["model=cbam_ae", *SMALL["cbam_ae"]],
     "despeckler": ["model=despeckler", *SMALL["despeckler"], "data.target=clean"],
     "low_rank": [*MAPS, "posterior=low_rank"],
+    "anchored_prior": [*MAPS, "posterior=anchored_prior"],
 }
 
 
@@ -133,11 +134,33 @@ def test_a_conditional_model_wants_classes(stored_run):
         model.sample(2, label=10)
 
 
-def test_importance_is_that_of_the_posterior(stored_run, images):
+def test_importance_is_the_kl_of_each_cell_and_the_anchor_that_of_the_posterior(stored_run, images):
     saaae_model = saaae.load(stored_run(*TINY, *CONVOLUTIONAL["saaae"]))
-    assert torch.equal(saaae_model.importance(images), saaae_model.encode(images).anchor)
-    with pytest.raises(UserError, match="a VAE has no importance map"):
-        saaae.load(stored_run(*TINY, *MAPS, name="plain")).importance(images)
+    posterior = saaae_model.encode(images)
+    assert torch.equal(saaae_model.anchor(images), posterior.anchor)
+    plain = saaae.load(stored_run(*TINY, *MAPS, name="plain"))
+    for model in (saaae_model, plain):
+        importance, q = model.importance(images), model.encode(images)
+        assert importance.shape == (len(q.mean), 1, *q.mean.shape[2:])
+        torch.testing.assert_close(importance.flatten(1).sum(1), q.kl_effective)
+    with pytest.raises(UserError, match="a VAE has no anchor"):
+        plain.anchor(images)
+    with pytest.raises(UserError, match="a VAE has no importance map with its posterior"):
+        saaae.load(stored_run(*TINY, *MAPS, "posterior=low_rank", name="low_rank")).importance(images)
+
+
+@pytest.mark.parametrize("seen", ["false", "true"])
+def test_an_anchored_prior_is_loaded_with_all_that_it_can(stored_run, images, seen):
+    latent = ["model.latent_dim=null", "model.latent_channels=3", f"posterior.decoder_sees_w={seen}"]
+    model = saaae.load(stored_run(*TINY, "model=saaae_prior", *latent))
+    assert model.reconstruct(images).shape == images.shape
+    first = model.sample(2, seed=1)
+    assert torch.equal(first, model.sample(2, seed=1))
+    assert not torch.equal(first[0], first[1])
+    assert model.importance(images).dim() == 4
+    large = torch.rand(1, 1, 48, 80)
+    assert model.reconstruct(large).shape == large.shape
+    assert model.importance(large).shape[2:] == model.encode(large).mode.shape[2:]
 
 
 def test_an_exported_folder_is_loaded_like_its_run(stored_run, images, tmp_path):
@@ -183,3 +206,17 @@ def test_a_downloaded_model_calls_nothing_that_is_not_trusted(stored_run):
     record.write_text(record.read_text().replace("saaae.models.vae.VAE", "os.system"))
     with pytest.raises(UserError, match="would call os.system, which is not part of saaae"):
         saaae.load(run)
+
+
+def test_runs_from_before_the_gain_have_none(stored_run, images):
+    run = stored_run(*TINY, *CONVOLUTIONAL["saaae"])
+    expected = saaae.load(run).encode(images).variance
+    for resolve in (False, True):
+        config = plain(read_source(run).config, resolve=resolve)
+        for node in (config["posterior"], config["model"]["posterior"]):
+            if isinstance(node, dict):
+                del node["gain"]
+        content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+        path = run / f"earlier-{resolve}.ckpt"
+        torch.save(content | {"config": config}, path)
+        assert torch.equal(saaae.load(path).encode(images).variance, expected)

@@ -41,6 +41,10 @@ def test_all_channels_of_masked_cells_are_set_to_the_prior_mean():
     assert hidden[0, :, 0, 1].tolist() == hidden[0, :, 1, 0].tolist() == [1, 1, 1]
     assert hide(torch.ones(1, 4), torch.tensor([[True, False, False, True]])).tolist() == [[0, 1, 1, 0]]
     assert z.min() == 1  # the latent itself is not modified
+    mean = torch.arange(12.0).view(1, 3, 2, 2) + 5
+    assert torch.equal(hide(z, torch.tensor([[True, False, False, True]]), mean)[0, :, 0, 0], mean[0, :, 0, 0])
+    longer = hide(torch.ones(1, 4), torch.tensor([[True, False]]), torch.full((1, 4), 3.0))
+    assert longer.tolist() == [[3, 1, 1, 1]]  # what a decoder takes besides is not hidden
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])

@@ -9,6 +9,7 @@ from saaae.models.autoencoder import ImageAutoencoder
 from saaae.models.optimization import Optimization
 from saaae.objectives.beta import ConstantBeta
 from saaae.objectives.likelihood import Gaussian
+from saaae.posteriors.anchored_prior import AnchoredPriorPosterior
 from saaae.posteriors.gaussian import DiagonalGaussian
 from saaae.rng import GlobalRandom, IndexedRandom
 from saaae.types import Batch
@@ -95,3 +96,53 @@ def test_the_importance_weighted_bound_of_an_image_does_not_depend_on_its_batch(
     some = torch.tensor([4, 1])
     part = batch_of(images[some], IndexedRandom(0, some))
     torch.testing.assert_close(linear.importance_weighted_bound(part, 7), whole[some], rtol=1e-4, atol=1e-4)
+
+
+class LinearHyperprior(nn.Module):
+    """z = A w + s eps of w ~ N(0, 1): the bound has two latent variables, the likelihood is still known."""
+
+    stochastic = True
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.posterior = AnchoredPriorPosterior(
+            feature_shape=(1, SIDE, SIDE), latent_shape=(LATENT,), prior="hyper", grid=SIDE, w_channels=1, w_dim=1,
+            hidden=4, attention=False, couple_noise=False, decoder_sees_w=False,
+        )  # fmt: skip
+        self.prior, self.decoder_shape = self.posterior.prior, (LATENT,)
+        self.prior.network = nn.Linear(1, 2 * LATENT)
+        with torch.no_grad():
+            self.prior.network.weight.copy_(torch.tensor([[0.8], [-0.5], [0.0], [0.0]]))
+            self.prior.network.bias.copy_(torch.tensor([0.3, 0.1, -0.2, -0.6]))
+
+    @property
+    def prior_covariance(self):
+        a, scale = self.prior.network.weight[:LATENT], 3 * torch.tanh(self.prior.network.bias[LATENT:] / 3)
+        return a @ a.T + torch.diag(torch.exp(2 * scale))
+
+    def forward(self, features, rng):
+        q = self.posterior(features, rng)
+        near = torch.linalg.inv(torch.linalg.inv(self.prior_covariance) + WEIGHT.T @ WEIGHT / SIGMA**2)
+        shift = torch.linalg.solve(self.prior_covariance, self.prior.network.bias[:LATENT])
+        q.mean = (features.flatten(1) @ WEIGHT / SIGMA**2 + shift) @ near
+        q.heads_logvar = torch.log(1.2 * near.diagonal()).expand_as(q.mean)
+        return q
+
+
+@torch.no_grad()
+def test_the_bound_over_two_latents_reaches_the_known_likelihood(linear, images):
+    linear.posterior = LinearHyperprior()
+    torch.manual_seed(0)
+    covariance = WEIGHT @ linear.posterior.prior_covariance @ WEIGHT.T + SIGMA**2 * torch.eye(SIDE * SIDE)
+    mean = WEIGHT @ linear.posterior.prior.network.bias[:LATENT]
+    exact = MultivariateNormal(mean, covariance).log_prob(images.flatten(1))
+    bound = linear.importance_weighted_bound(batch_of(images), 40_000)
+    assert (bound - exact).abs().max() < 0.05
+    batch = batch_of(images.repeat(500, 1, 1, 1))
+    posterior = linear.encode(batch)
+    nll = linear.likelihood.nll(linear.decoder_output(posterior.rsample(batch.rng), batch), batch.target)
+    elbo = float(-(nll + posterior.kl).mean())
+    one, five, fifty = (float(linear.importance_weighted_bound(batch, k).mean()) for k in (1, 5, 50))
+    assert one == pytest.approx(elbo, abs=0.1)
+    assert one < five < fifty < float(exact.mean())

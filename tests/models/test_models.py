@@ -117,15 +117,42 @@ def test_every_model_draws_its_pictures(make, model):
     assert module.training  # unchanged
 
 
-def test_the_importance_of_vectors_and_maps_is_shown_with_the_injected_noise(make):
+def test_the_anchor_of_vectors_and_maps_is_shown_with_the_injected_noise(make):
     for latent, shape in (("model.latent_dim=6", (4, 1, 1, 6)), ("model.latent_channels=3", (4, 1, 8, 8))):
         module, data = make("model=saaae", latent)
         batch = data.batch("test", torch.arange(4))
         posterior = module.eval().encode(batch)
         maps = module.maps(batch, posterior)
-        assert maps["importance"].shape == maps["injected noise (std)"].shape == shape
+        assert maps["anchor"].shape == maps["injected noise (std)"].shape == shape
+        assert ("importance" in maps) == (len(module.latent_shape) == 3)
         noise = posterior.variance.sqrt().view(4, -1, *shape[2:]).mean(1, keepdim=True)
         torch.testing.assert_close(maps["injected noise (std)"], noise)
+
+
+@pytest.mark.parametrize("model", ["vae", "saaae", "saaae_prior"])
+def test_the_importance_of_a_map_is_shown_as_a_share_of_its_highest_cell(make, model):
+    module, data = make(f"model={model}", "model.latent_channels=3")
+    batch = data.batch("test", torch.arange(4))
+    posterior = module.eval().encode(batch)
+    shown = module.maps(batch, posterior)["importance"]
+    torch.testing.assert_close(shown.amax((1, 2, 3)), torch.ones(4))
+    kl = posterior.kl_effective_per_dimension.view(4, 3, 8, 8).sum(1, keepdim=True)
+    torch.testing.assert_close(shown, kl / kl.amax((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("seen", ["false", "true"])
+@pytest.mark.parametrize("prior", ["hyper", "learned", "standard"])
+@pytest.mark.parametrize("latent", ["model.latent_dim=6", "model.latent_channels=3"])
+def test_every_prior_trains_draws_its_pictures_and_has_a_bound(make, prior, latent, seen):
+    if prior != "hyper" and seen == "true":
+        return
+    module, data = make("model=saaae_prior", f"posterior.prior={prior}", latent, f"posterior.decoder_sees_w={seen}")
+    trains(module, data)
+    kl = torch.rand(torch.Size(module.latent_shape).numel())
+    assert set(dict(final_pictures(module, data, kl, "x", count=3))) == GENERATIVE | {"reconstructions"}
+    batch = data.batch("val", torch.arange(4))
+    with torch.no_grad():
+        assert module.importance_weighted_bound(batch, 3).isfinite().all()
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -142,7 +169,7 @@ def test_every_model_trains_with_every_likelihood_and_precision(make, model, lik
     trains(*make(*overrides), precision)
 
 
-@pytest.mark.parametrize("posterior", ["diagonal", "anchored", "low_rank"])
+@pytest.mark.parametrize("posterior", ["diagonal", "anchored", "anchored_prior", "low_rank"])
 def test_a_despeckler_can_have_a_stochastic_latent(make, posterior):
     module, data = make("model=despeckler", f"posterior={posterior}", "model.latent_channels=3", "data.target=clean")
     assert module.latent_shape == (3, 8, 8)

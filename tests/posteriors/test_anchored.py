@@ -19,7 +19,7 @@ CONTROLS = ["shuffled_positions", "shuffled_batch", "random", "inverted", "unuse
 def make(latent=MAP, **options):
     defaults = {
         "map": "attention", "kl": "effective", "score": "projection", "normalization": "per_image",
-        "cap": 0.95, "stop_gradient": False, "factor": None, "match": "rate",
+        "cap": 0.95, "gain": "fixed", "stop_gradient": False, "factor": None, "match": "rate",
     }  # fmt: skip
     torch.manual_seed(0)
     return AnchoredPosterior(feature_shape=FEATURES, latent_shape=latent, **{**defaults, **options})
@@ -266,3 +266,31 @@ def test_parameters_that_train_nothing_ask_for_no_gradient():
 def test_only_a_posterior_with_noise_has_a_kl_of_dimensions():
     assert make().factorized
     assert not make(map="full").factorized
+
+
+@pytest.mark.parametrize("kl", ["effective", "nominal", "budget"])
+@pytest.mark.parametrize("latent", [VECTOR, MAP])
+def test_a_learned_gain_removes_no_noise_at_the_start_and_is_trained(latent, kl):
+    posterior, plain = make(latent, gain="learned", kl=kl), make(latent, map="none")
+    q, p = posterior(features(), rng()), plain(features(), rng())
+    assert torch.equal(q.rsample(rng()), p.rsample(rng()))
+    assert torch.equal(q.kl, p.kl)
+    assert torch.equal(q.anchor, make(latent)(features(), rng()).anchor)
+    q.rsample(rng()).square().sum().backward()
+    assert posterior.gain.grad.abs() > 0
+    assert float(q.diagnostics()["anchor_gain"].mean()) == 0
+
+
+def test_the_gain_scales_the_anchor_and_stays_within_the_cap():
+    posterior = make(gain="learned")
+    for value in (-100.0, 0.5, 100.0):
+        torch.nn.init.constant_(posterior.gain, value)
+        q = posterior(features(), rng())
+        torch.testing.assert_close(q.log_factor, torch.log1p(-math.tanh(value) * q.anchor).expand_as(q.mean))
+        assert q.kl.isfinite().all()
+    assert "gain" not in make().state_dict()
+
+
+@pytest.mark.parametrize("control", ["none", "full", "uniform"])
+def test_a_map_that_is_not_computed_has_no_gain(control):
+    assert make(map=control, factor=0.3, gain="learned").gain is None

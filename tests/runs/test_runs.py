@@ -155,9 +155,17 @@ def test_every_kind_of_state_is_resumed_from_inside_an_epoch(launch, part):
     resumes_exactly(launch, "model=vae", part, "model.latent_dim=6")
 
 
+@pytest.mark.parametrize("options", [["couple_noise=true", "decoder_sees_w=true"], ["prior=learned"]])
+def test_an_anchored_prior_is_resumed_from_inside_an_epoch(launch, options):
+    options = ["model.latent_channels=3", "beta.warmup=5", *(f"posterior.{each}" for each in options)]
+    resumes_exactly(launch, "model=saaae_prior", *options)
+
+
 @pytest.mark.parametrize("model", [model for model in MODELS if not model.startswith("cvae")])
 def test_every_model_is_resumed_from_inside_an_epoch(launch, model):
-    resumes_exactly(launch, f"model={model}", *SMALL.get(model, []))
+    # A share of a run would be one of the four steps that it is first planned for.
+    warmup = ["beta.warmup=5"] if model == "saaae_prior" else []
+    resumes_exactly(launch, f"model={model}", *SMALL.get(model, []), *warmup)
 
 
 @pytest.mark.parametrize(

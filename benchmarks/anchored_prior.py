@@ -1,0 +1,101 @@
+"""The anchored prior against the VAE, its warm-up alone, the learned prior and the anchor, paired by seed.
+
+`python benchmarks/anchored_prior.py 5 [overrides]` trains each of ARMS with five seeds and prints the mean of each
+metric, then its differences from the first arm and from the learned prior with 95 % t-intervals over seeds. The
+overrides are those of all runs, such as `threads=1 importance_samples=50`, and `data=mnist` for vectors. Runs are in
+outputs/anchored-prior, or in OUTPUTS of the environment: other overrides need another folder. A repeated command
+continues the runs that were interrupted and reads those that have finished.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from saaae.config.resolvers import register_resolvers
+from saaae.metrics.intervals import mean_interval
+from saaae.runs.folder import RunFolder
+from saaae.runs.run import Run, resolve_config
+from saaae.signals import Interruption
+from saaae.training.growth import fit_in_stages
+
+CONF = Path(__file__).parents[1] / "conf"
+OUTPUTS = Path(os.environ.get("OUTPUTS", "outputs/anchored-prior"))
+ARMS = {
+    "vae": ["model=vae"],
+    "vae-warmup": ["model=vae", "beta=warmup"],
+    "learned-prior": ["model=saaae_prior", "posterior.prior=learned"],
+    "anchored-prior": ["model=saaae_prior"],
+    "saaae": ["model=saaae"],
+    "saaae-gain": ["model=saaae", "posterior.gain=learned"],
+}
+"""Overrides of each arm; the first one is what the others are compared with."""
+METRICS = ("elbo", "iw_elbo", "kl", "nll", "ssim", "psnr", "ssim_clean", "psnr_clean", "active_units")
+
+
+def numbers(arm: str, seed: int, words: list[str]) -> dict[str, float]:
+    """Test metrics of a finished run, and the difference of its deletion test with 25 % of the cells hidden."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    words = [*ARMS[arm], f"seed={seed}", *words]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = resolve_config(compose("train", words))
+    run = Run(cfg, RunFolder((OUTPUTS / f"{arm}-{seed}").absolute()), words, {"seed": seed})
+    if not run.folder.metrics.is_file():
+        run.folder.path.mkdir(parents=True, exist_ok=True)
+        with Interruption() as interruption:
+            fit_in_stages(run, interruption)
+    content: dict[str, Any] = json.loads(run.folder.metrics.read_text())
+    found = {name: content["test"][name] for name in METRICS if name in content["test"]}
+    return found | {name: content[name]["difference"][1] for name in ("deletion_kl", "deletion") if name in content}
+
+
+def table(title: str, rows: dict[str, dict[str, str]]) -> None:
+    """Prints texts by arm and metric."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    print(f"\n| {title} | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
+    for arm, row in rows.items():
+        print(f"| {arm} | {' | '.join(row.get(name, '-') for name in columns)} |", flush=True)
+
+
+def digits(metric: str) -> int:
+    """Decimals that a metric is printed with."""
+    return 3 if "ssim" in metric or "deletion" in metric else 2
+
+
+def differences(found: dict[str, list[dict[str, float]]], base: str) -> dict[str, dict[str, str]]:
+    """Each arm minus another one: mean and half width of the 95 % interval of the differences paired by seed."""
+    rows: dict[str, dict[str, str]] = {}
+    for arm in [arm for arm in found if arm != base]:
+        rows[arm] = {}
+        for name in [name for name in found[arm][0] if name in found[base][0]]:
+            pairs = zip(found[arm], found[base], strict=True)
+            mean, half = mean_interval([ours[name] - theirs[name] for ours, theirs in pairs])
+            rows[arm][name] = f"{mean:+.{digits(name)}f} +- {half:.{digits(name)}f}"
+    return rows
+
+
+def main(seeds: int, words: list[str]) -> None:
+    """Trains seed by seed, so that an interrupted comparison is one of fewer seeds, and prints the tables."""
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for seed in range(seeds):
+        for arm, runs in found.items():
+            runs.append(numbers(arm, seed, words))
+    means = {
+        arm: {name: f"{fmean(run[name] for run in runs):.{digits(name)}f}" for name in runs[0]}
+        for arm, runs in found.items()
+    }
+    table(f"mean of {seeds} seeds", means)
+    for base in ("vae", "learned-prior"):
+        table(f"minus {base}", differences(found, base))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1, sys.argv[2:])
