@@ -13,7 +13,7 @@ from saaae.config.settings import hints
 from saaae.config.signature import Signature, choices, mismatch, signature
 from saaae.errors import UserError, nearest
 
-LATER = {"data.allow_duplicates": True, "data.clip": True}
+LATER = {"data.allow_duplicates": True, "data.clip": True, "data.crop": None}
 """Settings of parts that did not exist in earlier runs, at the values that those had."""
 
 SPECIAL = {"_target_", "_partial_", "_recursive_", "_convert_"}

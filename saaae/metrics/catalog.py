@@ -75,6 +75,10 @@ MEASURES = {
         objective=True, minimize=True, needs_kl=True, compared=True,
     ),
     "active_units": Measure("", "latent dimensions that depend on the image", 0, compared=True),
+    "marking": Measure(
+        "nats per pixel", "weighted cross-entropy of the marks of changed pixels", 0,
+        chooses=True, objective=True, minimize=True, compared=True,
+    ),
     "anchor_mean": _stored("", "importance", 0, 1),
     "anchor_spread": _stored("", "standard deviation of the importance over the latent", 0, 1),
     "anchor_flat": _stored("", "share of images whose map is flat", 0, 1),
