@@ -38,6 +38,10 @@ LOGVAR_MIN, LOGVAR_MAX = -12.0, 8.0
 MAX_ANCHOR = 1.0 - math.exp((1.0 - LOGVAR_MAX) / 2.0)
 """Largest anchor that the log variance can undo, with one to spare: LOGVAR_MAX >= 1 - 2 ln(1 - a)."""
 Anchor = Annotated[float, Gt(0), Le(MAX_ANCHOR)]
+Interval = Annotated[list[PositiveFloat], Len(2, 2)]
+"""Least and greatest value of what is drawn at random."""
+Angles = Annotated[list[Annotated[float, Ge(0), Le(180)]], Len(2, 2)]
+"""Least and greatest angle in degrees."""
 Peak = Annotated[float, Gt(0), Le(500)]
 """Mean photon count of a white pixel."""
 Percent = Annotated[int, Ge(1), Le(100)]

@@ -57,7 +57,10 @@ def test_all_pairs_of_options_compose_or_are_rejected_as_expected(compose_config
 
 def clashes(model, data, likelihood, beta, posterior, attention, **others):
     """Settings named in the errors of incompatible options; every other choice can be built."""
-    has_map = data != "mnist" and model in ("vae", "saaae", "saaae_prior", "cbam_ae", "despeckler")
+    has_map = model == "cbam_ae" or (
+        data != "mnist" and model in ("vae", "saaae", "saaae_prior", "despeckler", "fabric_unet")
+    )
+    halved_often = ("aitex_vae", "cbam_ae", "despeckler", "fabric_unet")
     scale = "none" if likelihood == "spectral" else "sigmoid"
     rules = {
         "model.num_classes=null": model.startswith("cvae") and data != "mnist",
@@ -65,7 +68,7 @@ def clashes(model, data, likelihood, beta, posterior, attention, **others):
         "attention=self": data == "aitex" and attention == "self" and model == "denoising_vae",  # too many positions
         "posterior=full_covariance": posterior == "full_covariance" and has_map,
         "posterior.rank=4": posterior == "low_rank" and model.startswith("cvae"),  # too few latent dimensions
-        "data.image_size=28": data == "mnist" and model in ("aitex_vae", "cbam_ae", "despeckler"),  # halved too often
+        "data.image_size=28": data == "mnist" and model in halved_often,
         "beta=free_bits": beta == "free_bits" and posterior not in ("diagonal", "anchored"),
     }
     return {key for key, is_clash in rules.items() if is_clash}

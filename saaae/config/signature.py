@@ -187,11 +187,19 @@ _WORDS = {
 }
 
 
+def _only_length(detail: Mapping[str, Any]) -> int:
+    """The length of a list that may have one length only, from two up; 0 for any other list."""
+    limits = detail["ctx"]
+    return int(limits.get("max_length", limits.get("min_length", 0))) if limits.get("min_length", 2) > 1 else 0
+
+
 def _expected(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "predicate_failed":
         return "an existing folder (data_dir= or SAAAE_DATA_DIR says where the data is)"
     if detail["type"] == "json_invalid":
         return "text in UTF-8"
+    if detail["type"] in ("too_short", "too_long") and (length := _only_length(detail)):
+        return f"a list of {length} items"
     message = str(detail["msg"]).replace("Input should be ", "")
     text = _WORDS.get(detail["type"], message[0].lower() + message[1:])
     in_list = any(isinstance(part, int) for part in detail["loc"])

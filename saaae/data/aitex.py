@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saaae.data.cached_files import CachedFiles, DecodedFile, FileSettings
+from saaae.data.crops import random_crops
 from saaae.data.datamodule import SPLITS
 from saaae.data.files import BrokenFileError, read_image, split_groups
 from saaae.data.images import UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks
@@ -17,7 +18,7 @@ from saaae.data.listing import list_images
 from saaae.data.tiles import cut_tiles, tile_starts
 from saaae.errors import UserError, nearest
 from saaae.ranges import ImageSize, OpenFraction, PositiveInt
-from saaae.types import Split
+from saaae.types import Batch, Split
 
 SOUND, DEFECTIVE, MASKS = "NODefect_images", "Defect_images", "Mask_images"
 NAME = re.compile(r"^(?P<number>\d{4})_(?P<defect>\d{2,3})_(?P<fabric>\d{2})$")
@@ -118,6 +119,8 @@ class AITEXData(CachedFiles):
         test_fraction: Share that tests.
         test_steps: Test tiles begin every image_size / test_steps pixels, and one is flush with the right end;
             training and validation tiles do not overlap.
+        crop: Side in pixels of the squares that training cuts from its tiles at random, mirrored and shaded at random
+            (`random_crops`); None trains on whole tiles.
         image_size: Side of a tile in pixels, at most 256.
         channels: 1.
         **files: How the files are read and their images served.
@@ -131,6 +134,7 @@ class AITEXData(CachedFiles):
         val_fraction: OpenFraction,
         test_fraction: OpenFraction,
         test_steps: PositiveInt,
+        crop: ImageSize | None,
         image_size: ImageSize,
         channels: Literal[1],
         **files: Unpack[FileSettings],
@@ -142,6 +146,9 @@ class AITEXData(CachedFiles):
         )
         if image_size % test_steps:
             raise UserError(f"data.test_steps={test_steps}: expected a divisor of data.image_size={image_size}")
+        if crop is not None and crop > image_size:
+            raise UserError(f"data.crop={crop}: expected at most data.image_size={image_size}")
+        self.crop = crop
         self._masks: dict[str, list[Path]] = {}
         self.fractions, self.stride = (val_fraction, test_fraction), image_size // test_steps
 
@@ -149,6 +156,13 @@ class AITEXData(CachedFiles):
         """Keeps the masks of the test split only; the other splits hold no defects."""
         splits = super().load()
         return {split: part if split == "test" else part._replace(masks=None) for split, part in splits.items()}
+
+    def augmented(self, batch: Batch) -> Batch:
+        """Crops of the tiles, for which they are read whole."""
+        if self.crop is None:
+            return batch
+        x = random_crops(batch.target, self.crop, batch.rng)
+        return batch._replace(input=x, target=x)
 
     def files(self) -> dict[str, Path]:
         """Normal strips, then defective ones, by their path below the root.

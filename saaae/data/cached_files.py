@@ -214,6 +214,11 @@ class CachedFiles(ImageDataModule):
         self._notes["duplicates"] = duplicates_across(files, digests, self.allow_duplicates)
         return {split: whole._replace(rows=rows[split]) for split in SPLITS}
 
+    @property
+    def file_names(self) -> list[str]:
+        """Names of the files below the root, by their number in `places`."""
+        return self._notes["names"]
+
     def places(self, split: Split) -> TileLocations:
         """Where the images of a split were cut from."""
         rows = self.splits[split].rows

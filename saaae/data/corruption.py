@@ -24,6 +24,9 @@ def per_image(x: Tensor) -> Tensor:
 class Corruption(nn.Module):
     """Base: clips what `corrupt` makes."""
 
+    makes_defects = False
+    """Whether the changes are defects to be found: real ones are then looked for in images without them."""
+
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Corrupted images (B, C, H, W), not clipped."""
         raise NotImplementedError
@@ -206,6 +209,7 @@ class Composition(Corruption):
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         self.probability = probability
+        self.makes_defects = any(part.makes_defects for part in parts.values())
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
         """Applies each part to the images that were drawn for it."""

@@ -121,6 +121,10 @@ class ImageDataModule(L.LightningDataModule):
         x = to_unit_range(raw.pixels)
         return Batch(x, x, raw.indices, rng, raw.label, mask=raw.mask, fabric=raw.fabric, defect=raw.defect)
 
+    def augmented(self, batch: Batch) -> Batch:
+        """A training batch on the device, before any corruption, changed at random; by default as it is."""
+        return batch
+
     def setup(self, stage: str | None = None) -> None:
         if not self.splits:
             self.splits = self.load()
@@ -138,10 +142,20 @@ class ImageDataModule(L.LightningDataModule):
         """The noise of a batch: the run's own state in training, a function of (seed, index) elsewhere."""
         return GlobalRandom() if split == "train" else IndexedRandom(self.seed, indices, SPLITS.index(split))
 
-    def batch(self, split: Split, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
-        """The batch of chosen images, with evaluation noise: for pictures and tests."""
+    def batch(
+        self, split: Split, indices: Tensor, device: torch.device | str = "cpu", without_defects: bool = False
+    ) -> Batch:
+        """The batch of chosen images, with evaluation noise: for pictures and tests.
+
+        Args:
+            split: The split.
+            indices: Positions in it (B,).
+            device: Where the batch is made.
+            without_defects: Whether to leave out a corruption that makes defects, to look for real ones.
+        """
         raw = move_data_to_device(self.splits[split].take(indices), torch.device(device))
-        return self._feed(raw, IndexedRandom(self.seed, raw.indices, SPLITS.index(split)))
+        rng = IndexedRandom(self.seed, raw.indices, SPLITS.index(split))
+        return self._feed(self.present(raw, rng), without_defects and self.corruption.makes_defects)
 
     def on_after_batch_transfer(self, batch: RawBatch | Tensor, dataloader_idx: int) -> Batch:
         """Conversion and corruption, on the device."""
@@ -153,14 +167,14 @@ class ImageDataModule(L.LightningDataModule):
                 assert isinstance(images, Images), "only images in memory can be resident"
                 self._on_device[split] = images.on(batch.device)
             batch = self._on_device[split].take(batch)
-        return self._feed(batch, self.rng(batch.indices, split))
+        presented = self.present(batch, self.rng(batch.indices, split))
+        return self._feed(self.augmented(presented) if split == "train" else presented)
 
-    def _feed(self, raw: RawBatch, rng: RandomSource) -> Batch:
-        batch = self.present(raw, rng)
-        if not isinstance(self.corruption, Identity):
-            batch = batch._replace(input=self.corruption(batch.input, rng))
-        if self.sample_seed is not None and isinstance(rng, IndexedRandom):
-            batch = batch._replace(rng=IndexedRandom(self.sample_seed, raw.indices, len(SPLITS)))
+    def _feed(self, batch: Batch, as_it_is: bool = False) -> Batch:
+        if not isinstance(self.corruption, Identity) and not as_it_is:
+            batch = batch._replace(input=self.corruption(batch.input, batch.rng))
+        if self.sample_seed is not None and isinstance(batch.rng, IndexedRandom):
+            batch = batch._replace(rng=IndexedRandom(self.sample_seed, batch.indices, len(SPLITS)))
         return batch
 
     def _batches(self, split: Split, seed: int | None, rank: int, num_processes: int) -> EpochBatches:

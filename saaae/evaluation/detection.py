@@ -1,7 +1,9 @@
 """Defect detection: maps of reconstruction error, calibrated on normal tiles, against marked defects."""
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,24 +15,24 @@ from saaae.data.cached_files import CachedFiles, TileLocations
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.images import UNKNOWN_MASK
 from saaae.data.tiles import stitch_tiles
-from saaae.metrics.pixel_detection import SIGMA, PixelDetection, smooth, squared_residual
-from saaae.metrics.tile_detection import FabricCalibration, ScoredTiles, evaluate_detection, held_out_threshold
+from saaae.evaluation.scoring import ByFabric, ByPosition, Scoring, smoothed
+from saaae.metrics.pixel_detection import SIGMA, PixelDetection
+from saaae.metrics.tile_detection import ScoredTiles, evaluate_detection, held_out_threshold
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice, evaluating
 from saaae.types import Batch, Split
 
 
 def detection(model: ImageAutoencoder, data: ImageDataModule, latents: LatentChoice = "mean") -> dict[str, Any] | None:
-    """Detection of defects by the squared error of reconstructions, see `detect`; None for data other than fabric."""
+    """Detection of defects by the anomaly maps of a model, see `detect`; None for data other than fabric."""
     if data.domain != "fabric" or not isinstance(data, CachedFiles):
         return None
     with evaluating(model):
-        return detect(
-            lambda batch: squared_residual(model.reconstruct(batch, latents), batch.target), data, device=model.device
-        )
+        return detect(lambda batch: model.anomaly_map(batch, latents), data, device=model.device)
 
 
 def detection_scores(found: dict[str, Any]) -> dict[str, float]:
     """The numbers that stand for a detection among the test metrics; those that are not known are left out."""
+    position = found["by_position"]
     scores = {
         "tile_auroc": found["tile"]["auroc"],
         "tile_ap": found["tile"]["average_precision"],
@@ -38,74 +40,108 @@ def detection_scores(found: dict[str, Any]) -> dict[str, float]:
         **{name: found["pixel"][name] for name in ("pixel_auroc", "pixel_ap", "aupro_30", "aupro_05")},
         "recall": found["threshold"]["recall"],
         "false_alarm_rate": found["threshold"]["false_alarm_rate"],
+        **_with_suffix(position, "by_position"),
+        **_with_suffix(position["reserved"], "reserved"),
     }
     return {name: value for name, value in scores.items() if math.isfinite(value)}
+
+
+def _with_suffix(found: dict[str, Any], suffix: str) -> dict[str, float]:
+    """Metrics of tiles, strips and pixels, by their names with a suffix."""
+    scores = {
+        "tile_auroc": found["tile"]["auroc"],
+        "tile_ap": found["tile"]["average_precision"],
+        "image_auroc": found["image"]["auroc"],
+        **{name: found["pixel"][name] for name in ("pixel_ap", "aupro_30", "aupro_05")},
+    }
+    return {f"{name}_{suffix}": value for name, value in scores.items()}
 
 
 MapsOf = Callable[[Batch], Tensor]
 """Maps of anomaly (B, 1, H, W) of a batch, higher where the model is surprised; before any smoothing."""
 
 
-class NormalTiles(NamedTuple):
-    """Statistics of the maps of normal tiles.
+class MappedTiles(NamedTuple):
+    """Tiles of a data module with their maps.
 
     Attributes:
-        score: Largest value of each map (N,).
-        fabric: Code of each tile's fabric (N,).
-        mean: Mean of each map (N,).
-        square: Mean of its squares (N,).
+        batch: The tiles.
+        maps: Their maps (B, 1, H, W), not smoothed.
+        left: Column at which each begins (B,), counted from the first tile of its strip.
     """
 
-    score: NDArray[Any]
-    fabric: NDArray[Any]
-    mean: NDArray[Any]
-    square: NDArray[Any]
+    batch: Batch
+    maps: Tensor
+    left: Tensor
 
 
 class Detector(NamedTuple):
-    """A model's smoothed maps of the tiles of a data module.
+    """A model's maps of the tiles of a data module, and how they are scored.
 
     Attributes:
         maps_of: The maps of a batch.
         data: The tiles.
-        sigma: Smoothing of the maps in pixels.
+        scorings: How maps become scores.
         device: Where the model is.
     """
 
     maps_of: MapsOf
     data: CachedFiles
-    sigma: float
+    scorings: list[Scoring]
     device: torch.device | str
 
-    def batches(self, split: Split, indices: Tensor) -> Iterator[tuple[Batch, Tensor]]:
-        """Tiles of a split with their maps (B, 1, H, W)."""
+    def tiles(self, split: Split, indices: Tensor) -> Iterator[MappedTiles]:
+        """Chosen tiles of a split; without synthetic defects."""
+        left = columns_in_strip(self.data.places(split))
         for chosen in indices.split(self.data.batch_size):
-            batch = self.data.batch(split, chosen, self.device)
-            yield batch, smooth(self.maps_of(batch), self.sigma)
+            batch = self.data.batch(split, chosen, self.device, without_defects=True)
+            yield MappedTiles(batch, self.maps_of(batch), left[chosen])
 
-    def normal_tiles(self, split: Split) -> NormalTiles:
-        """The tiles of a split without defects."""
-        parts = []
-        for batch, maps in self.batches(split, torch.arange(self.data.num_images(split))):
-            values = maps.flatten(1).double()
-            numbers = (values.amax(1), known(batch.fabric), values.mean(1), (values**2).mean(1))
-            parts.append([number.cpu().numpy() for number in numbers])
-        return NormalTiles(*map(np.concatenate, zip(*parts, strict=True)))
+    def all_tiles(self, split: Split) -> Iterator[MappedTiles]:
+        return self.tiles(split, torch.arange(self.data.num_images(split)))
 
-    def strip(self, places: TileLocations, strip: int) -> tuple[ScoredTiles, Tensor, Tensor]:
-        """The test tiles of a strip, their scores not calibrated, its map (H, W) and its mask (H, W)."""
+    def learn(self) -> None:
+        """Shows the training tiles, which are normal, to all scorings."""
+        for batch, maps, left in self.all_tiles("train"):
+            for scoring, smooth_maps in zip(self.scorings, smoothed(maps, self.scorings), strict=True):
+                scoring.learn(smooth_maps, known(batch.fabric), left)
+
+    def scores(self, split: Split) -> list[NDArray[Any]]:
+        """Scores (N,) of the tiles of a split, by each scoring."""
+        parts = [
+            [
+                scoring.tiles(smooth_maps, known(batch.fabric), left)
+                for scoring, smooth_maps in zip(self.scorings, smoothed(maps, self.scorings), strict=True)
+            ]
+            for batch, maps, left in self.all_tiles(split)
+        ]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def strip(self, places: TileLocations, strip: int) -> tuple[list[ScoredTiles], list[Tensor], Tensor]:
+        """The test tiles of a strip and its standardised map (H, W), by each scoring, and its mask (H, W)."""
         mine = (places.file == strip).nonzero().flatten()
-        batches, maps = zip(*self.batches("test", mine), strict=True)
+        batches, parts, lefts = zip(*self.tiles("test", mine), strict=True)
         label, fabric, defect, mask = (
             torch.cat([known(getattr(batch, name)) for batch in batches]).cpu()
             for name in ("label", "fabric", "defect", "mask")
         )
-        truth, together = stitch_masks(mask, places.start[mine]), torch.cat(maps)
+        truth, left = stitch_masks(mask, places.start[mine]), torch.cat(lefts)
         starts = places.start[mine] - places.start[mine].amin(0)
-        whole = stitch_tiles(together, starts, *truth.shape)[0].cpu()
-        scores = together.flatten(1).amax(1).cpu()
-        fields = (scores, label, torch.full_like(label, strip), fabric, defect)
-        return ScoredTiles(*(field.numpy() for field in fields)), whole, truth
+        tiles, maps = [], []
+        for scoring, together in zip(self.scorings, smoothed(torch.cat(parts), self.scorings), strict=True):
+            scores = torch.from_numpy(scoring.tiles(together, fabric, left))
+            fields = (scores, label, torch.full_like(label, strip), fabric, defect)
+            tiles.append(ScoredTiles(*(field.numpy() for field in fields)))
+            whole = stitch_tiles(together, starts, *truth.shape)[0].cpu()
+            maps.append(scoring.strip(whole, int(fabric[0])))
+        return tiles, maps, truth
+
+
+def columns_in_strip(places: TileLocations) -> Tensor:
+    """Column at which each tile begins (N,), counted from the first tile of its strip."""
+    left = places.start[:, 1]
+    first = torch.full((int(places.file.max()) + 1,), torch.iinfo(left.dtype).max, dtype=left.dtype)
+    return left - first.scatter_reduce(0, places.file, left, "amin")[places.file]
 
 
 def known(field: Tensor | None) -> Tensor:
@@ -129,6 +165,17 @@ def stitch_masks(masks: Tensor, starts: Tensor) -> Tensor:
     return strip
 
 
+PARTS = ("normal", "development", "reserved")
+"""Kinds of test strips: defective ones are open to choices, or reserved."""
+RESERVED = 3
+"""One defective strip in so many is reserved."""
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a strip is of the third whose defects no choice may be made on; a function of its file's name."""
+    return int(hashlib.sha256(Path(name).stem.encode()).hexdigest(), 16) % RESERVED == 0
+
+
 @torch.inference_mode()
 def detect(
     maps_of: MapsOf,
@@ -140,31 +187,57 @@ def detect(
 ) -> dict[str, Any]:
     """How well maps of anomaly find defects in fabric.
 
-    Runs in one process only. Maps are smoothed; a tile scores as the maximum of its map.
-    Scores become z-scores by the scores of the training tiles of their fabric, and pixels by the pixels. The threshold
-    comes from validation tiles, which are normal.
+    Runs in one process only. Two ways of scoring, see `ByFabric` and `ByPosition`: maps are smoothed, and standardised
+    by training tiles. The threshold comes from validation tiles. Both are normal and without synthetic defects.
 
     Args:
         maps_of: Maps of a batch.
         data: Sound tiles to train and validate, labelled and masked ones to test, with codes of fabric and defect.
-        sigma: Smoothing of the maps in pixels.
+        sigma: Smoothing in pixels of the maps that are standardised by fabric.
         false_alarms: Share of normal validation tiles that may alarm.
         device: Where `maps_of` computes.
 
     Returns:
-        What `evaluate_detection` returns and, as `pixel`, what `PixelDetection` makes of whole strips.
+        What `evaluate_detection` returns and, as `pixel`, what `PixelDetection` makes of whole strips; as `by_position`
+        the same of the other way of scoring, there also `development` and `reserved`: `tile`, `image` and `pixel` of
+        all normal strips and of the defective ones that are open to choices, or reserved.
     """
     places = data.places("test")
-    detector, pixels, parts = Detector(maps_of, data, sigma, device), PixelDetection(sync_on_compute=False), []
-    train, val = detector.normal_tiles("train"), detector.normal_tiles("val")
-    of_tiles = FabricCalibration(train.score, train.fabric)
-    of_pixels = FabricCalibration(train.mean, train.fabric, train.square)
+    scorings: list[Scoring] = [ByFabric(sigma), ByPosition(data.image_size // 2)]
+    detector = Detector(maps_of, data, scorings, device)
+    detector.learn()
+    pixels = [{part: PixelDetection(sync_on_compute=False) for part in PARTS} for _ in scorings]
+    tiles: list[list[ScoredTiles]] = [[] for _ in scorings]
+    parts = []
     for strip in places.file.unique().tolist():
-        tiles, strip_map, mask = detector.strip(places, strip)
-        mean, std = of_pixels.moments(tiles.fabric[0])
-        pixels.update((strip_map - mean) / std, mask)
-        parts.append(tiles)
-    tiles = ScoredTiles(*map(np.concatenate, zip(*parts, strict=True)))
-    tiles = tiles._replace(score=of_tiles.z_scores(tiles.score, tiles.fabric))
-    threshold = held_out_threshold(of_tiles.z_scores(val.score, val.fabric), false_alarms)
-    return {**evaluate_detection(tiles, threshold), "pixel": pixels.compute()}
+        mine, maps, mask = detector.strip(places, strip)
+        parts.append(_part_of(data.file_names[strip], mine[0]))
+        for number in range(len(scorings)):
+            pixels[number][parts[-1]].update(maps[number], mask)
+            tiles[number].append(mine[number])
+    thresholds = [held_out_threshold(scores, false_alarms) for scores in detector.scores("val")]
+    everything = [
+        {**evaluate_detection(joined(mine), threshold), "pixel": PixelDetection.of_all(by_part.values()).compute()}
+        for mine, threshold, by_part in zip(tiles, thresholds, pixels, strict=True)
+    ]
+    split = {part: _results(tiles[-1], parts, pixels[-1], thresholds[-1], part) for part in PARTS[1:]}
+    return {**everything[0], "by_position": everything[1] | split}
+
+
+def _part_of(name: str, tiles: ScoredTiles) -> str:
+    return "normal" if not tiles.defect[0] else "reserved" if is_reserved(name) else "development"
+
+
+def _results(
+    tiles: list[ScoredTiles], parts: list[str], pixels: Mapping[str, PixelDetection], threshold: float, part: str
+) -> dict[str, Any]:
+    """Results of the normal strips and those of one part; empty if there are none."""
+    chosen = [mine for mine, of in zip(tiles, parts, strict=True) if of in ("normal", part)]
+    found = evaluate_detection(joined(chosen), threshold) if chosen else {}
+    both = PixelDetection.of_all([pixels["normal"], pixels[part]])
+    return {name: found[name] for name in ("tile", "image") if name in found} | {"pixel": both.compute()}
+
+
+def joined(parts: list[ScoredTiles]) -> ScoredTiles:
+    """The tiles of several strips."""
+    return ScoredTiles(*map(np.concatenate, zip(*parts, strict=True)))

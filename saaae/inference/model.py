@@ -149,7 +149,7 @@ class TrainedModel(nn.Module):
 
     @torch.no_grad()
     def anomaly_map(self, images: ImageLike, label: Labels = None, sigma: float = SIGMA) -> Tensor:
-        """Smoothed squared reconstruction error (B, 1, H, W), mean over the channels.
+        """Smoothed anomaly map (B, 1, H, W): the squared reconstruction error, or what the model marks itself.
 
         Args:
             images: See the class.
@@ -160,7 +160,13 @@ class TrainedModel(nn.Module):
             UserError: If the images or labels do not fit the model.
         """
         x = self.to_images(images)
-        return smooth(squared_residual(self.reconstruct(x, label), x), sigma)
+        if not self.network.marks:
+            return smooth(squared_residual(self.reconstruct(x, label), x), sigma)
+        self._check_size(x, exact=False)
+        height, width = x.shape[-2:]
+        batches = self._batches(pad_to_multiple(x, self.stride) if self.stride else x, label, batch_size=64)
+        marks = torch.cat([self.network.anomaly_map(batch) for batch in batches])
+        return smooth(marks[..., :height, :width], sigma)
 
     @torch.no_grad()
     def importance(self, images: ImageLike, label: Labels = None) -> Tensor:

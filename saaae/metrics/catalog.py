@@ -53,6 +53,20 @@ def _stored(unit: str, meaning: str, low: float | None = None, high: float | Non
     return Measure(unit, meaning, low, high, printed=False, **flags)
 
 
+_FABRIC_SCORES = {
+    "tile_auroc": "defective against normal tiles",
+    "tile_ap": "average precision of tiles",
+    "image_auroc": "defective against normal strips, by their highest tile",
+    "pixel_ap": "average precision of pixels",
+    "aupro_30": "per-region overlap up to a false positive rate of 0.3",
+    "aupro_05": "per-region overlap up to a false positive rate of 0.05",
+}
+_OF_FABRIC = {
+    "by_position": "maps standardised by fabric and position along the strip",
+    "reserved": "likewise, of the third of the defective strips that no choice is made on",
+}
+"""Suffixes of metrics of fabric: how maps are standardised, and which defects are tested."""
+
 MEASURES = {
     "ssim": _quality("", "against the target", -1, 1),
     "psnr": _quality("dB", "against the target, peak 1", 0, 100),
@@ -76,6 +90,10 @@ MEASURES = {
         objective=True, minimize=True, needs_kl=True, compared=True,
     ),
     "active_units": Measure("", "latent dimensions that depend on the image", 0, compared=True),
+    "marking": Measure(
+        "nats per pixel", "weighted cross-entropy of the marks of changed pixels", 0,
+        chooses=True, objective=True, minimize=True, compared=True,
+    ),
     "anchor_mean": _stored("", "importance", 0, 1),
     "anchor_spread": _stored("", "standard deviation of the importance over the latent", 0, 1),
     "anchor_flat": _stored("", "share of images whose map is flat", 0, 1),
@@ -99,6 +117,8 @@ MEASURES = {
     "aupro_05": Measure("", "per-region overlap up to a false positive rate of 0.05", 0, 1),
     "recall": Measure("", "of defective tiles, at a threshold from validation tiles", 0, 1),
     "false_alarm_rate": Measure("", "of normal test tiles, at that threshold", 0, 1),
+    **{f"{name}_{suffix}": Measure("", f"{meaning}; {how}", 0, 1) for suffix, how in _OF_FABRIC.items()
+       for name, meaning in _FABRIC_SCORES.items()},
 }  # fmt: skip
 """All metrics by name, in the order in which tables show them. `psnr` is `val/psnr` or `test/psnr` in a log."""
 PERCENTILES = {"_median": "median of images", "_p05": "5th percentile of images: one in twenty is worse"}

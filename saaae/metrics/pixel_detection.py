@@ -1,6 +1,7 @@
 """Detection of defective pixels: anomaly maps, and their metrics over whole strips."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,16 @@ class PixelDetection(Metric):
             self.defective.index_add_(0, found, torch.ones_like(found))
             self.overlap.index_add_(0, found, torch.from_numpy(weights).to(device))
             self.regions += number
+
+    @classmethod
+    def of_all(cls, parts: Iterable["PixelDetection"]) -> "PixelDetection":
+        """One metric of the strips of several, which stay as they are."""
+        whole = cls(sync_on_compute=False)
+        for part in parts:
+            for name in ("normal", "defective", "overlap", "regions"):
+                setattr(whole, name, getattr(whole, name) + getattr(part, name))
+            whole._update_count += part._update_count
+        return whole
 
     def compute(self) -> dict[str, float]:
         """Pixel metrics in [0, 1].

@@ -41,6 +41,49 @@ class FabricCalibration:
         return (np.asarray(scores, np.float64) - mean) / std
 
 
+class PositionCalibration:
+    """Mean and spread of the pixels of maps by fabric and position along the strip, from normal tiles.
+
+    Positions that no tile of a fabric covers get the values of the last one before, unknown fabrics those of all tiles.
+
+    Args:
+        means: Mean of each column of the maps of tiles (N, W).
+        squares: Mean square of each column (N, W).
+        fabrics: Code of each tile's fabric (N,).
+        left: Column of the strip at which each tile begins (N,), counted from its first tile.
+        width: Columns that share a mean and a spread.
+    """
+
+    def __init__(self, means: ArrayLike, squares: ArrayLike, fabrics: ArrayLike, left: ArrayLike, width: int) -> None:
+        means, squares = np.asarray(means, np.float64), np.asarray(squares, np.float64)
+        fabrics, block = np.asarray(fabrics), self._blocks(np.asarray(left)[:, None], means.shape[1], width)
+        self.width = width
+        self.pooled = _mean_and_std(means, squares, 1e-12)
+        floor = STD_FLOOR * self.pooled[1]
+        self.by_fabric: dict[int, tuple[Array, Array]] = {}
+        for code in np.unique(fabrics):
+            mine = fabrics == code
+            parts: list[tuple[float, float]] = []
+            for number in range(int(block[mine].max()) + 1):
+                at = block[mine] == number
+                parts.append(_mean_and_std(means[mine][at], squares[mine][at], floor) if at.any() else parts[-1])
+            mean, std = np.array(parts).T
+            self.by_fabric[int(code)] = mean, std
+
+    @staticmethod
+    def _blocks(left: NDArray[Any], count: int, width: int) -> NDArray[Any]:
+        return (left + np.arange(count)) // width
+
+    def moments(self, fabric: int, left: int, count: int) -> tuple[Array, Array]:
+        """Mean and standard deviation of `count` columns (count,) of a strip of a fabric, from a column on."""
+        if fabric not in self.by_fabric:
+            mean, std = self.pooled
+            return np.full(count, mean), np.full(count, std)
+        means, stds = self.by_fabric[fabric]
+        block = np.minimum(self._blocks(np.array(left), count, self.width), len(means) - 1)
+        return means[block], stds[block]
+
+
 def _mean_and_std(scores: Array, squares: Array, floor: float) -> tuple[float, float]:
     mean = float(scores.mean())
     return mean, max(float(squares.mean()) - mean**2, floor**2) ** 0.5

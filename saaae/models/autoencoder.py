@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from saaae.errors import UserError, nearest
 from saaae.layers.attention import relative
+from saaae.metrics.pixel_detection import squared_residual
 from saaae.models.attention_hooks import attention_maps, from_attention_layers
 from saaae.models.optimization import Optimization
 from saaae.objectives.beta import ConstantBeta
@@ -69,6 +70,8 @@ class ImageAutoencoder(nn.Module):
 
     generates = True
     """Whether latents from the prior become images without an input image."""
+    marks = False
+    """Whether the model marks changed pixels itself, by an output of its own and not by the error it makes."""
     num_classes: int | None = None
     """Number of classes of a conditional model."""
     latent_shape: tuple[int, ...]
@@ -233,6 +236,19 @@ class ImageAutoencoder(nn.Module):
         return total - math.log(num_samples)
 
     # Inspection
+
+    def anomaly_map(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
+        """What surprises the model (B, 1, H, W), before any smoothing: by default the squared error of reconstructions.
+
+        Args:
+            batch: Images, whose target is looked at.
+            latents: Latents of the reconstructions.
+        """
+        return squared_residual(self.reconstruct(batch, latents), batch.target)
+
+    def scores(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
+        """Further scores of each image (B,) of a validation or test, by the metric's name; by default none."""
+        return {}
 
     def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
         """Heat maps (B, 1, h, w) in [0, 1] by title: importance as a share of its highest cell, attention layers."""

@@ -199,7 +199,7 @@ class AutoencoderModule(L.LightningModule):
         self.latent_statistics.update(posterior)
         nll = likelihood.nll(sampled, batch.target)
         values = {"nll": nll, "nll_mode": likelihood.nll(from_mode, batch.target), "kl": posterior.kl}
-        values |= posterior.diagnostics()
+        values |= {**posterior.diagnostics(), **model.scores(batch, posterior)}
         if posterior.stochastic:
             values["elbo"] = -(nll + posterior.kl_effective)
             values["bits_per_dim"] = bits_per_dimension(values["elbo"], model.num_dimensions, likelihood.discrete)

@@ -18,6 +18,16 @@ ACTIVATIONS = {
     "log_intensity": lambda raw: torch.exp(0.5 * raw.clamp(-30.0, 3.0)),
 }
 """From the decoder's values to pixels, on the scale where images are [0, 1]: tanh's [-1, 1] is brought there."""
+DARKEST = 1e-4
+"""Nearest to black, and where an activation has an upper bound to white, that `raw` goes."""
+INVERSES = {
+    "sigmoid": lambda image: torch.logit(image, DARKEST),
+    "tanh": lambda image: 0.5 * torch.logit(image, DARKEST),
+    "relu": lambda image: image,
+    "none": lambda image: image,
+    "log_intensity": lambda image: 2.0 * torch.log(image.clamp_min(DARKEST)),
+}
+"""From pixels back to values of the decoder."""
 
 
 class Likelihood(nn.Module):
@@ -44,6 +54,10 @@ class Likelihood(nn.Module):
     def mean(self, raw: Tensor) -> Tensor:
         """Mean image (B, C, H, W) in [0, 1], float32, of the decoder's values."""
         return self.output(raw).clamp(0.0, 1.0)
+
+    def raw(self, image: Tensor) -> Tensor:
+        """Decoder's values (B, C, H, W) whose output is an image, for a model that computes the image itself."""
+        return INVERSES[self.activation](image)
 
     def nll(self, raw: Tensor, target: Tensor) -> Tensor:
         """Negative log likelihood (B,) of `target` (B, C, H, W) in [0, 1], in nats per image (sum over pixels)."""

@@ -23,6 +23,8 @@ def monitor_of(cfg: DictConfig, model: ImageAutoencoder, data: ImageDataModule) 
     for key, name in ((key, name) for key, names in asked.items() for name in names):
         if flagged(name, "needs_kl") and not model.is_variational:
             raise UserError(f"{key}={name}: this model has no KL and no ELBO; expected val/ssim")
+        if name == "val/marking" and not model.marks:
+            raise UserError(f"{key}={name}: this model marks nothing; expected a model=fabric_unet")
         if name.endswith("_clean") and (example.clean is None or example.clean is example.target):
             raise UserError(f"{key}={name}: these data have no clean reference beside the target")
     return monitor, "min" if flagged(monitor, "minimize") else "max"

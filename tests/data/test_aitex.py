@@ -5,6 +5,7 @@ from PIL import Image
 
 from saaae.data.aitex import NO_FABRIC, AITEXData, fabric_start, strip_of
 from saaae.errors import UserError
+from saaae.rng import GlobalRandom
 from tests.conftest import SERVING, real_data
 
 HEIGHT, WIDTH, SIZE = 32, 256, 32
@@ -14,8 +15,9 @@ HEIGHT, WIDTH, SIZE = 32, 256, 32
 def make(tmp_path):
     def made(root, setup=True, **options):
         defaults = {
-            "val_fraction": 0.2, "test_fraction": 0.2, "test_steps": 2, "on_error": "raise", "allow_duplicates": False,
-            "cache_dir": str(tmp_path / "cache"), "image_size": SIZE, "channels": 1, **SERVING,
+            "val_fraction": 0.2, "test_fraction": 0.2, "test_steps": 2, "crop": None, "on_error": "raise",
+            "allow_duplicates": False, "cache_dir": str(tmp_path / "cache"), "image_size": SIZE, "channels": 1,
+            **SERVING,
         }  # fmt: skip
         data = AITEXData(root=str(root), **{**defaults, **options})
         if setup:
@@ -234,3 +236,15 @@ def test_the_real_strips_with_all_their_quirks(make):
         labels = tiles_of(data, f"Defect_images/{name}.png").label
         assert bool((labels == -1).all()) == unknown
     assert len(tiles_of(data, "Defect_images/0094_027_05.png").pixels) == 29
+
+
+def test_training_sees_random_squares_of_its_tiles(make, root):
+    data = make(root, crop=16)
+    whole = data.batch("train", torch.arange(6))._replace(rng=GlobalRandom())
+    cropped = data.augmented(whole)
+    assert cropped.input.shape == cropped.target.shape == (6, 1, 16, 16)
+    assert not torch.equal(cropped.target, data.augmented(whole).target)
+    assert data.batch("val", torch.arange(2)).input.shape[-1] == SIZE
+    assert torch.equal(make(root).augmented(whole).target, whole.target)
+    with pytest.raises(UserError, match="data.crop=64: expected at most data.image_size=32"):
+        make(root, crop=64)

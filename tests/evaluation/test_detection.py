@@ -58,8 +58,15 @@ class Tiles(ImageDataModule):
         self.where = TileLocations(number, torch.cat([starts for _, starts in cut]) + torch.tensor([0, 37]))
 
     def places(self, split):
-        assert split == "test"
-        return self.where
+        if split == "test":
+            return self.where
+        count, tiles = len(self.splits[split].pixels), WIDTH // SIZE
+        column = 37 + SIZE * (torch.arange(count) % tiles)
+        return TileLocations(torch.arange(count) // tiles, torch.stack([torch.zeros_like(column), column], 1))
+
+    @property
+    def file_names(self):
+        return [f"Defect_images/{number:04d}_019_00.png" for number in range(len(self.strips))]
 
     def sound(self, images):
         tiles = [cut_tiles(image, SIZE)[0] for image, _ in images]

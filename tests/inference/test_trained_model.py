@@ -22,6 +22,7 @@ CONVOLUTIONAL = {
     "local attention": [*MAPS, "attention=cbam"],
     "cbam_ae": ["model=cbam_ae", *SMALL["cbam_ae"]],
     "despeckler": ["model=despeckler", *SMALL["despeckler"], "data.target=clean"],
+    "fabric_unet": ["model=fabric_unet", *SMALL["fabric_unet"]],
     "low_rank": [*MAPS, "posterior=low_rank"],
     "anchored_prior": [*MAPS, "posterior=anchored_prior"],
 }
@@ -89,6 +90,14 @@ def test_models_with_a_latent_map_take_images_of_any_size(stored_run, name):
     assert model.encode(torch.rand(1, 1, 48, 64)).mode.shape[2:] == (48 // model.stride, 64 // model.stride)
     with pytest.raises(UserError, match=f"50 x 37 pixels; expected sides that are multiples of {model.stride}"):
         model.encode(x)
+
+
+def test_the_anomaly_map_of_a_model_that_marks_is_its_logit(stored_run, images):
+    model = saaae.load(stored_run(*TINY, *CONVOLUTIONAL["fabric_unet"]))
+    marks = model.anomaly_map(images, sigma=0.0)
+    with torch.no_grad():
+        assert torch.equal(marks, model.network.anomaly_map(model._batch(images, None)))
+    assert marks.min() < 0  # no squared error
 
 
 def test_models_with_a_latent_vector_name_their_size(stored_run):

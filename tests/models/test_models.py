@@ -28,6 +28,7 @@ SMALL = {
     "denoising_vae": [*DIGITS, "corruption=blur", "data.target=clean"],
     "despeckler": ["model.encoder.widths=[8,8]", "model.encoder.blocks=[1,1]"],
     "aitex_vae": [FOUR, "model.decoder.start=8", "model.decoder.widths=[8]"],
+    "fabric_unet": ["model.encoder.widths=[8,8,8]"],
 }
 """Narrow networks for the model options that do not use the ResNet encoder and decoder."""
 
@@ -102,6 +103,7 @@ PICTURES = {
     "cvae_embedding": GENERATIVE | {"classes", "plane"},
     "cvae_onehot": GENERATIVE | {"classes", "plane"},
     "despeckler": set(),
+    "fabric_unet": set(),
 }
 """Pictures of the models whose set of pictures differs from that of a VAE."""
 

@@ -1,0 +1,103 @@
+"""The fabric U-Net: restores synthetic defects and marks them, and so finds real ones."""
+
+from collections.abc import Mapping
+from typing import Unpack
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from saaae.metrics.pixel_detection import smooth
+from saaae.models.autoencoder import LatentChoice, Parts
+from saaae.models.unet import UNet
+from saaae.objectives.elbo import beta_elbo_loss
+from saaae.ranges import NonNegativeFloat, PositiveFloat
+from saaae.types import Batch, Loss, Posterior
+
+FLAT = 1e-3
+"""Least standard deviation by which an image is divided."""
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B, 1, 1, 1) of the pixels of each image (B, C, H, W)."""
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return mean, x.std((1, 2, 3), keepdim=True, correction=0).clamp_min(FLAT)
+
+
+class FabricUNet(UNet):
+    """A denoising autoencoder with a second output (as in DRAEM, Zavrtanik et al. 2021): where its input was changed.
+
+    It is trained on sound images with `corruption=synthetic_defects`. The networks see images of mean 0 and standard
+    deviation 1. The objective, in nats per image, is the absolute error of the restored image in standard deviations
+    of the input (Laplace of scale 1), with a greater weight where it was visibly changed, plus the cross-entropy of the
+    marks of these pixels. The likelihood says how well images are restored (`nll`); it is not trained on.
+
+    Args:
+        visible: Smoothed absolute change, in standard deviations of the image, from which a pixel counts as changed.
+        smoothing: Standard deviation of this smoothing in pixels.
+        changed_weight: Weight of the error of changed pixels, beyond 1.
+        positive_weight: Weight of changed pixels in the cross-entropy.
+        **parts: What it is made of.
+    """
+
+    marks = True
+
+    def __init__(
+        self,
+        *,
+        visible: PositiveFloat,
+        smoothing: NonNegativeFloat,
+        changed_weight: NonNegativeFloat,
+        positive_weight: PositiveFloat,
+        **parts: Unpack[Parts],
+    ) -> None:
+        super().__init__(**parts)
+        self.visible, self.smoothing = visible, smoothing
+        self.changed_weight, self.positive_weight = changed_weight, positive_weight
+
+    def encoder_input(self, batch: Batch) -> Tensor:
+        """The input of mean 0 and standard deviation 1."""
+        mean, std = moments(batch.input)
+        return (batch.input - mean) / std
+
+    def outputs(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The restored image (B, C, H, W), not clipped, and the logit of a visible change (B, 1, H, W); float32."""
+        change, logit = self.decoder(z, self.levels(batch)).float().tensor_split([batch.input.shape[1]], 1)
+        return batch.input + moments(batch.input)[1] * change, logit
+
+    def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:
+        """The restored image as the likelihood takes it, before its activation."""
+        return self.likelihood.raw(self.outputs(z, batch)[0])
+
+    def anomaly_map(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
+        """The logit of a visible change."""
+        batch = batch if batch.skips else self.prepare(batch)
+        posterior = self.encode(batch)
+        return self.outputs(posterior.mode if latents == "mean" else posterior.rsample(batch.rng), batch)[1]
+
+    def changed(self, batch: Batch) -> Tensor:
+        """1 where the input was visibly changed, else 0 (B, 1, H, W)."""
+        change = ((batch.input - batch.target) / moments(batch.input)[1]).abs().mean(1, keepdim=True)
+        return (smooth(change, self.smoothing) > self.visible).float()
+
+    def marking(self, logit: Tensor, changed: Tensor) -> Tensor:
+        """Weighted cross-entropy of each pixel (B, 1, H, W) in nats."""
+        weight = torch.full((), self.positive_weight, device=logit.device)
+        return binary_cross_entropy_with_logits(logit, changed, reduction="none", pos_weight=weight)
+
+    def loss(self, batch: Batch, step: int) -> tuple[Loss, Posterior]:
+        """The objective; `nll` is that of the restored images, of which only a learned scale is trained."""
+        batch = self.prepare(self.training_batch(batch))
+        posterior = self.encode(batch)
+        restored, logit = self.outputs(posterior.rsample(batch.rng), batch)
+        changed = self.changed(batch)
+        error = (restored - batch.target).abs() / moments(batch.input)[1]
+        restoring = ((1 + self.changed_weight * changed) * error).flatten(1).sum(1)
+        nll = self.likelihood.nll(self.likelihood.raw(restored.detach()), batch.target)
+        objective = restoring + self.marking(logit, changed).flatten(1).sum(1) + nll - nll.detach()
+        return beta_elbo_loss(objective, posterior, self.beta, step)._replace(nll=nll.mean()), posterior
+
+    def scores(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
+        """Also `marking`: the cross-entropy of the marks, mean over the pixels of each image (B,)."""
+        logit = self.outputs(posterior.mode, batch)[1]
+        return {"marking": self.marking(logit, self.changed(batch)).flatten(1).mean(1)}
