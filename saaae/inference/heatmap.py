@@ -11,7 +11,7 @@ OPACITY = 0.7
 """Of the map over its image, where it is largest."""
 
 
-def save_heatmaps(heat: np.ndarray, gray: np.ndarray, heatmap: Path, overlay: Path) -> None:
+def save_heatmaps(heat: np.ndarray, gray: np.ndarray, heatmap: Path, overlay: Path, largest: float) -> None:
     """Writes an anomaly map as PNG, and over its image.
 
     Args:
@@ -19,10 +19,11 @@ def save_heatmaps(heat: np.ndarray, gray: np.ndarray, heatmap: Path, overlay: Pa
         gray: Image (H, W) in [0, 1].
         heatmap: File of the map.
         overlay: File of the map over the image.
+        largest: Value of the map that is drawn brightest.
     """
     from matplotlib import colormaps  # only fabric needs it
 
-    share = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
+    share = heat / max(largest, np.finfo(np.float32).tiny)
     picture = colormaps["inferno"](share, bytes=True)[..., :3]
     strength = OPACITY * share[..., None]
     over = gray[..., None] * 255 * (1 - strength) + picture * strength

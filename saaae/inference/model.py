@@ -1,22 +1,22 @@
 """A trained model that takes images as users have them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from saaae.config.settings import plain
 from saaae.data.datamodule import ImageDataModule
 from saaae.data.listing import class_number, known_classes
 from saaae.errors import UserError
+from saaae.evaluation.scoring import FINE_SIGMA
+from saaae.inference.arrays import ImageLike, pad_to_multiple, to_images
 from saaae.inference.source import CheckpointName, Source, read_source
-from saaae.metrics.pixel_detection import SIGMA, smooth, squared_residual
+from saaae.metrics.pixel_detection import SIGMA, smooth
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice
 from saaae.rng import IndexedRandom
 from saaae.runs.checkpoints import load_state
@@ -25,12 +25,8 @@ from saaae.training.build import instantiated, load_data, prepared
 from saaae.training.memory import within_memory
 from saaae.types import Batch, Domain, Posterior
 
-ImageLike = np.ndarray | Tensor
 Labels = int | str | Sequence[int | str] | Tensor | None
 """Classes by number or by name."""
-
-LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0}
-"""Value that becomes 1.0, by type."""
 
 
 class TrainedModel(nn.Module):
@@ -76,6 +72,11 @@ class TrainedModel(nn.Module):
         latent = self.network.latent_shape
         return self.image_size // latent[1] if len(latent) == 3 else None
 
+    @property
+    def sigma(self) -> float:
+        """Smoothing of anomaly maps in pixels: their standard deviation in the tests of detection."""
+        return FINE_SIGMA if self.network.marks else SIGMA
+
     def forward(self, images: ImageLike, label: Labels = None) -> Tensor:
         """Reconstructions (B, C, H, W) in [0, 1]."""
         return self.reconstruct(images, label)
@@ -110,12 +111,7 @@ class TrainedModel(nn.Module):
         Raises:
             UserError: If the images or labels do not fit the model.
         """
-        x = self.to_images(images)
-        self._check_size(x, exact=False)
-        height, width = x.shape[-2:]
-        padded = pad_to_multiple(x, self.stride) if self.stride else x
-        batches = self._batches(padded, label, batch_size)
-        return torch.cat([self.network.reconstruct(batch, latents) for batch in batches])[..., :height, :width]
+        return self._by_batches(images, label, lambda batch: self.network.reconstruct(batch, latents), batch_size)
 
     @torch.no_grad()
     def sample(self, n: int, label: int | str | None = None, seed: int = 0) -> Tensor:
@@ -148,25 +144,29 @@ class TrainedModel(nn.Module):
         return class_number(label, self.network.num_classes, self.class_names)
 
     @torch.no_grad()
-    def anomaly_map(self, images: ImageLike, label: Labels = None, sigma: float = SIGMA) -> Tensor:
+    def anomaly_map(self, images: ImageLike, label: Labels = None, sigma: float | None = None) -> Tensor:
         """Smoothed anomaly map (B, 1, H, W): the squared reconstruction error, or what the model marks itself.
 
         Args:
             images: See the class.
             label: Class of each image, by number or name, for a conditional model.
-            sigma: Standard deviation of the smoothing in pixels.
+            sigma: Standard deviation of the smoothing in pixels; None is that of the model's kind.
 
         Raises:
             UserError: If the images or labels do not fit the model.
         """
+        found = self._by_batches(images, label, self.network.anomaly_map)
+        return smooth(found, self.sigma if sigma is None else sigma)
+
+    def _by_batches(
+        self, images: ImageLike, label: Labels, compute: Callable[[Batch], Tensor], batch_size: int = 64
+    ) -> Tensor:
+        """What is computed of images whose sides were padded to multiples of the stride, without the padding."""
         x = self.to_images(images)
-        if not self.network.marks:
-            return smooth(squared_residual(self.reconstruct(x, label), x), sigma)
         self._check_size(x, exact=False)
         height, width = x.shape[-2:]
-        batches = self._batches(pad_to_multiple(x, self.stride) if self.stride else x, label, batch_size=64)
-        marks = torch.cat([self.network.anomaly_map(batch) for batch in batches])
-        return smooth(marks[..., :height, :width], sigma)
+        padded = pad_to_multiple(x, self.stride) if self.stride else x
+        return torch.cat([compute(batch) for batch in self._batches(padded, label, batch_size)])[..., :height, :width]
 
     @torch.no_grad()
     def importance(self, images: ImageLike, label: Labels = None) -> Tensor:
@@ -221,28 +221,7 @@ class TrainedModel(nn.Module):
         Raises:
             UserError: Naming what was expected.
         """
-        x = torch.as_tensor(images) if isinstance(images, np.ndarray) else images
-        if not isinstance(x, Tensor):
-            raise UserError(f"images: a {type(images).__name__}; expected a numpy array or a tensor")
-        if x.dim() not in (2, 3, 4) or not x.numel():
-            raise UserError(f"images: an array of shape {tuple(x.shape)}; expected (H, W), (C, H, W) or (B, C, H, W)")
-        x = x[(None,) * (4 - x.dim())]
-        if x.shape[1] != self.channels:
-            last = "; move the channels before height and width" if x.shape[-1] == self.channels else ""
-            raise UserError(f"images: {x.shape[1]} channels; expected {self.channels}, as (B, C, H, W){last}")
-        if x.dtype in LARGEST:
-            return x.to(self.device, torch.float32) / LARGEST[x.dtype]
-        if not x.is_floating_point():
-            raise UserError(
-                f"images: {str(x.dtype).removeprefix('torch.')}; expected uint8, uint16 or floats in [0, 1]"
-            )
-        x = x.to(self.device, torch.float32)
-        if not x.isfinite().all():
-            raise UserError("images: NaN or infinite values; expected finite numbers in [0, 1]")
-        low, high = x.aminmax()
-        if low < 0 or high > 1:
-            raise UserError(f"images: values from {low:.3g} to {high:.3g}; expected floats in [0, 1], or uint8")
-        return x
+        return to_images(images, self.channels, self.device)
 
     def _check_size(self, x: Tensor, exact: bool) -> None:
         """Raises UserError if the model cannot take images of this size; `exact`: without padding."""
@@ -284,13 +263,6 @@ class TrainedModel(nn.Module):
         if len(labels) not in (1, count) or labels.min() < 0 or labels.max() >= classes:
             raise UserError(f"label={label}: expected one class, or {count}, from 0 to {classes - 1}")
         return labels.expand(count)
-
-
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Images (B, C, H, W), continued by their border pixels to the right and below until both sides are multiples."""
-    height, width = x.shape[-2:]
-    extra = (0, -width % multiple, 0, -height % multiple)
-    return pad(x, extra, mode="replicate") if any(extra) else x
 
 
 def load_model(

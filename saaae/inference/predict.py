@@ -15,7 +15,7 @@ from saaae.inference.image_output import without_nodata, writing
 from saaae.inference.pixels import BAND, Pixels, RadarPixels, photo_pixels, radar_pixels
 from saaae.inference.tiled_model import Band, Progress, TiledModel
 from saaae.inference.unfinished import finished_tiles, key_of
-from saaae.metrics.pixel_detection import SIGMA, smooth
+from saaae.metrics.pixel_detection import smooth
 
 
 class Result(NamedTuple):
@@ -23,7 +23,7 @@ class Result(NamedTuple):
 
     Attributes:
         note: Size, scale and speed, in one line.
-        score: Largest value of the anomaly map of fabric, else None.
+        score: Largest value of the map of anomaly, where there is one.
     """
 
     note: str
@@ -68,9 +68,9 @@ class Predictor(TiledModel):
                     if ratio is not None:
                         ratio.write(_ratio(rows))
                     if "heatmap" in paths:
-                        error = ((rows.x_hat - rows.x) ** 2).mean(0)
-                        residuals.append((np.where(rows.missing, 0, error), rows.x.mean(0)))
-            score = _write_heatmaps(residuals, paths) if "heatmap" in paths else None
+                        lowest = rows.anomaly.min() if self.model.network.marks else 0.0
+                        residuals.append((np.where(rows.missing, lowest, rows.anomaly), rows.x.mean(0)))
+            score = self._write_heatmaps(residuals, paths) if "heatmap" in paths else None
         return Result(_summary(image, pixels, score, finished.reused, time.perf_counter() - start), score)
 
     def _key(self, image: ImageFile, pixels: Pixels) -> str:
@@ -92,11 +92,32 @@ class Predictor(TiledModel):
         if self.is_radar:
             ending = name.suffix if name.suffix.lower() == ".npy" else ".tif"
             found["ratio"] = name.with_name(f"{name.stem}_ratio{ending}")
-        if self.model.domain == "fabric":
+        if self.finds_defects:
             found |= {kind: name.with_name(f"{name.stem}_{kind}.png") for kind in ("heatmap", "overlay")}
         if self.options.latents:
             found["latents"] = name.with_name(f"{name.stem}_latents.npy")
         return found
+
+    @property
+    def finds_defects(self) -> bool:
+        """Whether images get a map of anomaly and a score."""
+        return self.model.domain == "fabric" or self.model.network.marks
+
+    def _write_heatmaps(self, anomalies: list[tuple[np.ndarray, np.ndarray]], paths: dict[str, Path]) -> float:
+        """Draws the smoothed map of anomaly; the score of the image is its maximum.
+
+        Args:
+            anomalies: Map and gray image (rows, W) of each piece of the image, from above.
+            paths: Names of the files by their kind.
+        """
+        values, gray = (np.concatenate(parts) for parts in zip(*anomalies, strict=True))
+        heat = smooth(torch.from_numpy(values)[None, None], self.model.sigma)[0, 0]
+        score = float(heat.max())
+        if self.model.network.marks:  # probabilities, of which 1 is the brightest in each image
+            save_heatmaps(heat.sigmoid().numpy(), gray, paths["heatmap"], paths["overlay"], 1.0)
+        else:
+            save_heatmaps(heat.numpy(), gray, paths["heatmap"], paths["overlay"], score)
+        return score
 
     def _pixels_of(self, image: ImageFile) -> Pixels:
         """Conversion between the stored values of an image and those of the model."""
@@ -115,26 +136,13 @@ def _pieces(band: Band) -> Iterator[Band]:
     """A band in pieces of a few rows: their conversions need several times their memory."""
     for first in range(0, len(band.stored), BAND):
         part = slice(first, first + BAND)
-        yield Band(band.stored[part], band.x[:, part], band.x_hat[:, part], band.missing[part])
+        yield Band(band.stored[part], band.x[:, part], band.x_hat[:, part], band.missing[part], band.anomaly[part])
 
 
 def _ratio(band: Band) -> np.ndarray:
     """Intensity as observed over intensity restored; NaN where it is missing."""
     ratio = band.x[0] ** 2 / np.maximum(band.x_hat[0] ** 2, np.finfo(np.float32).tiny)
     return np.where(band.missing, np.float32(np.nan), ratio)
-
-
-def _write_heatmaps(residuals: list[tuple[np.ndarray, np.ndarray]], paths: dict[str, Path]) -> float:
-    """Draws the smoothed squared errors; the score of the image is their maximum.
-
-    Args:
-        residuals: Squared error and gray image (rows, W) of each piece of the image, from above.
-        paths: Names of the files by their kind.
-    """
-    error, gray = (np.concatenate(parts) for parts in zip(*residuals, strict=True))
-    heat = smooth(torch.from_numpy(error)[None, None], SIGMA)[0, 0].numpy()
-    save_heatmaps(heat, gray, paths["heatmap"], paths["overlay"])
-    return float(heat.max())
 
 
 def _summary(image: ImageFile, pixels: Pixels, score: float | None, reused: int, seconds: float) -> str:

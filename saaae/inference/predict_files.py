@@ -61,12 +61,14 @@ def predict_files(
     predictor = task.predictor()
     outputs = {name: predictor.outputs(to / name) for name in found}
     _check_names(outputs)
-    is_fabric = predictor.model.domain == "fabric"
-    scores = _read_scores(to / SCORES) if is_fabric and not overwrite else {}
+    has_scores = predictor.finds_defects
+    scores = _read_scores(to / SCORES) if has_scores and not overwrite else {}
     missing = {
         name: path
         for name, path in found.items()
-        if overwrite or not all(file.is_file() for file in outputs[name].values()) or (is_fabric and name not in scores)
+        if overwrite
+        or not all(file.is_file() for file in outputs[name].values())
+        or (has_scores and name not in scores)
     }
     if len(missing) < len(found):
         print(f"{len(found) - len(missing)} of {len(found)} are done already; overwrite=true makes them again")

@@ -56,12 +56,21 @@ class Options:
 
 
 class Band(NamedTuple):
-    """Finished rows: as stored (n, W, C), as the model takes them (c, n, W), restored, and which are missing (n, W)."""
+    """Finished rows.
+
+    Attributes:
+        stored: As the file has them (n, W, C).
+        x: As the model takes them (c, n, W).
+        x_hat: Restored (c, n, W).
+        missing: Which pixels are missing (n, W).
+        anomaly: Squared error, or the logit of a model that marks defects (n, W).
+    """
 
     stored: np.ndarray
     x: np.ndarray
     x_hat: np.ndarray
     missing: np.ndarray
+    anomaly: np.ndarray
 
 
 @dataclass
@@ -130,6 +139,8 @@ class TiledModel:
     def run(self, x: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and latents of images; radar images may exceed 1.
 
+        A model that marks defects adds a channel, the logit of a change.
+
         Args:
             x: Images (B, C, H, W).
             used: Pixels (B, 1, H, W) whose result is used; None for all.
@@ -139,6 +150,8 @@ class TiledModel:
         batch = network.prepare(Batch(x, x, indices, IndexedRandom(0, indices), label))
         z = network.encode(batch).mode
         raw, likelihood = network.decoder_output(z, batch), network.likelihood
+        if network.marks:
+            return torch.cat([likelihood.mean(raw), network.anomaly_map(batch)], 1), z
         if not self.is_radar or likelihood.activation not in UNBOUNDED:
             return likelihood.mean(raw), z
         x_hat = likelihood.output(raw)
@@ -171,8 +184,9 @@ class TiledModel:
         """
         rows, columns = self.axes(image.height, image.width)
         across = len(columns.starts)
-        reader = _Reader(image, pixels, self.model.channels)
-        total = np.zeros((self.model.channels, rows.size, columns.length), np.float32)
+        channels = self.model.channels
+        reader = _Reader(image, pixels, channels)
+        total = np.zeros((channels + self.model.network.marks, rows.size, columns.length), np.float32)
         for number, top in enumerate(rows.starts):
             reader.advance(top, min(top + rows.size, image.height))
             if (arrays := finished.load(number)) is None:
@@ -187,9 +201,9 @@ class TiledModel:
                 latents.write(arrays["latents"])
             following = rows.starts[number + 1] if number + 1 < len(rows.starts) else image.height
             ready = following - top
-            yield Band(
-                reader.stored[:ready], reader.x[:, :ready], total[:, :ready, : image.width], reader.missing[:ready]
-            )
+            x, done = reader.x[:, :ready], total[:, :ready, : image.width]
+            anomaly = done[channels] if self.model.network.marks else ((done - x) ** 2).mean(0)
+            yield Band(reader.stored[:ready], x, done[:channels], reader.missing[:ready], anomaly)
             kept = rows.size - ready
             total[:, : max(kept, 0)] = total[:, ready:].copy()
             total[:, max(kept, 0) :] = 0.0

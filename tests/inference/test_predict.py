@@ -6,6 +6,7 @@ import pytest
 import tifffile
 import torch
 from filelock import FileLock
+from matplotlib import colormaps
 from PIL import Image
 
 import saaae
@@ -293,6 +294,21 @@ def test_fabric_gets_scores_and_heat_maps(stored_run, saaae_command, tmp_path):
     assert scores["a.png"] == pytest.approx(model.anomaly_map(x).max().item(), rel=0.5)
     for kind in ("heatmap", "overlay"):
         assert read_array(tmp_path / "out" / f"a_{kind}.png").shape == (40, 70, 3)
+
+
+def test_a_model_that_marks_defects_scores_by_its_marks(stored_run, saaae_command, tmp_path):
+    overrides = ["data=folder", f"data.root={tmp_path}", "data.image_size=32", "accelerator=cpu"]
+    run = stored_run("model=fabric_unet", "model.encoder.widths=[8,8]", *overrides)
+    values = (np.minimum(speckle(30, 32), 1) * 255).astype(np.uint8)
+    values[10:14, 10:14] = 255
+    path = save(tmp_path / "images" / "a.png", values)
+    assert saaae_command("predict", run, path, tmp_path / "out")[0] == 0
+    model, heat = saaae.load(run), read_array(tmp_path / "out" / "a_heatmap.png")
+    marks = model.anomaly_map(values)[0, 0]
+    score = float((tmp_path / "out" / "scores.csv").read_text().splitlines()[1].split(",")[1])
+    assert score == pytest.approx(marks.max().item(), abs=1e-3)
+    expected = colormaps["inferno"](marks.sigmoid().numpy(), bytes=True)[..., :3]
+    assert np.abs(heat.astype(int) - expected).max() <= 2
 
 
 def test_photos_keep_their_size_and_colours_become_gray(stored_run, tmp_path):
