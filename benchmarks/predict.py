@@ -1,8 +1,9 @@
 """Speed, exactness and memory of prediction on files: python benchmarks/predict.py <run> [side] [memory side]
 
-On one CPU thread, on a synthetic float32 TIFF scene of that side: seconds per megapixel of the whole command's work
-and of the bare network on the same tiles; the largest difference between tiles and the whole image, in units of the
-full scale; the peak memory of a process that predicts a scene of the memory side.
+On one CPU thread, on a synthetic float32 TIFF scene of that side: CPU seconds per megapixel of the whole command's work
+and of the bare network on the same tiles, and their ratio (1: all time is the network's, and no bright place is seen
+again); the largest difference between tiles and the whole image, in units of the full scale; the peak memory of a
+process that predicts a scene of the memory side.
 """
 
 import multiprocessing
@@ -39,7 +40,7 @@ def write_scene(path, side):
 
 
 def bare(predictor, path):
-    """Seconds that the network takes for the tiles of an image, one at a time."""
+    """CPU seconds that the network takes for the tiles of an image, one at a time."""
     image = ImageFile(path)
     rows, columns = predictor.axes(image.height, image.width)
     pixels = torch.from_numpy(image.rows(0, image.height)[..., 0]).clamp_max(0.75)  # no second look at bright places
@@ -48,19 +49,19 @@ def bare(predictor, path):
         for left in columns.starts:
             tile = pixels[top : top + rows.size, left : left + columns.size]
             tile = torch.nn.functional.pad(tile, (0, columns.size - tile.shape[1], 0, rows.size - tile.shape[0]))
-            start = time.perf_counter()
+            start = time.process_time()
             predictor.run(tile[None, None])
-            seconds += time.perf_counter() - start
+            seconds += time.process_time() - start
     return seconds
 
 
 def predict(run, path, out):
-    """Predicts an image in a process of its own; gives the seconds and the peak memory of the process in MB."""
+    """Predicts an image in a process of its own; gives the CPU seconds and the peak memory of the process in MB."""
     torch.set_num_threads(1)
     predictor = Predictor(load_model(Path(run)), Options(full_scale=FULL_SCALE))
-    start = time.perf_counter()
+    start = time.process_time()
     predictor.predict(path, out)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -81,14 +82,14 @@ def main(run, side, memory_side):
         rows, _ = predictor.axes(side, side)
         seconds = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             predictor.predict(path, out)
-            seconds.append((time.perf_counter() - start, bare(predictor, path)))
+            seconds.append((time.process_time() - start, bare(predictor, path)))
         whole_command, network = (min(times) for times in zip(*seconds, strict=True))
         megapixels = side**2 / 1e6
         print(f"{side} x {side} pixels, {len(rows.starts) ** 2} tiles of {rows.size}, margin {margin}")
-        print(f"seconds per megapixel: {whole_command / megapixels:.2f}, network alone {network / megapixels:.2f}")
-        print(f"ratio {whole_command / network:.3f}")
+        print(f"CPU seconds per megapixel: {whole_command / megapixels:.2f}, network alone {network / megapixels:.2f}")
+        print(f"ratio of network to prediction {network / whole_command:.3f}")
 
         tiles = ImageFile(out).rows(0, side)[..., 0] / FULL_SCALE
         options = Options(full_scale=FULL_SCALE, tile=-(-side // 64) * 64 if predictor.model.stride else None)
@@ -99,7 +100,7 @@ def main(run, side, memory_side):
 
         write_scene(path, memory_side)
         seconds, peak = in_process(predict, run, path, out)
-        print(f"peak memory for {memory_side} x {memory_side} pixels {peak:.0f} MB, {seconds:.0f} s")
+        print(f"peak memory for {memory_side} x {memory_side} pixels {peak:.0f} MB, {seconds:.0f} CPU seconds")
 
 
 if __name__ == "__main__":
