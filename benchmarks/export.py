@@ -30,6 +30,8 @@ ROWS = {
     "vae, map": ["model=vae", MAP],
     "saaae, vector": ["model=saaae", "model.latent_dim=32"],
     "saaae, map": ["model=saaae", MAP],
+    "saaae_prior, vector": ["model=saaae_prior", "model.latent_dim=32"],
+    "saaae_prior, map": ["model=saaae_prior", MAP],
     "cbam_ae": ["model=cbam_ae"],
     "despeckler": ["model=despeckler", "data.target=clean"],
     "denoising_vae": ["model=denoising_vae", "data=mnist", "corruption=blur"],
@@ -37,6 +39,7 @@ ROWS = {
     "cvae_onehot": ["model=cvae_onehot", "data=mnist"],
     "cvae_embedding": ["model=cvae_embedding", "data=mnist"],
     "aitex_vae": ["model=aitex_vae"],
+    "fabric_unet": ["model=fabric_unet"],
     "vae, map, low_rank": ["model=vae", MAP, "posterior=low_rank"],
     "vae, vector, full_covariance": ["model=vae", "model.latent_dim=32", "posterior=full_covariance"],
     **{
