@@ -48,6 +48,8 @@ def numbers(arm: str, seed: int, words: list[str]) -> dict[str, float]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = resolve_config(compose("train", words))
     run = Run(cfg, RunFolder((OUTPUTS / f"{arm}-{seed}").absolute()), words, {"seed": seed})
+    if run.folder.record.is_file():
+        run.folder.check_same_config(run.cfg)
     if not run.folder.metrics.is_file():
         run.folder.path.mkdir(parents=True, exist_ok=True)
         with Interruption() as interruption:

@@ -100,6 +100,18 @@ def row(found, seconds):
     }
 
 
+def short_row(found):
+    """The cells of the table of scores by position."""
+    tile, pixel = found["tile"], found["pixel"]
+    return {
+        "tile AUROC": interval(tile, "auroc"),
+        "tile AP": interval(tile, "average_precision"),
+        "image AUROC": interval(found["image"], "auroc"),
+        "pixel AP": f"{pixel['pixel_ap']:.3f}",
+        "AUPRO .3 / .05": f"{pixel['aupro_30']:.3f} / {pixel['aupro_05']:.3f}",
+    }
+
+
 def print_table(head, rows):
     """A Markdown table."""
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
@@ -143,6 +155,12 @@ def main(runs):
     results |= {run: stored(run) for run in runs}
     rows = {name: row(found, seconds.get(name, nan)) for name, found in results.items()}
     print_table(["detector", *rows["tile PCA-32"]], [[name, *cells.values()] for name, cells in rows.items()])
+    position = {name: found["by_position"] for name, found in results.items() if "by_position" in found}
+    parts = {"all": lambda found: found, "reserved": lambda found: found["reserved"]}
+    rows = {f"{name}, {part}": short_row(of(found)) for name, found in position.items() for part, of in parts.items()
+            if "tile" in of(found)}  # fmt: skip
+    head = ["by position: detector, defects", *next(iter(rows.values()))]
+    print_table(head, [[name, *cells.values()] for name, cells in rows.items()])
     print_parts(results, "per_fabric", "fabric")
     print_parts(results, "per_defect", "defect")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")

@@ -46,8 +46,8 @@ def train(overrides: Sequence[str] = (), config_dir: str | Path | None = None) -
     """Trains as `python train.py` with the same words does: `run = saaae.train(["model=vae", "name=x"])`.
 
     It trains in this process, and writes the same files to the same folder below the working directory: a finished run
-    is returned at once, and an unfinished one is continued. Ctrl-C finishes the step and saves, then raises
-    KeyboardInterrupt. The random generators of the process are seeded with `seed=`.
+    is returned at once, and one with a `name=` that was interrupted is continued. Ctrl-C finishes the step and saves,
+    then raises KeyboardInterrupt. The random generators of the process are seeded with `seed=`.
 
     Args:
         overrides: `group=option` and `key=value`, as on the command line.

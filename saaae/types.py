@@ -115,6 +115,11 @@ class Posterior(Protocol):
         ...
 
     @property
+    def standardised(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each latent dimension (B, D), in standard deviations of the prior from its mean."""
+        ...
+
+    @property
     def variance(self) -> Tensor:
         """Marginal variance of each latent dimension (B, D)."""
         ...

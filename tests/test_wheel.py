@@ -62,5 +62,7 @@ def test_an_installed_package_finds_its_options(installed, tmp_path):
 def test_the_options_of_a_checkout_are_those_at_its_top(monkeypatch, tmp_path):
     assert folder.config_folder() == CONF
     monkeypatch.setattr(folder, "PACKAGE", tmp_path / "saaae")
+    (tmp_path / "saaae" / "conf").mkdir(parents=True)
     (tmp_path / "conf").mkdir()  # of another program, in site-packages
+    (tmp_path / "train.py").touch()
     assert folder.config_folder() == tmp_path / "saaae" / "conf"

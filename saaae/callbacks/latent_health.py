@@ -13,7 +13,7 @@ from saaae.models.lightning import AutoencoderModule
 log = logging.getLogger("saaae")
 
 EXPLODED = 100.0**2
-"""Variance of the posterior means over the data that no N(0, I) prior explains."""
+"""Variance of the posterior means over the data, as a multiple of the prior's, that no prior explains."""
 NOISELESS = 1e-4
 """Posterior variance, as a share of the prior's, below which an active dimension is deterministic."""
 
@@ -22,7 +22,7 @@ class LatentHealth(Callback):
     """Warns once per process of a collapsed, exploded or deterministic latent and of a loss that is not a bound.
 
     Also shows of each latent dimension, as histograms in TensorBoard, the KL, the standard deviation of the posterior
-    mean over the data (the prior's is 1) and the mean posterior standard deviation.
+    mean over the data and the mean posterior standard deviation, both relative to the prior's.
     """
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ class LatentHealth(Callback):
         if not spread < EXPLODED:
             yield (
                 "explosion",
-                f"exploded latent: posterior means spread to a standard deviation of {spread**0.5:.3g}, "
-                "the prior's is 1; a smaller optimizer.lr or optimizer.gradient_clip may help",
+                f"exploded latent: posterior means spread to {spread**0.5:.3g} times the standard deviation of the "
+                "prior; a smaller optimizer.lr or optimizer.gradient_clip may help",
             )
         if active and variance < NOISELESS:
             yield (

@@ -96,9 +96,7 @@ def _words(overrides: Sequence[str]) -> list[str]:
         return words  # refused with an explanation by the check of the command line
     for override in parsed:
         if override.is_sweep_override() or override.key_or_group == "hydra.mode":
-            raise UserError(
-                f"{override.input_line}: saaae.train trains one run; expected python train.py -m for a sweep"
-            )
+            raise UserError(f"{override.input_line}: {ONE_RUN}")
     return words
 
 

@@ -7,7 +7,7 @@ from saaae.data.corruption import per_image
 from saaae.rng import RandomSource
 
 SHADE = 0.1
-"""Largest change of brightness between the middle of a crop and its border, as a part of it."""
+"""Largest change of brightness in each direction between the middle of a crop and its border, as a part of it."""
 
 
 def random_crops(x: Tensor, size: int, rng: RandomSource) -> Tensor:

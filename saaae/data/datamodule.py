@@ -88,6 +88,8 @@ class ImageDataModule(L.LightningDataModule):
     """Number of classes of the labels; None for data without labels."""
     class_names: Sequence[str] | None = None
     """Names of the classes by their numbers; None where they have none."""
+    crop: int | None = None
+    """Side of the squares that training sees of its images; None for whole images."""
     target: str = "noisy"
     """`clean` where reconstructions are compared with a cleaner image than the input."""
     sample_seed: int | None = None

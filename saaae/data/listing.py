@@ -103,9 +103,10 @@ def folder_classes(root: Path, test_root: Path | None) -> list[str]:
     for name in shown:
         is_for_tests = apart is not None and apart.is_relative_to((root / name).resolve())
         if name not in classes and not is_for_tests:
+            alternative = f", or data.labels=[{','.join(classes)}]" if len(classes) > 1 else ""
             raise UserError(
                 f"data.labels={FOLDERS}: no image in {root / name} (links to folders are not followed); expected "
-                f"images in each sub-folder, or data.labels=[{','.join(classes)}]"
+                f"images in each sub-folder{alternative}"
             )
     check_classes(classes, f"data.labels={FOLDERS}: data.root={root}")
     return classes
@@ -130,8 +131,8 @@ def check_classes(classes: Sequence[str], owner: str) -> None:
         raise UserError(f"{owner}: {found}; expected at least two, one for each class")
     if twice := [name for number, name in enumerate(classes) if name in classes[:number]]:
         raise UserError(f"{owner}: {twice[0]} is there twice; expected each class once")
-    if odd := [name for name in classes if "${" in name]:
-        raise UserError(f"{owner}: a class cannot be called {odd[0]}; expected a name without ${{")
+    if odd := [name for name in classes if "${" in name or name == "???"]:
+        raise UserError(f"{owner}: a class cannot be called {odd[0]}; expected another name")
 
 
 def class_of(name: str, path: Path) -> str:
@@ -142,9 +143,7 @@ def class_of(name: str, path: Path) -> str:
     """
     first, slash, _ = name.partition("/")
     if not slash:
-        raise UserError(
-            f"data.labels={FOLDERS}: {path} is in no sub-folder; expected each image in the sub-folder of its class"
-        )
+        raise UserError(f"data.labels: {path} is in no sub-folder; expected each image in the sub-folder of its class")
     return first
 
 
@@ -163,7 +162,7 @@ def class_number(label: int | str, num_classes: int, names: Sequence[str] | None
     if isinstance(label, str):
         if label in (names or ()):
             return list(names or ()).index(label)
-    elif 0 <= label < num_classes:
+    elif label == int(label) and 0 <= label < num_classes and not isinstance(label, bool):
         return int(label)
     hint = nearest(label, names or ()) if isinstance(label, str) else ""
     raise UserError(f"{key}={label}: expected {known_classes(num_classes, names)}{hint}")

@@ -41,7 +41,7 @@ def detection_scores(found: dict[str, Any]) -> dict[str, float]:
         "recall": found["threshold"]["recall"],
         "false_alarm_rate": found["threshold"]["false_alarm_rate"],
         **_with_suffix(position, "by_position"),
-        **_with_suffix(position["reserved"], "reserved"),
+        **(_with_suffix(position["reserved"], "reserved") if "tile" in position["reserved"] else {}),
     }
     return {name: value for name, value in scores.items() if math.isfinite(value)}
 
@@ -233,9 +233,11 @@ def _results(
 ) -> dict[str, Any]:
     """Results of the normal strips and those of one part; empty if there are none."""
     chosen = [mine for mine, of in zip(tiles, parts, strict=True) if of in ("normal", part)]
-    found = evaluate_detection(joined(chosen), threshold) if chosen else {}
+    if not chosen:
+        return {}
+    found = evaluate_detection(joined(chosen), threshold)
     both = PixelDetection.of_all([pixels["normal"], pixels[part]])
-    return {name: found[name] for name in ("tile", "image") if name in found} | {"pixel": both.compute()}
+    return {"tile": found["tile"], "image": found["image"], "pixel": both.compute()}
 
 
 def joined(parts: list[ScoredTiles]) -> ScoredTiles:

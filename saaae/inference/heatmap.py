@@ -15,13 +15,13 @@ def save_heatmaps(heat: np.ndarray, gray: np.ndarray, heatmap: Path, overlay: Pa
     """Writes an anomaly map as PNG, and over its image.
 
     Args:
-        heat: Map (H, W), at least 0.
+        heat: Map (H, W) from 0.
         gray: Image (H, W) in [0, 1].
         heatmap: File of the map.
         overlay: File of the map over the image.
         largest: Value of the map that is drawn brightest.
     """
-    from matplotlib import colormaps  # only fabric needs it
+    from matplotlib import colormaps
 
     share = heat / max(largest, np.finfo(np.float32).tiny)
     picture = colormaps["inferno"](share, bytes=True)[..., :3]

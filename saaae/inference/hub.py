@@ -19,4 +19,6 @@ def push(repository: str, folder: Path) -> str:
         return str(hub.upload_folder(repo_id=repository, folder_path=folder))
     except Exception as error:  # of the network, of the token, of the hub
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RunFailedError(f"push={repository}: not uploaded ({reason}); the folder is complete: {folder}") from None
+        raise RunFailedError(
+            f"push={repository}: not uploaded ({reason}); to try again: hf upload {repository} {folder}"
+        ) from None

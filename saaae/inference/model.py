@@ -258,7 +258,7 @@ class TrainedModel(nn.Module):
         if isinstance(label, str):
             label = self.class_number(label)
         elif not isinstance(label, int | Tensor):
-            label = [self.class_number(each) if isinstance(each, str) else each for each in label]
+            label = [self.class_number(each) for each in label]
         labels = torch.as_tensor(label, device=self.device, dtype=torch.int64).flatten()
         if len(labels) not in (1, count) or labels.min() < 0 or labels.max() >= classes:
             raise UserError(f"label={label}: expected one class, or {count}, from 0 to {classes - 1}")

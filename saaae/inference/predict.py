@@ -150,5 +150,5 @@ def _summary(image: ImageFile, pixels: Pixels, score: float | None, reused: int,
     scale = f", {pixels.scale}, full_scale={pixels.full_scale:.4g}" if isinstance(pixels, RadarPixels) else ""
     anomaly = "" if score is None else f", score {score:.4g}"
     speed = seconds / (image.height * image.width / 1e6)
-    before = f", {reused} rows of tiles done before" if reused else ""
+    before = f", {reused} row{'s' * (reused > 1)} of tiles done before" if reused else ""
     return f"{image.width} x {image.height} {image.dtype}{scale}{anomaly}{before}, {speed:.2f} s per megapixel"

@@ -4,6 +4,7 @@ import csv
 import io
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +21,7 @@ from saaae.inference.model import load_model
 from saaae.inference.predict import Predictor, Result
 from saaae.inference.source import CheckpointName
 from saaae.inference.tiled_model import Options
+from saaae.inference.unfinished import folder_of
 
 SCORES = "scores.csv"
 
@@ -70,6 +72,8 @@ def predict_files(
         or not all(file.is_file() for file in outputs[name].values())
         or (has_scores and name not in scores)
     }
+    for name in found.keys() - missing.keys():  # of a process that was killed while it cleaned up
+        shutil.rmtree(folder_of(to / name), ignore_errors=True)
     if len(missing) < len(found):
         print(f"{len(found) - len(missing)} of {len(found)} are done already; overwrite=true makes them again")
     failed = 0

@@ -163,6 +163,7 @@ class TiledModel:
                     darker[..., *window] = DARKER * self.run(x[number : number + 1, :, *window] / DARKER)[0][0]
                     inside = (number, slice(None), *place)
                     x_hat[inside] = torch.lerp(x_hat[inside], darker[..., *place], weight[inside])
+                    weight[inside] = 0.0  # places may overlap
         return x_hat, z
 
     def bands(

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,14 @@ from saaae.inference.image_files import ImageFile
 from saaae.inference.model import TrainedModel
 
 LARGE = 2**24
-"""Pixels of an image from which on it continues; a smaller one is done again."""
+"""Least number of pixels of an image whose finished rows are kept; a smaller one is done again."""
 
 KEY = "key.json"
+
+
+def folder_of(restored: Path) -> Path:
+    """Where the finished rows of tiles of an image wait, given the file of its restored image."""
+    return restored.with_name(f".{restored.name}.unfinished")
 
 
 class FinishedTiles:
@@ -72,7 +78,7 @@ def finished_tiles(image: ImageFile, outputs: dict[str, Path], key: Callable[[],
         key: Gives what they depend on; those of another key are deleted.
 
     Raises:
-        UserError: If another process is at work on the image.
+        UserError: If another process is at work on the image, or the options do not fit it.
         OSError: If the folder of the results cannot be written.
     """
     if image.height * image.width < LARGE:
@@ -80,17 +86,13 @@ def finished_tiles(image: ImageFile, outputs: dict[str, Path], key: Callable[[],
         return
     from filelock import FileLock, Timeout
 
-    restored = outputs["restored"]
-    folder = restored.with_name(f".{restored.name}.unfinished")
+    restored, wanted = outputs["restored"], key()
+    folder = folder_of(restored)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            _clean(folder, outputs, key())
-            try:
-                yield FinishedTiles(folder)
-            except UserError:  # the image is broken
-                shutil.rmtree(folder)
-                raise
+            _clean(folder, outputs, wanted)
+            yield FinishedTiles(folder)
             shutil.rmtree(folder)
     except Timeout:
         raise UserError(f"{restored}: another process is writing it") from None
@@ -103,6 +105,8 @@ def _clean(folder: Path, outputs: dict[str, Path], key: str) -> None:
         for file in folder.glob("*.npz"):
             file.unlink()
         write_text(path, key)
+    for file in folder.glob(".*.part"):
+        file.unlink()
     for output in outputs.values():
         for file in output.parent.iterdir():
             if file.name.startswith(f".{output.name}.") and file.name.endswith(".part"):
@@ -116,5 +120,10 @@ def key_of(model: TrainedModel, image: ImageFile, **settings: object) -> str:
         values = value.detach().cpu().contiguous().view(-1).view(torch.uint8)  # numpy knows no bfloat16
         digest.update(name.encode() + values.numpy().tobytes())
     state = image.path.stat()
-    content = {"model": digest.hexdigest(), "image": [str(image.path.resolve()), state.st_size, state.st_mtime_ns]}
+    content = {
+        "model": digest.hexdigest(),
+        "device": model.device.type,
+        "image": [str(image.path.resolve()), state.st_size, state.st_mtime_ns],
+        "version": version("saaae"),
+    }
     return json.dumps(content | settings, sort_keys=True, default=str)

@@ -63,7 +63,7 @@ _FABRIC_SCORES = {
 }
 _OF_FABRIC = {
     "by_position": "maps standardised by fabric and position along the strip",
-    "reserved": "likewise, of the third of the defective strips that no choice is made on",
+    "reserved": "likewise, of a fixed third of the defective strips, reserved from choices",
 }
 """Suffixes of metrics of fabric: how maps are standardised, and which defects are tested."""
 
@@ -94,8 +94,8 @@ MEASURES = {
         "nats per pixel", "weighted cross-entropy of the marks of changed pixels", 0,
         chooses=True, objective=True, minimize=True, compared=True,
     ),
-    "anchor_mean": _stored("", "importance", 0, 1),
-    "anchor_spread": _stored("", "standard deviation of the importance over the latent", 0, 1),
+    "anchor_mean": _stored("", "anchor", 0, 1),
+    "anchor_spread": _stored("", "standard deviation of the anchor over the latent", 0, 1),
     "anchor_flat": _stored("", "share of images whose map is flat", 0, 1),
     "anchor_gain": _stored("", "learned factor on the anchor, which began at 0", -1, 1),
     "noise_power": _stored("", "mean square factor on the injected noise", 0),

@@ -13,6 +13,8 @@ ACTIVE = 0.01
 class LatentStatistics(Metric):
     """Moments of the posterior means over the data, mean posterior variance and KL of each latent dimension.
 
+    Means and variances are relative to the prior: in its standard deviations, from its mean.
+
     Args:
         size: Number of latent dimensions D.
     """
@@ -31,12 +33,11 @@ class LatentStatistics(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, posterior: Posterior) -> None:
-        mean, kl = posterior.mode.flatten(1), posterior.kl_per_dimension
-        mean = mean[:, : len(self.mean_sum)]  # further values that a decoder takes are no part of the latent
+        (mean, variance), kl = posterior.standardised, posterior.kl_per_dimension
         self.count += len(mean)
         self.mean_sum += mean.sum(0)
         self.square_sum += (mean**2).sum(0)
-        self.variance_sum += posterior.variance.sum(0)
+        self.variance_sum += variance.sum(0)
         if kl is not None:
             self.kl_sum += kl.sum(0)
 

@@ -98,6 +98,11 @@ class FabricUNet(UNet):
         return beta_elbo_loss(objective, posterior, self.beta, step)._replace(nll=nll.mean()), posterior
 
     def scores(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
-        """Also `marking`: the cross-entropy of the marks, mean over the pixels of each image (B,)."""
+        """Also `marking`: the cross-entropy of the marks, mean over the pixels of each image (B,).
+
+        Not of images that may have real defects, which no mask of synthetic ones knows.
+        """
+        if batch.mask is not None:
+            return {}
         logit = self.outputs(posterior.mode, batch)[1]
         return {"marking": self.marking(logit, self.changed(batch)).flatten(1).mean(1)}

@@ -19,7 +19,7 @@ ACTIVATIONS = {
 }
 """From the decoder's values to pixels, on the scale where images are [0, 1]: tanh's [-1, 1] is brought there."""
 DARKEST = 1e-4
-"""Nearest to black, and where an activation has an upper bound to white, that `raw` goes."""
+"""`raw` keeps images this far from 0, and from 1 where the activation is bounded above."""
 INVERSES = {
     "sigmoid": lambda image: torch.logit(image, DARKEST),
     "tanh": lambda image: 0.5 * torch.logit(image, DARKEST),

@@ -1,4 +1,4 @@
-"""The SAAAE posterior: noise is suppressed where an importance map is high."""
+"""The SAAAE posterior: noise is suppressed where a map, the anchor, is high."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class AnchoredGaussian(DiagonalGaussian):
         mean: (B, D) or (B, C, H, W), float32.
         logvar: Log variance of the heads, before the factor.
         log_factor: Log of the noise factor, same shape.
-        anchor: The importance map as it was used (B, D) or (B, 1, H, W), in [0, cap].
+        anchor: The map before its gain (B, D) or (B, 1, H, W), in [0, cap].
         flat: Images (B,) whose raw map was constant, as 0. or 1.
         use_nominal: Put KL(N(mean, std^2)) into the loss, that of the noise *before* the factor: not a bound.
         gain: The learned factor on the anchor (1,), in (-1, 1); None where it is 1.

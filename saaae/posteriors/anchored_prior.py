@@ -35,7 +35,12 @@ class PriorGaussian(DiagonalGaussian):
 
     def __init__(self, mean: Tensor, logvar: Tensor, prior: DiagonalGaussian) -> None:
         super().__init__(mean, logvar)
-        self.prior = prior
+        self._prior = prior
+
+    @property
+    def prior(self) -> DiagonalGaussian:
+        """p(z) of each image."""
+        return self._prior
 
     def _kl_of_dimensions(self) -> Tensor:
         difference, ratio = self.mean - self.prior.mean, self.logvar - self.prior.logvar
@@ -51,6 +56,12 @@ class PriorGaussian(DiagonalGaussian):
     def prior_mean(self) -> Tensor:
         """m, in the shape of the mode."""
         return self.prior.mean
+
+    @property
+    def standardised(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each dimension (B, D), in standard deviations of the prior from its mean."""
+        precision = torch.exp(-self.prior.logvar)
+        return ((self.mean - self.prior.mean) * precision.sqrt()).flatten(1), (self.logvar.exp() * precision).flatten(1)
 
 
 class HyperEncoder(nn.Module):
@@ -89,12 +100,13 @@ class HyperEncoder(nn.Module):
 class AnchoredPriorGaussian(PriorGaussian):
     """q(w|x) q(z|x) over the prior p(w) p(z|w). Its KL has an expectation over w, of which it takes one sample.
 
-    Nothing of w is computed before it is asked for: a reconstruction from the mean does not need it.
+    Nothing of w is computed before it is asked for: a reconstruction from the mean does not need it. The sample of w is
+    drawn when it is first needed, so that the order of `rsample` and `kl` decides which random numbers each gets.
 
     Args:
         mean: (B, D) or (B, C, H, W), float32: that of q(z|x).
         logvar: Its log variance, same shape.
-        features: (B, C', H', W'), of which w is an encoding.
+        features: (B, C', H', W'), which w encodes.
         encoder: Makes q(w|x) of them.
         hyper: p(w) and p(z|w).
         rng: Source of the sample of w in the KL.
@@ -172,6 +184,16 @@ class AnchoredPriorGaussian(PriorGaussian):
         return self._over(self.q_w.mean)._kl_of_dimensions()
 
     @property
+    def prior(self) -> DiagonalGaussian:
+        """p(z|w) of each image, for the sample of w."""
+        return self._of_sample.prior
+
+    @property
+    def standardised(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each dimension of z (B, D), relative to p(z|w) for w at its mean."""
+        return self._over(self.q_w.mean).standardised
+
+    @property
     def prior_mean(self) -> Tensor:
         """m(w) for w at its mean, in the shape of the mode."""
         w = self.q_w.mean
@@ -190,7 +212,7 @@ class AnchoredPriorPosterior(nn.Module):
         latent_shape: (D,) or (C', H, W).
         prior: `hyper`: p(z|w). `learned`: a trained mean and scale of each cell and channel, the same for all images.
             `standard`: N(0, I), the plain VAE bit for bit.
-        grid: Rows and columns of the tokens that w is computed of; smaller features have a cell each.
+        grid: Rows and columns of the tokens from which w is computed; smaller features have a cell each.
         w_channels: Channels of w for a latent map; w has a cell for each token.
         w_dim: Size of w for a latent vector.
         hidden: Width of the network from w to the prior.

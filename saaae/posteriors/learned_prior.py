@@ -16,8 +16,9 @@ SMALL = 0.1
 
 
 def _resample(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Maps (B, C, H, W) to (B, C, h, w) by matrices (H, h) and (W, w); unlike torch's resizing, deterministic."""
-    return torch.einsum("bchw,hi,wj->bcij", x, rows, columns)
+    """Maps (B, C, H, W) to (B, C, h, w) by matrices (H, h) and (W, w) in float32; torch's is not deterministic."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.einsum("bchw,hi,wj->bcij", x.float(), rows, columns)
 
 
 def pooled(x: Tensor, rows: int, columns: int) -> Tensor:

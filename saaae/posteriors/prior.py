@@ -70,6 +70,15 @@ class OverStandardPrior:
         return torch.zeros_like(self.mode)
 
     @property
+    def variance(self) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def standardised(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each dimension (B, D), relative to the prior's: those of the posterior, for N(0, I)."""
+        return self.mode.flatten(1), self.variance
+
+    @property
     def kl_effective_per_dimension(self) -> Tensor | None:
         """None: the KL is not a sum over dimensions."""
         return None

@@ -91,9 +91,19 @@ def _fill_in_classes(cfg: DictConfig) -> None:
 
 
 def keep_classes(data: DictConfig, trained: DictConfig) -> None:
-    """Numbers the classes of other folders (data.labels=folders) as the data that a model was trained on."""
-    if data.get("labels") == FOLDERS and trained.get("labels") is not None:
-        data.labels = trained.labels
+    """Numbers the classes of other folders (data.labels=folders) as the data that a model was trained on.
+
+    Raises:
+        UserError: If other data list other classes, or the same in another order.
+    """
+    if (names := trained.get("labels")) is None:
+        return
+    if data.get("labels") == FOLDERS:
+        data.labels = names
+    elif data.get("labels") not in (None, names):
+        raise UserError(
+            f"data.labels={list(data.labels)}: the model was trained on the classes {list(names)}; expected these"
+        )
 
 
 def absolute_path(text: str) -> str:

@@ -153,6 +153,19 @@ def _shapes(cfg: DictConfig) -> dict[str, torch.Size]:
         return {name: value.shape for name, value in instantiated(cfg.model).state_dict().items()}
 
 
+def check_crop(crop: int, image_size: int, model: ImageAutoencoder) -> None:
+    """Checks that a model takes crops of its training images.
+
+    Raises:
+        UserError: If its latent is a vector, or the crops are no whole number of latent cells.
+    """
+    if len(model.latent_shape) == 1:
+        raise UserError(f"data.crop={crop}: a latent vector is one of whole images; expected data.crop=null")
+    stride = image_size // model.latent_shape[-1]
+    if crop % stride:
+        raise UserError(f"data.crop={crop}: expected a multiple of {stride}, the side of a latent cell in pixels")
+
+
 def check_together(model: ImageAutoencoder, data: ImageDataModule) -> None:
     """Checks a model against its data.
 
@@ -161,10 +174,12 @@ def check_together(model: ImageAutoencoder, data: ImageDataModule) -> None:
     """
     if model.num_classes is not None and data.num_classes is None:
         raise UserError(
-            f"model.num_classes={model.num_classes}: these data have no classes; expected data=mnist, or data=folder "
-            "data.labels=folders"
+            f"model.num_classes={model.num_classes}: these data have no classes; expected data=mnist, data=folder "
+            "data.labels=folders, or data=stream data.labels=[...]"
         )
     if model.num_classes not in (None, data.num_classes):
         raise UserError(f"model.num_classes={model.num_classes}: expected the data's {data.num_classes}")
+    if data.crop is not None:
+        check_crop(data.crop, data.image_size, model)
     if model.likelihood.of_noisy_images and data.target == "clean":
         raise UserError("data.target=clean: likelihood=speckle is one of noisy images; expected data.target=noisy")

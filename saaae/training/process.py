@@ -55,6 +55,7 @@ def unchanged_process() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only, environment = torch.is_deterministic_algorithms_warn_only_enabled(), dict(os.environ)
     log.handlers.clear()  # a run closes those that it finds
     try:
         with warnings.catch_warnings():
@@ -69,7 +70,10 @@ def unchanged_process() -> Iterator[None]:
         threading.excepthook, logging.raiseExceptions = hook, raising
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
 
 
 def _quiet_about_full_disks(args: threading.ExceptHookArgs) -> None:

@@ -209,7 +209,7 @@ def final_panels(
     if not model.encode(batch).stochastic:
         return
     yield "prior", prior_rows(model, device)
-    if kl is not None:
+    if kl is not None and model.prior.is_standard:  # from -3 to 3 of its standard deviations
         yield "traversals", traversal_rows(model, batch, kl)
     if model.num_classes:
         yield "classes", class_rows(model, device, data.class_names)

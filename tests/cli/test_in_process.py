@@ -181,14 +181,19 @@ def test_hydra_is_left_as_it_was():
         assert hydra.compose("train").seed == 0
 
 
-def test_the_process_is_left_as_it_was(capsys):
+def test_the_process_is_left_as_it_was(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # of the caller
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    torch.use_deterministic_algorithms(False, warn_only=True)
     log, hook, argv = logging.getLogger("saaae"), threading.excepthook, sys.argv[:]
     handlers, filters = log.handlers[:], warnings.filters[:]
     handler, cwd = signal.getsignal(signal.SIGINT), os.getcwd()
     torch.set_num_threads(2)
     run = saaae.train([*WORDS, "name=x", "deterministic=true", "trainer.max_steps=1"])
     assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     assert not torch.are_deterministic_algorithms_enabled()
+    assert dict(os.environ) == environment
     assert (log.handlers, warnings.filters, threading.excepthook, sys.argv) == (handlers, filters, hook, argv)
     assert (signal.getsignal(signal.SIGINT), os.getcwd()) == (handler, cwd)
     before = (run.folder / "train.log").read_text()

@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 import saaae
@@ -17,7 +18,7 @@ from saaae.data.shards import INDEX, Index, write_shards
 from saaae.data.stream import StreamData
 from saaae.errors import UserError
 from saaae.runs.folder import RunFolder
-from saaae.runs.run import Run, resolve_config
+from saaae.runs.run import Run, keep_classes, resolve_config
 from saaae.signals import Interruption
 from saaae.training import fit
 from tests.comparison import assert_continued_exactly
@@ -115,7 +116,7 @@ def test_folders_that_cannot_be_classes_are_reported(make, pets, tmp_path):  # n
     write(pets / "loose.png", 9)
     line = error_of(make, pets, labels="folders")
     expected = "is in no sub-folder; expected each image in the sub-folder of its class"
-    assert line == f"data.labels=folders: {pets}/loose.png {expected}"
+    assert line == f"data.labels: {pets}/loose.png {expected}"
     assert expected in error_of(make, pets, labels=["cats", "dogs"])
     (pets / "loose.png").unlink()
     (pets / ".hidden").mkdir()
@@ -336,3 +337,20 @@ def test_a_killed_run_on_labelled_folders_ends_like_an_uninterrupted_run(zygote,
     status, printed = zygote.run(tmp_path, "name=whole", *words)
     assert (status, printed.count("\n")) == (2, 1)
     assert "data.labels: ['cats', 'dogs'] there, ['birds', 'cats', 'dogs'] asked" in printed
+
+
+def test_other_data_list_the_classes_of_the_model():
+    trained = OmegaConf.create({"labels": ["cats", "dogs"]})
+    data = OmegaConf.create({"labels": "folders"})
+    keep_classes(data, trained)
+    assert data.labels == ["cats", "dogs"]
+    for labels in (["cats", "dogs"], None):
+        keep_classes(OmegaConf.create({"labels": labels}), trained)
+    with pytest.raises(UserError, match=r"data.labels=\['dogs', 'cats'\]: the model was trained on the classes"):
+        keep_classes(OmegaConf.create({"labels": ["dogs", "cats"]}), trained)
+
+
+@pytest.mark.parametrize("label", [1.9, True, -1, 2])
+def test_a_class_number_is_an_integer_in_range(label):
+    with pytest.raises(UserError, match="expected cats, dogs or 0 to 1"):
+        class_number(label, 2, ["cats", "dogs"])

@@ -111,3 +111,11 @@ def test_by_fabric_standardises_the_maximum():
     highest = maps.flatten(1).amax(1).double()
     expected = (highest - highest.mean()) / highest.std(correction=0)
     assert scoring.tiles(maps, fabrics, fabrics) == pytest.approx(expected.numpy())
+
+
+def test_a_part_without_strips_has_no_metrics():
+    found = detect(own_pixels, Tiles())
+    found["by_position"]["reserved"] = {}
+    scores = detection_scores(found)
+    assert "tile_auroc_by_position" in scores
+    assert not any(name.endswith("_reserved") for name in scores)

@@ -190,5 +190,5 @@ def test_an_exported_folder_is_pushed_to_a_private_repository(stored_run, tmp_pa
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=lambda: Hub(calls, failure)))
     status, _, errors = run(capsys, "export", str(folder), str(tmp_path / "b"), "push=me/it")
     assert (status, errors.count("\n")) == (1, 1)
-    assert f"push=me/it: not uploaded (no route); the folder is complete: {tmp_path / 'b'}" in errors
+    assert f"push=me/it: not uploaded (no route); to try again: hf upload me/it {tmp_path / 'b'}" in errors
     assert len(list((tmp_path / "b").iterdir())) == 3

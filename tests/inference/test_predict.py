@@ -19,6 +19,7 @@ from saaae.inference.image_output import writing
 from saaae.inference.predict import Predictor
 from saaae.inference.tiled_model import Options
 from saaae.inference.tiling import fixed_axis, local_axis, overlap
+from saaae.inference.unfinished import folder_of
 from tests.conftest import TINY
 from tests.inference.test_trained_model import CONVOLUTIONAL, MAPS
 
@@ -449,7 +450,7 @@ class Counted(Predictor):
 
 @pytest.fixture
 def large_scene(despeckler, tmp_path, monkeypatch):
-    """A scene of 12 tiles that counts as large; its predictor, path and result; the options of the predictor."""
+    """Makes predictors that count their tiles; the path of a scene of 6 tiles that counts as large, and its result."""
     monkeypatch.setattr("saaae.inference.unfinished.LARGE", 200 * 150)
     path = save(tmp_path / "a.tif", speckle(200, 150))
     model, options = saaae.load(despeckler), Options(tile=104, batch_size=1, latents=True)
@@ -502,7 +503,7 @@ def test_a_damaged_row_of_tiles_is_computed_again(large_scene):
     first = next(out.parent.glob(".a.tif.unfinished/*0.npz"))
     first.write_bytes(first.read_bytes()[:50])
     continued = counted()
-    assert "1 rows of tiles" in continued.predict(path, out).note
+    assert "1 row of tiles" in continued.predict(path, out).note
     assert continued.tiles == 4
 
 
@@ -515,10 +516,27 @@ def test_two_processes_do_not_write_one_scene(large_scene):
     assert folder.is_dir()
 
 
-def test_a_broken_scene_leaves_no_rows_of_tiles(large_scene):
+def test_options_that_do_not_fit_a_scene_leave_nothing(large_scene):
     counted, path, out = large_scene
-    predictor = counted(5)
-    predictor.failure = UserError("broken")
-    with pytest.raises(UserError, match="broken"):
+    predictor = counted()
+    predictor.options = replace(predictor.options, tile=16)
+    with pytest.raises(UserError, match="tile=16"):
         predictor.predict(path, out)
-    assert not list(out.parent.iterdir())
+    assert not out.parent.exists()
+
+
+def test_rows_of_a_scene_that_is_whole_are_deleted(large_scene, saaae_command, despeckler):
+    _, path, out = large_scene
+    assert saaae_command("predict", despeckler, path, out.parent)[0] == 0
+    folder_of(out).mkdir()  # its process was killed while it cleaned up
+    assert saaae_command("predict", despeckler, path, out.parent)[0] == 0
+    assert not folder_of(out).exists()
+
+
+def test_overlapping_bright_places_are_blended_once(despeckler, monkeypatch):
+    predictor = Predictor(saaae.load(despeckler), Options())
+    x = torch.full((1, 1, 64, 64), 0.2)
+    x[..., 28:36, 28:36] = 1.0
+    once = predictor.run(x)[0]
+    monkeypatch.setattr("saaae.inference.tiled_model.bright_places", lambda *args: 2 * bright_places(*args))
+    assert torch.equal(predictor.run(x)[0], once)

@@ -1,6 +1,7 @@
 import torch
 
 from saaae.metrics.latent import LatentStatistics
+from saaae.posteriors.anchored_prior import PriorGaussian
 from saaae.posteriors.gaussian import Delta, DiagonalGaussian
 
 
@@ -26,3 +27,15 @@ def test_every_value_of_a_latent_map_is_a_dimension():
     assert statistics.compute()["spread"].shape == (12,)
     statistics.reset()
     assert statistics.count == 0
+
+
+def test_moments_are_relative_to_the_prior():
+    torch.manual_seed(0)
+    normal, shift, scale = torch.randn(400, 3), torch.tensor([2.0, 0.0, -5.0]), torch.tensor([0.05, 1.0, 9.0])
+    logvar = torch.full_like(normal, -2.0)
+    prior = DiagonalGaussian(shift.expand_as(normal), (2 * scale.log()).expand_as(normal))
+    plain, scaled = LatentStatistics(3), LatentStatistics(3)
+    plain.update(DiagonalGaussian(normal, logvar))
+    scaled.update(PriorGaussian(shift + scale * normal, logvar + 2 * scale.log(), prior))
+    for name, value in plain.compute().items():
+        torch.testing.assert_close(scaled.compute()[name], value, rtol=1e-3, atol=1e-4)

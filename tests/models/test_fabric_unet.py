@@ -4,6 +4,7 @@ import torch
 from saaae.errors import UserError
 from saaae.models.fabric_unet import moments
 from saaae.objectives.likelihood import ACTIVATIONS, INVERSES
+from saaae.training.build import check_together
 from saaae.training.checks import monitor_of
 from saaae.types import Batch
 from tests.models.test_models import make, trainer, wrapped  # noqa: F401
@@ -100,3 +101,17 @@ def test_a_vector_and_a_small_image_are_refused(make):  # noqa: F811
         make("model=fabric_unet", "model.latent_channels=null", "model.latent_dim=8")
     with pytest.raises(UserError, match="data.image_size=32: 5 model.encoder.widths halve it; expected a multiple"):
         make("model=fabric_unet", "model.encoder.widths=[8,8,8,8,8]")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=vae", "model.latent_dim=4"], "data.crop=16: a latent vector is one of whole images"),
+        (["model=vae", "model.latent_channels=2", "model.latent_dim=null"], "data.crop=18: expected a multiple of 4"),
+    ],
+)
+def test_crops_that_a_model_cannot_take_are_refused(make, words, message):  # noqa: F811
+    model, data = make(*words)
+    data.crop = int(message.split(":")[0].rpartition("=")[2])
+    with pytest.raises(UserError, match=message):
+        check_together(model, data)

@@ -175,7 +175,11 @@ def test_the_prior_is_computed_in_float32_under_autocast(dtype, options):
     with torch.autocast("cpu", dtype):
         q = posterior(features(), rng())
         values = (q.kl, q.rsample(rng()), q.prior_mean, posterior.prior.sample(torch.empty(5, *MAP), rng()))
+        like = torch.empty(5, MAP[0], 12, 12)
+        other = (posterior.prior.mean(like), posterior.prior.sample(like, rng()))
     assert {value.dtype for value in values} == {torch.float32}
+    assert {value.dtype for value in other} == {torch.float32}
+    torch.testing.assert_close(other[0], posterior.prior.mean(like))
     torch.testing.assert_close(values[0], posterior(features(), rng()).kl, rtol=0.03, atol=0.3)
 
 
