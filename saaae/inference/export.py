@@ -277,12 +277,16 @@ def _beside(target: Path) -> Iterator[Path]:
     """A path to write beside the target, which it becomes at the end; an exception leaves no trace of it.
 
     Raises:
-        UserError: If the target exists.
+        UserError: If the target exists, or its folder cannot be written.
     """
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".part") as folder:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    except OSError as error:
+        raise UserError(f"to={target}: cannot be written ({error.strerror}); expected a folder that can") from None
+    with temporary as folder:
         partial = Path(folder) / target.name
         yield partial
         os.rename(partial, target)

@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from saaae.data.listing import EXTENSIONS
@@ -72,3 +73,23 @@ def check_folder(to: Path, images: str | Sequence[str], found: dict[str, Path]) 
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"to={to}: cannot be written; expected a folder that can")
+
+
+@contextmanager
+def results_in(folder: Path) -> Iterator[None]:
+    """A folder for results; one that is made here and stays empty is removed.
+
+    Raises:
+        UserError: If it cannot be made.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"to={folder}: cannot be made ({error.strerror}); expected a folder that can") from None
+    try:
+        yield
+    finally:
+        if made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()

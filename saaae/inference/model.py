@@ -273,9 +273,10 @@ def load_model(
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device={device}: not available ({reason}); expected cpu, cuda, cuda:1 or mps") from None
+    except (RuntimeError, AssertionError):
+        backends = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        here = ["cpu", *(name for name, is_here in backends.items() if is_here)]
+        raise UserError(f"device={device}: not available on this machine; expected {' or '.join(here)}") from None
     return TrainedModel(build_network(source).to(place), source)
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from saaae.atomic import write_text
 from saaae.errors import UserError
-from saaae.inference.image_names import check_folder, find_images
+from saaae.inference.image_names import check_folder, find_images, results_in
 from saaae.inference.model import load_model
 from saaae.inference.predict import Predictor, Result
 from saaae.inference.source import CheckpointName
@@ -77,17 +77,18 @@ def predict_files(
     if len(missing) < len(found):
         print(f"{len(found) - len(missing)} of {len(found)} are done already; overwrite=true makes them again")
     failed = 0
-    for name, result in _results(task, predictor, missing, to, processes):
-        if isinstance(result, UserError):
-            if len(found) == 1:
-                raise result
-            print(f"error: {result}", file=sys.stderr, flush=True)
-            failed += 1
-            continue
-        print(f"{to / name}: {result.note}", flush=True)
-        if result.score is not None:
-            scores[name] = result.score
-            _write_scores(to / SCORES, scores)
+    with results_in(to):
+        for name, result in _results(task, predictor, missing, to, processes):
+            if isinstance(result, UserError):
+                if len(found) == 1:
+                    raise result
+                print(f"error: {result}", file=sys.stderr, flush=True)
+                failed += 1
+                continue
+            print(f"{to / name}: {result.note}", flush=True)
+            if result.score is not None:
+                scores[name] = result.score
+                _write_scores(to / SCORES, scores)
     if failed:
         print(f"{failed} of {len(found)} images could not be used", file=sys.stderr)
     return int(failed > 0)

@@ -95,7 +95,7 @@ class TiledModel:
         self.clip = network.likelihood.activation != "log_intensity"
         classes, label = network.num_classes, self.options.label
         if classes and label is None:
-            raise UserError(f"label=null: expected a class, {known_classes(classes, self.model.class_names)}")
+            raise UserError(f"label: missing; expected a class, {known_classes(classes, self.model.class_names)}")
         self.label = None if label is None else self.model.class_number(label)
         if not self.is_radar and (self.options.scale or self.options.full_scale is not None):
             raise UserError(
