@@ -115,6 +115,11 @@ class Posterior(Protocol):
         ...
 
     @property
+    def prior_scale(self) -> Tensor:
+        """The prior's standard deviation of each latent value, in the shape of z."""
+        ...
+
+    @property
     def standardised(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each latent dimension (B, D), in standard deviations of the prior from its mean."""
         ...

@@ -58,6 +58,11 @@ class PriorGaussian(DiagonalGaussian):
         return self.prior.mean
 
     @property
+    def prior_scale(self) -> Tensor:
+        """s, in the shape of z."""
+        return (0.5 * self.prior.logvar).exp()
+
+    @property
     def standardised(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each dimension (B, D), in standard deviations of the prior from its mean."""
         precision = torch.exp(-self.prior.logvar)
@@ -192,6 +197,11 @@ class AnchoredPriorGaussian(PriorGaussian):
     def standardised(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each dimension of z (B, D), relative to p(z|w) for w at its mean."""
         return self._over(self.q_w.mean).standardised
+
+    @property
+    def prior_scale(self) -> Tensor:
+        """s(w) for w at its mean, in the shape of z."""
+        return self._over(self.q_w.mean).prior_scale
 
     @property
     def prior_mean(self) -> Tensor:

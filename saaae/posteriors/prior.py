@@ -70,6 +70,11 @@ class OverStandardPrior:
         return torch.zeros_like(self.mode)
 
     @property
+    def prior_scale(self) -> Tensor:
+        """Ones in the shape of the mode."""
+        return torch.ones_like(self.mode)
+
+    @property
     def variance(self) -> Tensor:
         raise NotImplementedError
 

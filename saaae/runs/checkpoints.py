@@ -30,9 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises half a dozen kinds
         objects = "weights" in str(error).lower() and "unsupported" in str(error).lower()
         if path.suffix in (".pt2", ".onnx"):
-            raise UserError(
-                f"{path}: a graph; expected a run folder, checkpoint or exported folder"
-            ) from None
+            raise UserError(f"{path}: a graph; expected a run folder, checkpoint or exported folder") from None
         reason = "it holds more than plain data" if objects else "damaged, cut short, or something else"
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
     if missing:

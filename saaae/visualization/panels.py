@@ -137,9 +137,10 @@ def interpolation_rows(model: ImageAutoencoder, batch: Batch, steps: int = 9) ->
 
 
 def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int = 8, steps: int = 9) -> list[Row]:
-    """Images of the first image's latent with one of its dimensions moved from -3 to 3, those of the highest KL first.
+    """Images of the first image's latent with one of its dimensions moved, those of the highest KL first.
 
-    Of a latent map a dimension is a channel, moved at all positions.
+    It moves from -3 to 3 standard deviations of the prior around the prior's mean. Of a latent map a dimension is a
+    channel, moved at all positions.
 
     Args:
         model: The model, in evaluation mode.
@@ -148,14 +149,15 @@ def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int 
         rows: Dimensions shown, at most.
         steps: Images per row.
     """
-    z = model.encode(batch).mode[:1]
+    posterior = model.encode(batch)
+    z, mean, scale = (part[:1] for part in (posterior.mode, posterior.prior_mean, posterior.prior_scale))
     charged = kl.view(model.latent_shape).flatten(1).sum(1) if len(model.latent_shape) > 1 else kl
     values = torch.linspace(-3, 3, steps, device=z.device)
     label = None if batch.label is None or not model.num_classes else batch.label[0].expand(steps)
     found = []
     for dimension in charged.argsort(descending=True)[:rows].tolist():
         moved = z.repeat(steps, *[1] * (z.dim() - 1))
-        moved[:, dimension] = values.view(-1, *[1] * (z.dim() - 2))
+        moved[:, dimension] = mean[:, dimension] + scale[:, dimension] * values.view(-1, *[1] * (z.dim() - 2))
         found.append(Row(f"{dimension}: {float(charged[dimension]):.2f} nats", model.generate(moved, label)))
     return found
 
@@ -209,7 +211,7 @@ def final_panels(
     if not model.encode(batch).stochastic:
         return
     yield "prior", prior_rows(model, device)
-    if kl is not None and model.prior.is_standard:  # from -3 to 3 of its standard deviations
+    if kl is not None:
         yield "traversals", traversal_rows(model, batch, kl)
     if model.num_classes:
         yield "classes", class_rows(model, device, data.class_names)

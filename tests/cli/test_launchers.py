@@ -21,36 +21,38 @@ def scores_of(sweep):
 
 
 @pytest.mark.parametrize(
-    "launcher",
+    "launchers",
     [
-        ["hydra/launcher=parallel"],
-        ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2"],
-        ["hydra/launcher=gpus", "hydra.launcher.ray.remote.num_gpus=0"],
+        [["hydra/launcher=parallel"], ["hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2"]],
+        [["hydra/launcher=gpus", "hydra.launcher.ray.remote.num_gpus=0"]],
     ],
-    ids=lambda words: words[0].partition("=")[2],
+    ids=["processes", "gpus"],
 )
-def test_a_launcher_gives_the_same_results_as_sequential_jobs(zygote, tmp_path, monkeypatch, launcher):
-    if launcher[0].endswith("gpus"):
+def test_launchers_give_the_same_results_as_sequential_jobs(zygote, tmp_path, monkeypatch, launchers):
+    if launchers[0][0].endswith("gpus"):
         pytest.importorskip("ray", reason="the extra `gpus` is not installed")
         monkeypatch.setenv("RAY_worker_niceness", "0")  # the default is 15: takes hours if anything else runs
     sweep = ["-m", "seed=0,1", "trainer.val_check_interval=1,1000", *SHORT]
     status, printed = zygote.run(tmp_path, *sweep, "name=here")
     assert status == 2, printed
-    # Without a name: the job processes must find the folder of the launching process.
-    status, printed = zygote.run(tmp_path, *sweep, *launcher)
-    assert status == 2, printed
-    (folder,) = (tmp_path / "outputs").glob("sweep-*")
-    assert scores_of(folder) == scores_of(tmp_path / "outputs" / "here")
-    assert len(scores_of(folder)) == 2
-    assert f"4 jobs in outputs/{folder.name}" in printed
-    assert printed.count("failed     seed=") == 2
-    assert "an epoch has 3 batches" in printed
-    assert "leaderboard  outputs/sweep-" in printed
-    assert not (folder / ".jobs").exists()
+    sequential = scores_of(tmp_path / "outputs" / "here")
+    assert len(sequential) == 2
+    for launcher in launchers:
+        sweeps = set((tmp_path / "outputs").glob("sweep-*"))
+        # Without a name: the job processes must find the folder of the launching process.
+        status, printed = zygote.run(tmp_path, *sweep, *launcher)
+        assert status == 2, printed
+        (folder,) = set((tmp_path / "outputs").glob("sweep-*")) - sweeps
+        assert scores_of(folder) == sequential
+        assert f"4 jobs in outputs/{folder.name}" in printed
+        assert printed.count("failed     seed=") == 2
+        assert "an epoch has 3 batches" in printed
+        assert "leaderboard  outputs/sweep-" in printed
+        assert not (folder / ".jobs").exists()
 
-    status, printed = zygote.run(tmp_path, *sweep, *launcher, f"name={folder.name}")
-    assert status == 2, printed
-    assert printed.count("done       seed=") == 2
+        status, printed = zygote.run(tmp_path, *sweep, *launcher, f"name={folder.name}")
+        assert status == 2, printed
+        assert printed.count("done       seed=") == 2
 
 
 CBAM = ["model=cbam_ae", "model.encoder.widths=[8,8,8,8]", "model.decoder.widths=[8,8,8]"]

@@ -39,11 +39,29 @@ def test_a_long_title_is_not_cut_off():
     assert mosaic([Row("", torch.zeros(1, 1, 8, 8))], "word " * 40).shape[1] > 900
 
 
+def posterior_at(mode, prior_mean=0.0, prior_scale=1.0):
+    """A posterior with a mode, over a prior with one mean and standard deviation."""
+    like = torch.ones_like(mode)
+    return SimpleNamespace(mode=mode, prior_mean=prior_mean * like, prior_scale=prior_scale * like)
+
+
+def test_traversals_move_around_the_prior():
+    model = SimpleNamespace(
+        num_classes=None,
+        latent_shape=(2,),
+        encode=lambda batch: posterior_at(torch.tensor([[0.1, 0.2]]), prior_mean=5.0, prior_scale=0.5),
+        generate=lambda z, label=None: z[:, :, None, None],
+    )
+    rows = traversal_rows(model, SimpleNamespace(label=None), torch.tensor([1.0, 2.0]), steps=3)
+    assert rows[0].images[:, 1, 0, 0].tolist() == pytest.approx([3.5, 5.0, 6.5])
+    assert rows[0].images[:, 0, 0, 0].tolist() == pytest.approx([0.1] * 3)
+
+
 def test_traversals_vary_one_dimension_at_a_time_in_order_of_kl():
     model = SimpleNamespace(
         latent_shape=(3,),
         num_classes=None,
-        encode=lambda batch: SimpleNamespace(mode=torch.tensor([[0.1, 0.2, 0.3]])),
+        encode=lambda batch: posterior_at(torch.tensor([[0.1, 0.2, 0.3]])),
         generate=lambda z, label=None: z[:, :, None, None],
     )
     rows = traversal_rows(model, batch_of(torch.zeros(1, 1, 4, 4)), torch.tensor([0.5, 2.0, 0.1]), rows=2, steps=3)
@@ -56,7 +74,7 @@ def test_traversals_of_a_latent_map_vary_whole_channels_in_order_of_their_summed
     model = SimpleNamespace(
         latent_shape=(2, 2, 2),
         num_classes=None,
-        encode=lambda batch: SimpleNamespace(mode=torch.zeros(1, 2, 2, 2)),
+        encode=lambda batch: posterior_at(torch.zeros(1, 2, 2, 2)),
         generate=lambda z, label=None: z,
     )
     kl = torch.tensor([0.1, 0.1, 0.1, 0.9, 0.4, 0.4, 0.4, 0.4])
