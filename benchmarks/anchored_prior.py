@@ -7,7 +7,6 @@ outputs/anchored-prior, or in OUTPUTS of the environment: other overrides need a
 continues the runs that were interrupted and reads those that have finished.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,18 +14,12 @@ from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from progressive import results, trained
 
-from saaae.config.resolvers import register_resolvers
 from saaae.metrics.intervals import mean_interval
-from saaae.runs.folder import RunFolder
-from saaae.runs.run import Run, resolve_config
-from saaae.signals import Interruption
-from saaae.training.growth import fit_in_stages
 
-CONF = Path(__file__).parents[1] / "conf"
 OUTPUTS = Path(os.environ.get("OUTPUTS", "outputs/anchored-prior"))
 ARMS = {
     "vae": ["model=vae"],
@@ -42,19 +35,7 @@ METRICS = ("elbo", "iw_elbo", "kl", "nll", "ssim", "psnr", "ssim_clean", "psnr_c
 
 def numbers(arm: str, seed: int, words: list[str]) -> dict[str, float]:
     """Test metrics of a finished run, and the difference of its deletion test with 25 % of the cells hidden."""
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    words = [*ARMS[arm], f"seed={seed}", *words]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolve_config(compose("train", words))
-    run = Run(cfg, RunFolder((OUTPUTS / f"{arm}-{seed}").absolute()), words, {"seed": seed})
-    if run.folder.record.is_file():
-        run.folder.check_same_config(run.cfg)
-    if not run.folder.metrics.is_file():
-        run.folder.path.mkdir(parents=True, exist_ok=True)
-        with Interruption() as interruption:
-            fit_in_stages(run, interruption)
-    content: dict[str, Any] = json.loads(run.folder.metrics.read_text())
+    content: dict[str, Any] = results(trained(OUTPUTS / f"{arm}-{seed}", [*ARMS[arm], f"seed={seed}", *words]))
     found = {name: content["test"][name] for name in METRICS if name in content["test"]}
     return found | {name: content[name]["difference"][1] for name in ("deletion_kl", "deletion") if name in content}
 

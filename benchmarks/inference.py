@@ -21,6 +21,7 @@ import torch
 from export import example_of, model_of
 from hydra import initialize_config_dir
 
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.inference.export import write_graph
 from saaae.inference.model import TrainedModel
@@ -84,7 +85,7 @@ def main(rounds: int, threads: int = 1, rows: dict[str, list[str]] = ROWS) -> No
     columns = ["model", "batch", *(f"{form}: images/s" for form in forms), *(f"{form}: ratio" for form in forms[1:])]
     print("| " + " | ".join(columns) + " |")
     print("|---" * len(columns) + "|")
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         models = {name: model_of(words) for name, words in rows.items()}
     for name, model in models.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, resolve_config
@@ -24,18 +25,19 @@ from saaae.runs.stages import stages_before
 from saaae.signals import Interruption
 from saaae.training.growth import fit_in_stages
 
-CONF = Path(__file__).parents[1] / "conf"
 OUTPUTS = Path("outputs/progressive")
 METRICS = ("elbo", "ssim", "psnr", "ssim_clean", "psnr_clean")
 
 
-def trained(name: str, words: list[str]) -> Run:
-    """A finished run of `experiment=progressive` with overrides, in a folder of that name."""
+def trained(folder: Path, words: list[str]) -> Run:
+    """A finished run with overrides, in a folder: trained, continued, or as it is."""
     register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolve_config(compose("train", ["experiment=progressive", *words]))
-    run = Run(cfg, RunFolder((OUTPUTS / name).absolute()), words, {"seed": cfg.seed})
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        cfg = resolve_config(compose("train", words))
+    run = Run(cfg, RunFolder(folder.absolute()), words, {"seed": cfg.seed})
+    if run.folder.record.is_file():
+        run.folder.check_same_config(run.cfg)
     if not run.folder.metrics.is_file():
         run.folder.path.mkdir(parents=True, exist_ok=True)
         with Interruption() as interruption:
@@ -70,14 +72,14 @@ def main(seeds: int, words: list[str]) -> None:
     """
     rows, epochs = [], []
     for seed in range(seeds):
-        grown = trained(f"grown-{seed}", [f"seed={seed}", *words])
+        grown = trained(OUTPUTS / f"grown-{seed}", ["experiment=progressive", f"seed={seed}", *words])
         own, speed = seconds_and_speed(grown)
         seconds = own + sum(seconds_and_speed(stage)[0] for stage in stages_before(grown))
         epochs.append(seconds * speed / grown.cfg.data.num_train)
         rows.append(("grown", seed, seconds, grown))
     length = ["stages=[]", f"trainer.max_epochs={math.ceil(statistics.mean(epochs))}"]
     for seed in range(seeds):
-        whole = trained(f"whole-{seed}", [f"seed={seed}", *words, *length])
+        whole = trained(OUTPUTS / f"whole-{seed}", ["experiment=progressive", f"seed={seed}", *words, *length])
         rows.append(("full size", seed, seconds_and_speed(whole)[0], whole))
     print(f"\n| training | seed | seconds | last steps | {' | '.join(METRICS)} |\n|{'---|' * (4 + len(METRICS))}")
     for each in rows:

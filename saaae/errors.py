@@ -40,6 +40,12 @@ def disk_error(error: BaseException) -> str | None:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
+def folder_error(error: OSError) -> str | None:
+    """One line for what making a run folder raises: as `disk_error`, and where a file is in its place."""
+    exists = isinstance(error, FileExistsError)
+    return f"{error.filename}: exists and is not a folder" if exists else disk_error(error)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`'; did you mean X?'` for the closest of `choices`, or an empty string when none is close."""
     pool = list(choices)

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +39,13 @@ TINY = [
 
 SERVING = {"batch_size": 4, "num_workers": 0, "resident": False, "seed": 0, "corruption": Identity()}
 """Batch, device, seed and corruption settings of a data module under test."""
+
+
+def output_of(code, cwd, package=ROOT):
+    """What a program prints in a new process that finds `saaae` in a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=True).stdout
 
 
 @pytest.fixture(autouse=True)

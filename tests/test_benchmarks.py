@@ -259,7 +259,7 @@ def test_anchored_prior(monkeypatch, capsys, tmp_path):
     small += ["trainer.max_epochs=1", "callbacks=none", "logger=none", "importance_samples=2"]
     benchmark.main(2, small)
     printed = capsys.readouterr().out
-    monkeypatch.setattr(benchmark, "fit_in_stages", None)  # a repeated command trains nothing
+    monkeypatch.setattr("progressive.fit_in_stages", None)  # a repeated command trains nothing
     benchmark.main(2, small)
     assert capsys.readouterr().out == printed[printed.index("\n| mean of 2 seeds | ") :]
     lines = printed.splitlines()

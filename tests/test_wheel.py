@@ -1,6 +1,5 @@
 """The wheel: all that an installed package needs is in it, the options of conf/ too."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import zipfile
 import pytest
 
 from saaae.config import folder
-from tests.conftest import CONF, ROOT
+from tests.conftest import CONF, ROOT, output_of
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +48,7 @@ def test_an_installed_package_finds_its_options(installed, tmp_path):
         "try:\n    saaae.train(['model=vaee'])\n"
         "except saaae.errors.UserError as error:\n    print(error)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    place, error = result.stdout.splitlines()
+    place, error = output_of(code, tmp_path, installed).splitlines()
     assert place == str(installed / "saaae" / "conf")
     assert error.startswith("model=vaee: no such option; expected one of aitex_vae, cbam_ae, ")
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from saaae.cli.train import TRAIN
 from saaae.config.folder import config_folder
 from saaae.config.overrides import quote_paths
 from saaae.config.resolvers import register_resolvers, stamp
-from saaae.errors import RunFailedError, UserError, disk_error, user_error_in
+from saaae.errors import RunFailedError, UserError, folder_error, user_error_in
 from saaae.runs.folder import RunFolder
 from saaae.runs.listing import ListedRun, listed
 from saaae.runs.run import resumed
@@ -66,8 +66,7 @@ def _raise(error: Exception) -> NoReturn:
     """
     if (usage_error := user_error_in(error)) is not None:
         raise UserError(str(usage_error)) from None
-    exists = isinstance(error, FileExistsError) and f"{error.filename}: exists and is not a folder"
-    if reason := exists or disk_error(error):
+    if isinstance(error, OSError) and (reason := folder_error(error)):
         raise RunFailedError(reason) from error
     raise error
 

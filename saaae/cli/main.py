@@ -16,7 +16,7 @@ from saaae.cli.launchers import chosen
 from saaae.cli.multirun import Task, shared_overrides, summarize, sweep_folder_of
 from saaae.config.overrides import in_quotes, positionals_last, quote_paths
 from saaae.config.resolvers import register_resolvers, stamp
-from saaae.errors import disk_error, user_error_in
+from saaae.errors import folder_error, user_error_in
 from saaae.runs.folder import RunFolder
 
 OPTIONS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--config-path",
@@ -47,9 +47,9 @@ def main(command: Command, config_dir: Path) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name=command.config_name)(task)()
     except OSError as error:  # Hydra makes the run folder before there is a job
-        if not (reason := disk_error(error)) and not isinstance(error, FileExistsError):
+        if not (reason := folder_error(error)):
             raise
-        print(f"error: {reason or error.filename + ': exists and is not a folder'}", file=sys.stderr)
+        print(f"error: {reason}", file=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:
         usage_error, launcher = user_error_in(error), task.launch and task.launch.launcher

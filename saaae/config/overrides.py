@@ -51,9 +51,8 @@ def quote_paths(words: list[str]) -> list[str]:
 
 def _with_quoted_path(word: str) -> str:
     key, _, value = word.partition("=")
-    is_path = (
-        key in PATH_KEYS and "=" in value and value[0] not in "'\"[" and os.path.exists(value)
-    )  # not Path: a name may be too long
+    is_text = key in PATH_KEYS and "=" in value and value[0] not in "'\"["
+    is_path = is_text and os.path.exists(value)  # not Path.exists, which raises if the name is too long
     return f"{key}={in_quotes(value)}" if is_path else word
 
 

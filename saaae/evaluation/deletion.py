@@ -31,13 +31,13 @@ def _deletion_losses(model: ImageAutoencoder, batch: Batch, importance_of: Impor
     importance = importance_of(posterior)
     if importance is None:
         return None
-    z, ties = posterior.mode, batch.rng.uniform(importance).flatten(1)
+    z, prior_mean, ties = posterior.mode, posterior.prior_mean, batch.rng.uniform(importance).flatten(1)
     elsewhere = [displaced(importance, batch.rng.uniform(importance)) for _ in range(RANDOM_DRAWS)]
     whole = reconstruction_quality(model.decode(z, batch), batch.target)["ssim"]
 
     def lost(scores: Tensor, share: float) -> Tensor:
         cells = highest(scores.flatten(1), share, ties)
-        return whole - ssim_without(lambda z: model.decode(z, batch), z, cells, batch.target, posterior.prior_mean)
+        return whole - ssim_without(lambda z: model.decode(z, batch), z, cells, batch.target, prior_mean)
 
     losses = []
     for share in HIDDEN:

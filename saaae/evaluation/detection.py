@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,27 +34,27 @@ def detection_scores(found: dict[str, Any]) -> dict[str, float]:
     """The numbers that stand for a detection among the test metrics; those that are not known are left out."""
     position = found["by_position"]
     scores = {
-        "tile_auroc": found["tile"]["auroc"],
-        "tile_ap": found["tile"]["average_precision"],
-        "image_auroc": found["image"]["auroc"],
-        **{name: found["pixel"][name] for name in ("pixel_auroc", "pixel_ap", "aupro_30", "aupro_05")},
+        **_scores(found, ("pixel_auroc", *PIXEL_SCORES)),
         "recall": found["threshold"]["recall"],
         "false_alarm_rate": found["threshold"]["false_alarm_rate"],
-        **_with_suffix(position, "by_position"),
-        **(_with_suffix(position["reserved"], "reserved") if "tile" in position["reserved"] else {}),
+        **_scores(position, PIXEL_SCORES, "_by_position"),
+        **(_scores(position["reserved"], PIXEL_SCORES, "_reserved") if "tile" in position["reserved"] else {}),
     }
     return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
-def _with_suffix(found: dict[str, Any], suffix: str) -> dict[str, float]:
+PIXEL_SCORES = ("pixel_ap", "aupro_30", "aupro_05")
+
+
+def _scores(found: dict[str, Any], of_pixels: Sequence[str], suffix: str = "") -> dict[str, float]:
     """Metrics of tiles, strips and pixels, by their names with a suffix."""
     scores = {
         "tile_auroc": found["tile"]["auroc"],
         "tile_ap": found["tile"]["average_precision"],
         "image_auroc": found["image"]["auroc"],
-        **{name: found["pixel"][name] for name in ("pixel_ap", "aupro_30", "aupro_05")},
+        **{name: found["pixel"][name] for name in of_pixels},
     }
-    return {f"{name}_{suffix}": value for name, value in scores.items()}
+    return {f"{name}{suffix}": value for name, value in scores.items()}
 
 
 MapsOf = Callable[[Batch], Tensor]

@@ -195,7 +195,7 @@ class TrainedModel(nn.Module):
 
         Args:
             images: See the class.
-            label: Class of each image, for a conditional model.
+            label: Class of each image, by number or name, for a conditional model.
 
         Raises:
             UserError: If the model has no such map, or the images or labels do not fit it.

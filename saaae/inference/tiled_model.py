@@ -149,9 +149,11 @@ class TiledModel:
         label = None if self.label is None else torch.full_like(indices, self.label)
         batch = network.prepare(Batch(x, x, indices, IndexedRandom(0, indices), label))
         z = network.encode(batch).mode
-        raw, likelihood = network.decoder_output(z, batch), network.likelihood
+        likelihood = network.likelihood
         if network.marks:
-            return torch.cat([likelihood.mean(raw), network.anomaly_map(batch)], 1), z
+            image, marks = network.outputs(z, batch)
+            return torch.cat([likelihood.mean(likelihood.raw(image)), marks], 1), z
+        raw = network.decoder_output(z, batch)
         if not self.is_radar or likelihood.activation not in UNBOUNDED:
             return likelihood.mean(raw), z
         x_hat = likelihood.output(raw)

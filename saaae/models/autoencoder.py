@@ -237,6 +237,10 @@ class ImageAutoencoder(nn.Module):
 
     # Inspection
 
+    def outputs(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of a model with `marks`: images (B, C, H, W), not clipped, and their marks (B, 1, H, W), of latents."""
+        raise NotImplementedError
+
     def anomaly_map(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
         """What surprises the model (B, 1, H, W), before any smoothing: by default the squared error of reconstructions.
 

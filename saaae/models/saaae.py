@@ -24,9 +24,9 @@ class SAAAE(ImageAutoencoder):
 
     def maps(self, batch: Batch, posterior: Posterior) -> Mapping[str, Tensor]:
         """Also anchor and injected noise; those of a latent vector are one row of its dimensions (B, 1, 1, D)."""
-        anchor, noise = self.anchor(posterior), posterior.variance.sqrt()
-        own: dict[str, Tensor] = {}
+        anchor, own = self.anchor(posterior), dict[str, Tensor]()
         if anchor is not None:
+            noise = posterior.variance.sqrt()
             noise = noise.unflatten(1, self.latent_shape).mean(1, keepdim=True) if anchor.dim() == 4 else noise
             own = {"anchor": anchor, "injected noise (std)": noise}
         own = {name: values if values.dim() == 4 else values[:, None, None] for name, values in own.items()}

@@ -143,6 +143,10 @@ class AnchoredPriorGaussian(PriorGaussian):
     def _of_sample(self) -> PriorGaussian:
         return self._over(self.w)
 
+    @cached_property
+    def _of_mean(self) -> PriorGaussian:
+        return self._over(self.q_w.mean)
+
     def _over(self, w: Tensor) -> PriorGaussian:
         """q(z|x) over p(z|w)."""
         prior = self.hyper.given(w, self.mean.shape[2:])
@@ -186,7 +190,7 @@ class AnchoredPriorGaussian(PriorGaussian):
     @property
     def kl_effective_per_dimension(self) -> Tensor:
         """KL(q(z|x) || p(z|w)) of each dimension of z (B, D) in nats, for w at its mean: without noise."""
-        return self._over(self.q_w.mean)._kl_of_dimensions()
+        return self._of_mean._kl_of_dimensions()
 
     @property
     def prior(self) -> DiagonalGaussian:
@@ -196,18 +200,17 @@ class AnchoredPriorGaussian(PriorGaussian):
     @property
     def standardised(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each dimension of z (B, D), relative to p(z|w) for w at its mean."""
-        return self._over(self.q_w.mean).standardised
+        return self._of_mean.standardised
 
     @property
     def prior_scale(self) -> Tensor:
         """s(w) for w at its mean, in the shape of z."""
-        return self._over(self.q_w.mean).prior_scale
+        return self._of_mean.prior_scale
 
     @property
     def prior_mean(self) -> Tensor:
         """m(w) for w at its mean, in the shape of the mode."""
-        w = self.q_w.mean
-        return self.hyper.latents(self.hyper.given(w, self.mean.shape[2:]).mean, w)
+        return self.hyper.latents(self._of_mean.prior.mean, self.q_w.mean)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """The share of w in the KL (B,), in nats."""

@@ -13,6 +13,7 @@ from saaae.data.datamodule import ImageDataModule
 from saaae.errors import UserError
 from saaae.models.autoencoder import ImageAutoencoder
 from saaae.models.lightning import model_weights
+from saaae.runs.exported import GRAPHS
 from saaae.runs.folder import RunFolder
 
 
@@ -29,7 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         missing = {"config", "state_dict", "global_step", "validation"} - set(checkpoint)
     except Exception as error:  # torch raises half a dozen kinds
         objects = "weights" in str(error).lower() and "unsupported" in str(error).lower()
-        if path.suffix in (".pt2", ".onnx"):
+        if path.suffix in GRAPHS:
             raise UserError(f"{path}: a graph; expected a run folder, checkpoint or exported folder") from None
         reason = "it holds more than plain data" if objects else "damaged, cut short, or something else"
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from None

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,14 +10,15 @@ from saaae.atomic import check_entries
 from saaae.config.validation import complete_stored_config
 from saaae.errors import UserError, reading
 
-if TYPE_CHECKING:
-    pass
-
 FORMAT = 1
 """Number of the form; a later version of this project may read several."""
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 """File names of the layout that Hugging Face's `from_pretrained` expects."""
+
+
+GRAPHS = (".onnx", ".pt2")
+"""Endings of exported graphs, which have no weights to load."""
 
 
 def is_exported(path: Path) -> bool:

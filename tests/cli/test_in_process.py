@@ -23,7 +23,7 @@ from hydra.version import getbase
 import saaae
 from saaae.errors import RunFailedError, UserError
 from tests.cli.test_command_line import MISTAKES
-from tests.conftest import CONF, ROOT, TINY
+from tests.conftest import CONF, ROOT, TINY, output_of
 
 WORDS = [*TINY, "model=vae", "logger=none", "callbacks=none", "pictures.count=1"]
 
@@ -244,8 +244,4 @@ def test_it_imports_no_torch_before_it_trains(tmp_path):
         "try:\n    saaae.train(['modle=vae'])\n"
         "except saaae.errors.UserError as error:\n    print(error, 'torch' in sys.modules)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
-    )
-    assert result.stdout == "modle: no such key; did you mean model? False\n"
+    assert output_of(code, tmp_path) == "modle: no such key; did you mean model? False\n"
