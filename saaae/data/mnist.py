@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from saaae.data.datamodule import SPLITS, ImageDataModule, Manifest, Serving
-from saaae.data.images import Images, tensor_digest
+from saaae.data.images import Images, RawBatch, tensor_digest
 from saaae.errors import UserError
 from saaae.ranges import Folder, PositiveInt
-from saaae.types import Split
+from saaae.rng import RandomSource
+from saaae.types import Batch, Split
 
 FILES: dict[Split, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -36,6 +37,12 @@ def read_idx(path: Path) -> Tensor:
         return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: not a readable IDX file ({error}); delete it or replace it by the original") from None
+
+
+def bits(pixels: Tensor, seed: int) -> Tensor:
+    """One binary draw of each gray pixel (uint8), 0 or 255: a pixel is white with its brightness as the probability."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randint(0, 255, pixels.shape, dtype=torch.uint8, generator=generator) < pixels).to(torch.uint8) * 255
 
 
 def find_file(root: Path, name: str) -> Path | None:
@@ -73,6 +80,9 @@ class MNISTData(ImageDataModule):
         num_classes: 10.
         image_size: 28.
         channels: 1.
+        binarize: How gray pixels become binary ones, each drawn with its brightness as the probability of white.
+            `static`: drawn once, the same for every seed (Salakhutdinov and Murray 2008). `dynamic`: drawn anew for
+            every batch in training, a function of (seed, image index) in evaluation. None: the images stay gray.
         **serving: How the images are served.
     """
 
@@ -84,9 +94,11 @@ class MNISTData(ImageDataModule):
         num_classes: Literal[10],
         image_size: Literal[28],
         channels: Literal[1],
+        binarize: Literal["static", "dynamic"] | None = None,
         **serving: Unpack[Serving],
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)
+        self.binarize = binarize
         self.root, self.num_val, self.num_classes = Path(root), num_val, num_classes
         self._digests: dict[str, str] = {}
 
@@ -112,11 +124,19 @@ class MNISTData(ImageDataModule):
                 "test": {FILES["test"][0]: test.size},
             },
             "sources": self._digests,
-            "settings": {},
+            "settings": {"binarize": self.binarize} if self.binarize else {},
             "left_out": {},
             "skipped": {},
             "warnings": [],
         }
+
+    def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
+        """The images, with `dynamic` of newly drawn pixels."""
+        batch = super().present(raw, rng)
+        if self.binarize != "dynamic":
+            return batch
+        drawn = (rng.uniform(batch.input) <= batch.input).float()
+        return batch._replace(input=drawn, target=drawn)
 
     def _read(self, part: Split) -> Images:
         pixels, labels = (self._read_file(name) for name in FILES[part])
@@ -126,6 +146,8 @@ class MNISTData(ImageDataModule):
                 f"{tuple(labels.shape)} labels; expected (N, 28, 28) and (N,)"
             )
         self._digests |= {FILES[part][0]: tensor_digest(pixels), FILES[part][1]: tensor_digest(labels)}
+        if self.binarize == "static":
+            pixels = bits(pixels, [*FILES].index(part))
         return Images(pixels[:, None], labels.long())
 
     def _read_file(self, name: str) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from saaae.errors import UserError
 from saaae.layers.placement import Attention, Place
 from saaae.layers.residual import ResidualBlock
-from saaae.ranges import Widths
+from saaae.ranges import NonNegativeInt, Widths
 
 
 def num_stages(image_size: int, limit: int) -> int:
@@ -20,15 +20,18 @@ def num_stages(image_size: int, limit: int) -> int:
 
 
 class ResNetEncoder(nn.Module):
-    """Stages of a strided 3x3 convolution and a residual block.
+    """Stages of a strided 3x3 convolution and residual blocks.
 
     Args:
         image_shape: (C, H, W) of the images.
         widths: Channels of each stage; a small image uses the first ones only.
         attention: Layers of attention at chosen places.
+        blocks: Residual blocks of each stage.
     """
 
-    def __init__(self, *, image_shape: tuple[int, int, int], widths: Widths, attention: Attention) -> None:
+    def __init__(
+        self, *, image_shape: tuple[int, int, int], widths: Widths, attention: Attention, blocks: NonNegativeInt = 1
+    ) -> None:
         super().__init__()
         channels, size, _ = image_shape
         widths = widths[: num_stages(size, len(widths))]
@@ -37,7 +40,7 @@ class ResNetEncoder(nn.Module):
             *(
                 nn.Sequential(
                     nn.Conv2d(before, after, 3, stride=2, padding=1),
-                    ResidualBlock(after),
+                    *(ResidualBlock(after) for _ in range(blocks)),
                     nn.SiLU(),
                     *attention.at(place, after, size >> (number + 1)),
                 )
@@ -53,7 +56,7 @@ class ResNetEncoder(nn.Module):
 
 
 class ResNetDecoder(nn.Module):
-    """A linear map (1x1 convolution for a latent map), then strided 3x3 transposed convolutions.
+    """A linear map (1x1 convolution for a latent map), then residual blocks and strided 3x3 transposed convolutions.
 
     The last layer gives one value per output channel and pixel, before the link of the likelihood (a sigmoid).
 
@@ -62,13 +65,20 @@ class ResNetDecoder(nn.Module):
         image_shape: (C, H, W) of the images.
         widths: Channels of the encoder's stages; the decoder mirrors them.
         attention: Layers of attention at chosen places.
+        blocks: Residual blocks before each transposed convolution.
 
     Raises:
         UserError: If the stages do not lead from the latent map to the image.
     """
 
     def __init__(
-        self, *, latent_shape: Sequence[int], image_shape: tuple[int, int, int], widths: Widths, attention: Attention
+        self,
+        *,
+        latent_shape: Sequence[int],
+        image_shape: tuple[int, int, int],
+        widths: Widths,
+        attention: Attention,
+        blocks: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
@@ -87,6 +97,7 @@ class ResNetDecoder(nn.Module):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(
+                    *(ResidualBlock(before) for _ in range(blocks)),
                     nn.SiLU(),
                     nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1),
                     *(attention.at("decoder", after, side << number) if number < len(widths) else []),
