@@ -58,7 +58,7 @@ def test_all_pairs_of_options_compose_or_are_rejected_as_expected(compose_config
 def clashes(model, data, likelihood, beta, posterior, attention, **others):
     """Settings named in the errors of incompatible options; every other choice can be built."""
     has_map = model == "cbam_ae" or (
-        data != "mnist" and model in ("vae", "saaae", "saaae_prior", "despeckler", "fabric_unet")
+        data != "mnist" and model in ("vae", "vae_deep", "saaae", "saaae_prior", "despeckler", "fabric_unet")
     )
     halved_often = ("aitex_vae", "cbam_ae", "despeckler", "fabric_unet")
     scale = "none" if likelihood == "spectral" else "sigmoid"

@@ -20,6 +20,8 @@ UNHASHED = {
     "data.crop": None,
     "data.labels": None,
     "data.binarize": None,
+    "model.encoder.blocks": 1,
+    "model.decoder.blocks": 0,
     "posterior.gain": "fixed",
     "model.posterior.gain": "fixed",
 }

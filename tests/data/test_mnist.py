@@ -103,3 +103,46 @@ def test_read_idx_returns_the_array(tmp_path):
     array = torch.arange(24, dtype=torch.uint8).view(2, 3, 4)
     (tmp_path / "x").write_bytes(idx(array))
     assert torch.equal(read_idx(tmp_path / "x"), array)
+
+
+def binary(root, binarize, seed=0):
+    serving = {**SERVING, "seed": seed}
+    data = MNISTData(
+        root=str(root), num_val=5, num_classes=10, image_size=28, channels=1, binarize=binarize, **serving
+    )
+    data.setup()
+    return data
+
+
+def test_static_digits_are_drawn_once_whatever_the_seed_and_dynamic_ones_by_seed_and_image(tmp_path):
+    write_archives(tmp_path / "raw")
+    gray = make(tmp_path)
+    gray.setup()
+    everything = torch.arange(6)
+    brightness = gray.batch("test", everything).input
+
+    def drawn(binarize, seed=0, split="test", images=everything):
+        batch = binary(tmp_path, binarize, seed).batch(split, images)
+        assert torch.equal(batch.input, batch.target)
+        return batch.input
+
+    for binarize in ("static", "dynamic"):
+        pixels = drawn(binarize)
+        assert pixels.unique().tolist() == [0.0, 1.0]
+        assert (pixels[brightness == 0] == 0).all()
+        assert (pixels[brightness == 1] == 1).all()
+        deviation = (pixels - brightness).sum() / (brightness * (1 - brightness)).sum().sqrt()
+        assert abs(deviation) < 4  # standard deviations of the sum of the draws
+        torch.testing.assert_close(drawn(binarize, images=torch.tensor([4, 1])), pixels[[4, 1]])
+    assert torch.equal(drawn("static"), drawn("static", seed=1))
+    assert not torch.equal(drawn("dynamic"), drawn("dynamic", seed=1))
+    assert len({binary(tmp_path, binarize).split_hash() for binarize in (None, "static", "dynamic")}) == 3
+    assert binary(tmp_path, None).split_hash() == gray.split_hash()
+
+
+def test_dynamic_digits_are_drawn_anew_in_training(tmp_path):
+    write_archives(tmp_path / "raw")
+    data = binary(tmp_path, "dynamic")
+    raw = data.splits["train"].take(torch.arange(4))
+    first, second = (data.present(raw, data.rng(raw.indices, "train")).input for _ in range(2))
+    assert not torch.equal(first, second)

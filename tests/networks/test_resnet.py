@@ -34,3 +34,17 @@ def test_a_decoder_whose_depth_does_not_match_the_map_is_rejected():
 def test_the_published_size_has_the_published_features():
     encoder = ResNetEncoder(image_shape=(1, 256, 256), widths=[32, 64, 128, 256], attention=NONE)
     assert encoder.output_shape == (256, 16, 16)
+
+
+def test_residual_blocks_are_added_where_asked_for_and_none_by_default():
+    shape, latent = (1, 28, 28), (7,)
+
+    def keys(**blocks):
+        encoder = ResNetEncoder(image_shape=shape, widths=[8, 16], attention=NONE, **blocks)
+        decoder = ResNetDecoder(latent_shape=latent, image_shape=shape, widths=[8, 16], attention=NONE, **blocks)
+        assert decoder(torch.randn(2, 7)).shape == (2, *shape)
+        return [sum("body" in name for name in module.state_dict()) // 8 for module in (encoder, decoder)]
+
+    assert keys() == [2, 0]
+    assert keys(blocks=0) == [0, 0]
+    assert keys(blocks=3) == [6, 6]
