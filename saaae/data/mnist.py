@@ -94,7 +94,7 @@ class MNISTData(ImageDataModule):
         num_classes: Literal[10],
         image_size: Literal[28],
         channels: Literal[1],
-        binarize: Literal["static", "dynamic"] | None = None,
+        binarize: Literal["static", "dynamic"] | None,
         **serving: Unpack[Serving],
     ) -> None:
         super().__init__(image_size=image_size, channels=channels, **serving)

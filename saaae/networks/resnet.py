@@ -30,7 +30,7 @@ class ResNetEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, image_shape: tuple[int, int, int], widths: Widths, attention: Attention, blocks: NonNegativeInt = 1
+        self, *, image_shape: tuple[int, int, int], widths: Widths, attention: Attention, blocks: NonNegativeInt
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
@@ -78,7 +78,7 @@ class ResNetDecoder(nn.Module):
         image_shape: tuple[int, int, int],
         widths: Widths,
         attention: Attention,
-        blocks: NonNegativeInt = 0,
+        blocks: NonNegativeInt,
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
