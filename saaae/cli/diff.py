@@ -12,15 +12,15 @@ from saaae.runs.listing import differing_metrics, differing_settings, run_folder
 class Diff:
     """Shows how two runs differ: settings, code and devices first, then test metrics with their difference."""
 
-    a: Annotated[str, "run folder"]
-    b: Annotated[str, "run folder"]
+    first: Annotated[str, "run folder"]
+    second: Annotated[str, "run folder"]
 
 
 def run(settings: Diff) -> None:
     """Prints what differs."""
-    first, second = run_folder(settings.a), run_folder(settings.b)
+    first, second = run_folder(settings.first), run_folder(settings.second)
     rows = [[key, *map(_text, pair)] for key, pair in differing_settings(first, second).items()]
-    print(table(["setting", settings.a, settings.b], rows) if rows else "equal settings")
+    print(table(["setting", settings.first, settings.second], rows) if rows else "equal settings")
     numbers = []
     for name, (old, new) in differing_metrics(first, second).items():
         change = "" if old is None or new is None else f"{new - old:+.5g}"
@@ -30,7 +30,7 @@ def run(settings: Diff) -> None:
     for path in unfinished:
         print(f"{path}: no test metrics, the run has not finished")
     if not unfinished:
-        head = ["test metric", settings.a, settings.b, "difference"]
+        head = ["test metric", settings.first, settings.second, "difference"]
         print(table(head, numbers) if numbers else "equal test metrics")
 
 
@@ -38,4 +38,4 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-COMMAND = ConsoleCommand(Diff, run, positional=("a", "b"), example="saaae diff outputs/first outputs/second")
+COMMAND = ConsoleCommand(Diff, run, positional=("first", "second"), example="saaae diff outputs/first outputs/second")

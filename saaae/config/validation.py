@@ -233,6 +233,9 @@ def explain(error: Exception, known: list[str], groups: dict[str, list[str]]) ->
         key = match.group(1)
         if key in OWNERS:
             return f"{key}: expected {OWNERS[key]} instead"
+        if key in known:
+            group = key.partition(".")[0]
+            return f"{key}: the default {group} has this key, the one chosen here has not; --cfg job shows those it has"
         return f"{key}: no such key{nearest(key, [*known, *groups])}"
     if match := re.search(r"Interpolation key '(\w+)", text):
         group = match.group(1)

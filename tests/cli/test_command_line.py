@@ -22,6 +22,7 @@ MISTAKES = [
     ("model=vaee", "model=vaee: no such option; expected one of aitex_vae, cbam_ae, "),
     ("posterior.kl=nominl", "posterior.kl=nominl: expected 'effective', 'nominal' or 'budget'; did you mean nominal?"),
     ("epochs=3", "epochs: expected trainer.max_epochs"),
+    ("data=mnist data.num_train=5", "data.num_train: the default data has this key, the one chosen here has not"),
     ("trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
     ("trainer.max_epochs=ten", "trainer.max_epochs=ten: expected -1 or an integer"),
     ("trainer.max_epochs=-1", "trainer.max_epochs=-1: nothing ends the run"),
