@@ -207,6 +207,20 @@ def test_predict(stored_run, monkeypatch, capsys):
     assert "peak memory for 64 x 64" in printed
 
 
+def test_prior_code(stored_run, capsys):
+    load("prior_code").main([str(stored_run(*TINY, "model=saaae_prior", "model.latent_channels=2"))])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 9
+    for *_, of_w, of_z, both in rows:
+        assert float(both) == pytest.approx(float(of_w) + float(of_z), abs=0.11)
+
+
+def test_the_bits_of_rounded_gaussians_are_their_entropy():
+    values = np.random.default_rng(0).normal(1.5, 20.0, (100_000, 1))
+    exact = np.log2(20.0 * np.sqrt(2 * np.pi * np.e))  # the differential entropy, for bins that are narrow
+    assert load("prior_code").bits(np.rint(values), 1.5, np.array(20.0)) == pytest.approx(exact, abs=0.02)
+
+
 def test_speckle(capsys):
     load("speckle").main(fields=1, size=32)
     assert "| 10 | 0.6 |" in capsys.readouterr().out
