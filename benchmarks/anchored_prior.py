@@ -1,8 +1,9 @@
 """The anchored prior against the VAE, its warm-up alone, the learned prior and the anchor, paired by seed.
 
-`python benchmarks/anchored_prior.py 5 [overrides]` trains each of ARMS with five seeds and prints the mean of each
-metric, then its differences from the first arm and from the learned prior with 95 % t-intervals over seeds. The
-overrides are those of all runs, such as `threads=1 importance_samples=50`, and `data=mnist` for vectors. Runs are in
+`python benchmarks/anchored_prior.py 5 [arms=vae,anchored-prior] [overrides]` trains each of ARMS, or some of them, with
+five seeds and prints the mean of each metric, then its differences from other arms with 95 % t-intervals over seeds,
+and the p-value of the difference in ELBO, adjusted for the number of arms in the table (Holm 1979). The overrides are
+those of all runs, such as `threads=1 importance_samples=50`, and `data=mnist` for vectors. Runs are in
 outputs/anchored-prior, or in OUTPUTS of the environment: other overrides need another folder. A repeated command
 continues the runs that were interrupted and reads those that have finished.
 """
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from progressive import results, trained
+from scipy.stats import ttest_rel
 
 from saaae.metrics.intervals import mean_interval
 
@@ -26,10 +28,14 @@ ARMS = {
     "vae-warmup": ["model=vae", "beta=warmup"],
     "learned-prior": ["model=saaae_prior", "posterior.prior=learned"],
     "anchored-prior": ["model=saaae_prior"],
+    "anchored-attention": ["model=saaae_prior", "posterior.attention=true"],
+    "other-w": ["model=saaae_prior", "posterior.prior=hyper_shuffled"],
     "saaae": ["model=saaae"],
     "saaae-gain": ["model=saaae", "posterior.gain=learned"],
 }
-"""Overrides of each arm; the first one is what the others are compared with."""
+"""Overrides of each arm."""
+BASES = ("vae", "vae-warmup", "learned-prior")
+"""What the other arms are compared with."""
 METRICS = ("elbo", "iw_elbo", "kl", "nll", "ssim", "psnr", "ssim_clean", "psnr_clean", "active_units")
 
 
@@ -55,19 +61,32 @@ def digits(metric: str) -> int:
 
 def differences(found: dict[str, list[dict[str, float]]], base: str) -> dict[str, dict[str, str]]:
     """Each arm minus another one: mean and half width of the 95 % interval of the differences paired by seed."""
-    rows: dict[str, dict[str, str]] = {}
-    for arm in [arm for arm in found if arm != base]:
-        rows[arm] = {}
+    rows: dict[str, dict[str, str]] = {arm: {} for arm in found if arm != base}
+    for arm in rows:
         for name in [name for name in found[arm][0] if name in found[base][0]]:
             pairs = zip(found[arm], found[base], strict=True)
             mean, half = mean_interval([ours[name] - theirs[name] for ours, theirs in pairs])
             rows[arm][name] = f"{mean:+.{digits(name)}f} +- {half:.{digits(name)}f}"
+    for arm, p in holm({arm: [run["elbo"] for run in runs] for arm, runs in found.items()}, base).items():
+        rows[arm]["p of elbo"] = f"{p:.3f}"
     return rows
+
+
+def holm(values: dict[str, list[float]], base: str) -> dict[str, float]:
+    """The p-value of each arm's mean difference from another one, paired t-tests, adjusted for their number."""
+    p = {arm: float(ttest_rel(ours, values[base]).pvalue) for arm, ours in values.items() if arm != base}
+    adjusted, largest = dict[str, float](), 0.0
+    for rank, arm in enumerate(sorted(p, key=lambda arm: p[arm])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[arm]))
+        adjusted[arm] = largest
+    return adjusted
 
 
 def main(seeds: int, words: list[str]) -> None:
     """Trains seed by seed, so that an interrupted comparison is one of fewer seeds, and prints the tables."""
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    chosen = next((word[5:].split(",") for word in words if word.startswith("arms=")), list(ARMS))
+    words = [word for word in words if not word.startswith("arms=")]
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in chosen}
     for seed in range(seeds):
         for arm, runs in found.items():
             runs.append(numbers(arm, seed, words))
@@ -76,7 +95,7 @@ def main(seeds: int, words: list[str]) -> None:
         for arm, runs in found.items()
     }
     table(f"mean of {seeds} seeds", means)
-    for base in ("vae", "learned-prior"):
+    for base in [base for base in BASES if base in found]:
         table(f"minus {base}", differences(found, base))
 
 

@@ -12,6 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from PIL import Image
+from scipy.stats import ttest_1samp
 
 from saaae.config.resolvers import register_resolvers
 from saaae.runs.folder import RunFolder
@@ -206,6 +207,20 @@ def test_predict(stored_run, monkeypatch, capsys):
     assert "peak memory for 64 x 64" in printed
 
 
+def test_prior_code(stored_run, capsys):
+    load("prior_code").main([str(stored_run(*TINY, "model=saaae_prior", "model.latent_channels=2"))])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 9
+    for *_, of_w, of_z, both in rows:
+        assert float(both) == pytest.approx(float(of_w) + float(of_z), abs=0.11)
+
+
+def test_the_bits_of_rounded_gaussians_are_their_entropy():
+    values = np.random.default_rng(0).normal(1.5, 20.0, (100_000, 1))
+    exact = np.log2(20.0 * np.sqrt(2 * np.pi * np.e))  # the differential entropy, for bins that are narrow
+    assert load("prior_code").bits(np.rint(values), 1.5, np.array(20.0)) == pytest.approx(exact, abs=0.02)
+
+
 def test_speckle(capsys):
     load("speckle").main(fields=1, size=32)
     assert "| 10 | 0.6 |" in capsys.readouterr().out
@@ -257,14 +272,24 @@ def test_anchored_prior(monkeypatch, capsys, tmp_path):
     small = ["data.num_train=4", "data.num_val=2", "data.num_test=2", "data.batch_size=4", "model.encoder.widths=[4,4]"]
     small += ["data.image_size=32", "model.latent_channels=2", "model.latent_dim=null", "threads=1", "accelerator=cpu"]
     small += ["trainer.max_epochs=1", "callbacks=none", "logger=none", "importance_samples=2"]
+    arms = ["vae", "learned-prior", "other-w"]
+    small.append(f"arms={','.join(arms)}")
     benchmark.main(2, small)
     printed = capsys.readouterr().out
     monkeypatch.setattr("progressive.fit_in_stages", None)  # a repeated command trains nothing
     benchmark.main(2, small)
     assert capsys.readouterr().out == printed[printed.index("\n| mean of 2 seeds | ") :]
     lines = printed.splitlines()
-    for arm in benchmark.ARMS:
-        assert sum(line.startswith(f"| {arm} | ") for line in lines) == 3 - (arm in ("vae", "learned-prior"))
+    for arm in arms:
+        assert sum(line.startswith(f"| {arm} | ") for line in lines) == 3 - (arm in benchmark.BASES)
     assert "| minus vae | elbo | iw_elbo | kl |" in printed
     assert "deletion_kl" in printed
     assert " +- " in printed
+
+
+def test_the_anchored_prior_is_compared_with_p_values_for_all_arms():
+    base = [0.0, 0.0, 0.0, 0.0]
+    values = {"vae": base, "a": [1.0, 2.0, 3.0, 4.0], "b": [1.0, 1.1, 0.9, 1.0], "c": [1.0, -1.0, 2.0, -2.5]}
+    adjusted = load("anchored_prior").holm(values, "vae")
+    alone = {arm: float(ttest_1samp(values[arm], 0.0).pvalue) for arm in "abc"}
+    assert adjusted == pytest.approx({"b": 3 * alone["b"], "a": 2 * alone["a"], "c": alone["c"]})

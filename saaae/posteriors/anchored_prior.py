@@ -224,7 +224,9 @@ class AnchoredPriorPosterior(nn.Module):
         feature_shape: (C, H, W) of the encoder's features.
         latent_shape: (D,) or (C', H, W).
         prior: `hyper`: p(z|w). `learned`: a trained mean and scale of each cell and channel, the same for all images.
-            `standard`: N(0, I), the plain VAE bit for bit.
+            `standard`: N(0, I), the plain VAE bit for bit. `hyper_shuffled`: p(z|w) with the w of the previous image in
+            the batch, in training and tests; an image alone in its batch keeps its own. Its ELBO is still a bound,
+            as q may be any distribution, but that of the pair of images: metrics depend on the batches.
         grid: Rows and columns of the tokens from which w is computed; smaller features have a cell each.
         w_channels: Channels of w for a latent map; w has a cell for each token.
         w_dim: Size of w for a latent vector.
@@ -234,7 +236,7 @@ class AnchoredPriorPosterior(nn.Module):
         decoder_sees_w: Give w to the decoder too.
 
     Raises:
-        UserError: If a setting of w is on without a w.
+        UserError: If a setting of w is on without a w of the image.
     """
 
     stochastic = True
@@ -245,7 +247,7 @@ class AnchoredPriorPosterior(nn.Module):
         *,
         feature_shape: Sequence[int],
         latent_shape: Sequence[int],
-        prior: Literal["hyper", "learned", "standard"],
+        prior: Literal["hyper", "learned", "standard", "hyper_shuffled"],
         grid: PositiveInt,
         w_channels: PositiveInt,
         w_dim: PositiveInt,
@@ -257,8 +259,9 @@ class AnchoredPriorPosterior(nn.Module):
         super().__init__()
         for name, value in {"couple_noise": couple_noise, "decoder_sees_w": decoder_sees_w}.items():
             if value and prior != "hyper":
-                raise UserError(f"posterior.{name}=true: posterior.prior={prior} has no w; expected hyper")
-        self.factorized = prior != "hyper"  # KL(q(w|x) || p(w)) is no part of the sum over dimensions of z
+                raise UserError(f"posterior.{name}=true: posterior.prior={prior} has no w of the image; expected hyper")
+        self.factorized = prior in ("learned", "standard")  # else KL(q(w|x) || p(w)) is no part of the sum
+        self.shuffled = prior == "hyper_shuffled"
         self.heads = GaussianHeads(feature_shape, latent_shape)
         self.decoder_shape = tuple(latent_shape)
         if prior == "standard":
@@ -279,4 +282,6 @@ class AnchoredPriorPosterior(nn.Module):
             return DiagonalGaussian(mean, logvar)
         if isinstance(self.prior, LearnedPrior):
             return PriorGaussian(mean, logvar, self.prior.over(mean))
+        if self.shuffled:
+            features = features.roll(1, 0)  # w is that of the previous image
         return AnchoredPriorGaussian(mean, logvar, features, self.encoder, self.prior, rng)

@@ -22,6 +22,7 @@ EVERY = [
     {"couple_noise": True, "decoder_sees_w": True},
     {"prior": "learned"},
     {"prior": "standard"},
+    {"prior": "hyper_shuffled"},
 ]
 
 
@@ -149,14 +150,30 @@ def test_the_gradient_of_the_kl_is_that_of_finite_differences():
 
 def test_only_the_hyperprior_has_a_kl_beside_that_of_the_dimensions():
     FreeBitsBeta(value=1.0, floor=0.1).check(make(prior="learned"))
-    with pytest.raises(UserError, match="beta=free_bits: needs a posterior whose KL is a sum over dimensions"):
-        FreeBitsBeta(value=1.0, floor=0.1).check(make())
+    for prior in ("hyper", "hyper_shuffled"):
+        with pytest.raises(UserError, match="beta=free_bits: needs a posterior whose KL is a sum over dimensions"):
+            FreeBitsBeta(value=1.0, floor=0.1).check(make(prior=prior))
 
 
+@pytest.mark.parametrize("prior", ["learned", "hyper_shuffled"])
 @pytest.mark.parametrize("option", ["couple_noise", "decoder_sees_w"])
-def test_settings_of_w_are_refused_without_a_w(option):
-    with pytest.raises(UserError, match=f"^posterior.{option}=true: posterior.prior=learned has no w; expected hyper$"):
-        make(prior="learned", **{option: True})
+def test_settings_of_w_are_refused_without_a_w_of_the_image(option, prior):
+    message = f"^posterior.{option}=true: posterior.prior={prior} has no w of the image; expected hyper$"
+    with pytest.raises(UserError, match=message):
+        make(prior=prior, **{option: True})
+
+
+@pytest.mark.parametrize("latent", [VECTOR, MAP])
+def test_the_shuffled_control_differs_only_in_whose_w_it_takes(latent):
+    own, control = make(latent), make(latent, prior="hyper_shuffled")
+    q, other = own(features(), rng()), control(features(), rng())
+    assert torch.equal(other.mean, q.mean)
+    assert torch.equal(other.rsample(rng()), q.rsample(rng()))
+    torch.testing.assert_close(other.q_w.mean, q.q_w.mean.roll(1, 0))
+    torch.testing.assert_close(other.prior_mean, q.prior_mean.roll(1, 0))
+    assert not torch.allclose(other.kl, q.kl)
+    alone = control(features()[:1], rng(1))
+    torch.testing.assert_close(alone.kl, own(features()[:1], rng(1)).kl)
 
 
 @pytest.mark.parametrize("prior", ["hyper", "learned"])
