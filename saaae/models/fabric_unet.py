@@ -55,15 +55,22 @@ class FabricUNet(UNet):
         self.visible, self.smoothing = visible, smoothing
         self.changed_weight, self.positive_weight = changed_weight, positive_weight
 
-    def encoder_input(self, batch: Batch) -> Tensor:
-        """The input of mean 0 and standard deviation 1."""
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch with the standard deviations of its inputs, and the encoder's levels of the standardised inputs."""
         mean, std = moments(batch.input)
-        return (batch.input - mean) / std
+        return batch._replace(skips=(std, *self.encoder((batch.input - mean) / std)))
+
+    def levels(self, batch: Batch) -> tuple[Tensor, ...]:
+        return super().levels(batch)[1:]
+
+    def scale(self, batch: Batch) -> Tensor:
+        """Standard deviation (B, 1, 1, 1) of the pixels of each input."""
+        return batch.skips[0] if batch.skips else moments(batch.input)[1]
 
     def outputs(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The restored image (B, C, H, W), not clipped, and the logit of a visible change (B, 1, H, W); float32."""
         change, logit = self.decoder(z, self.levels(batch)).float().tensor_split([batch.input.shape[1]], 1)
-        return batch.input + moments(batch.input)[1] * change, logit
+        return batch.input + self.scale(batch) * change, logit
 
     def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:
         """The restored image as the likelihood takes it, before its activation."""
@@ -77,7 +84,7 @@ class FabricUNet(UNet):
 
     def changed(self, batch: Batch) -> Tensor:
         """1 where the input was visibly changed, else 0 (B, 1, H, W)."""
-        change = ((batch.input - batch.target) / moments(batch.input)[1]).abs().mean(1, keepdim=True)
+        change = ((batch.input - batch.target) / self.scale(batch)).abs().mean(1, keepdim=True)
         return (smooth(change, self.smoothing) > self.visible).float()
 
     def marking(self, logit: Tensor, changed: Tensor) -> Tensor:
@@ -91,7 +98,7 @@ class FabricUNet(UNet):
         posterior = self.encode(batch)
         restored, logit = self.outputs(posterior.rsample(batch.rng), batch)
         changed = self.changed(batch)
-        error = (restored - batch.target).abs() / moments(batch.input)[1]
+        error = (restored - batch.target).abs() / self.scale(batch)
         restoring = ((1 + self.changed_weight * changed) * error).flatten(1).sum(1)
         nll = self.likelihood.nll(self.likelihood.raw(restored.detach()), batch.target)
         objective = restoring + self.marking(logit, changed).flatten(1).sum(1) + nll - nll.detach()
