@@ -16,6 +16,8 @@ from saaae.types import Batch, Loss, Posterior
 
 FLAT = 1e-3
 """Least standard deviation by which an image is divided."""
+MIRRORS = [], [-1], [-2], [-2, -1]
+"""Axes along which the mirror images of an image, and itself, are flipped."""
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,6 +39,8 @@ class FabricUNet(UNet):
         smoothing: Standard deviation of this smoothing in pixels.
         changed_weight: Weight of the error of changed pixels, beyond 1.
         positive_weight: Weight of changed pixels in the cross-entropy.
+        flips: Whether the anomaly map is the mean over an image and its mirror images, at four times the cost.
+        residual: Weight in the anomaly map of the change that the model makes, in standard deviations of the image.
         **parts: What it is made of.
     """
 
@@ -49,11 +53,14 @@ class FabricUNet(UNet):
         smoothing: NonNegativeFloat,
         changed_weight: NonNegativeFloat,
         positive_weight: PositiveFloat,
+        flips: bool,
+        residual: NonNegativeFloat,
         **parts: Unpack[Parts],
     ) -> None:
         super().__init__(**parts)
         self.visible, self.smoothing = visible, smoothing
         self.changed_weight, self.positive_weight = changed_weight, positive_weight
+        self.flips, self.residual = flips, residual
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch with the standard deviations of its inputs, and the encoder's levels of the standardised inputs."""
@@ -77,10 +84,28 @@ class FabricUNet(UNet):
         return self.likelihood.raw(self.outputs(z, batch)[0])
 
     def anomaly_map(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
-        """The logit of a visible change."""
-        batch = batch if batch.skips else self.prepare(batch)
+        """The logit of a visible change, plus `residual` times the change that the model makes."""
+        logit, change = self.surprise(batch, latents).tensor_split(2, 1)
+        return logit + self.residual * change
+
+    def surprise(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
+        """The logit of a visible change, and the smoothed change in standard deviations of the input (B, 2, H, W).
+
+        With `flips` the means over an image and its mirror images.
+        """
+        if not self.flips:
+            return self._surprise(batch if batch.skips else self.prepare(batch), latents)
+        images = torch.cat([batch.input.flip(axes) for axes in MIRRORS])
+        rows = torch.arange(len(batch.input), device=images.device).repeat(len(MIRRORS))
+        found = self._surprise(self.prepare(batch._replace(input=images, rng=batch.rng.of(rows))), latents)
+        parts = zip(found.chunk(len(MIRRORS)), MIRRORS, strict=True)
+        return torch.stack([part.flip(axes) for part, axes in parts]).mean(0)
+
+    def _surprise(self, batch: Batch, latents: LatentChoice) -> Tensor:
         posterior = self.encode(batch)
-        return self.outputs(posterior.mode if latents == "mean" else posterior.rsample(batch.rng), batch)[1]
+        restored, logit = self.outputs(posterior.mode if latents == "mean" else posterior.rsample(batch.rng), batch)
+        change = ((restored - batch.input) / self.scale(batch)).abs().mean(1, keepdim=True)
+        return torch.cat([logit, smooth(change, self.smoothing)], 1)
 
     def changed(self, batch: Batch) -> Tensor:
         """1 where the input was visibly changed, else 0 (B, 1, H, W)."""
