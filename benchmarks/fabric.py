@@ -2,12 +2,12 @@
 
 Two principal component analyses, baselines for a fabric autoencoder, on the splits of `experiment=aitex_vae`, with the
 same protocol and metrics as trained runs (`saaae.evaluation.detection.detect`), whose numbers are read from their
-metrics.json; of a `fabric_unet` also with flips (mean over mirror images) and PaDiM on the features of its encoder, six
-minutes a run. Of several runs of a model, such as of several seeds, rows are means, with the least and the greatest in
-brackets. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8 is a linear
-autoencoder of 16x16 patches with 8 latents each. Both are fitted on the training tiles; the map is the squared
-residual. Tiles are 128 pixels apart. Unmarked tiles of defective strips are left out, except in `AUROC of all tiles`,
-where they count as normal. Brackets are 95 % intervals over resampled strips; the threshold of the best F1 is chosen
+metrics.json. Of a `fabric_unet` also with other `model.flips` and `model.residual`, and PaDiM on the features of its
+encoder: some minutes a run. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8
+is a linear autoencoder of 16x16 patches with 8 latents each. Both are fitted on the training tiles; the map is the
+squared residual. Tiles are 128 pixels apart. Unmarked tiles of defective strips are left out, except in `AUROC of all
+tiles`, where they count as normal. Brackets are 95 % intervals over resampled strips; of several runs of a model, such
+as of several seeds, rows are means, and brackets the least and the greatest. The threshold of the best F1 is chosen
 with test labels. The strips are read from $SAAAE_DATA_DIR/aitex (or ./data/aitex).
 """
 
@@ -33,6 +33,8 @@ from saaae.evaluation.detection import columns_in_strip, detect
 from saaae.metrics.pixel_detection import squared_residual
 
 PATCH = 16
+CHOICES = (True, 4.0), (False, 4.0), (False, 0.0)
+"""Values of `model.flips` and `model.residual` that are compared."""
 SHRINKAGE = 0.01
 """Part of the mean variance that is added to the variances of features."""
 
@@ -222,14 +224,15 @@ class Gaussians:
 def of_network(run):
     """Results of a run: as it was tested and, where the model marks defects, those of further maps of it; by name."""
     model = saaae.load(run)
-    name = model.config["model"]["_target_"].rpartition(".")[2]
-    found = {name: stored(run)}
-    if model.network.marks:
-        data = model.data()
-        model.network.flips = True
-        found[f"{name}, flips"] = detect(model.network.anomaly_map, data)
-        found[f"{name}, PaDiM on its encoder"] = detect(Gaussians(model.network, data), data)
-    return found
+    network, name = model.network, model.config["model"]["_target_"].rpartition(".")[2]
+    if not network.marks:
+        return {name: stored(run)}
+    data, own, found = model.data(), (network.flips, network.residual), {}
+    for choice in dict.fromkeys([own, *CHOICES]):
+        network.flips, network.residual = choice
+        row = f"{name}, flips {str(choice[0]).lower()}, residual {choice[1]:g}"
+        found[row] = stored(run) if choice == own else detect(network.anomaly_map, data)
+    return {**found, f"{name}, PaDiM on its encoder": detect(Gaussians(network, data), data)}
 
 
 def main(runs):

@@ -45,11 +45,11 @@ def tiles_of(data, split, every=1):
 
 def surprises(network, x):
     """The logit and the change (N, 2, H, W) that a network makes of images."""
-    parts = x.split(16)
-    indices = torch.arange(16)
-    return torch.cat(
-        [network.surprise(Batch(x, x, indices[: len(x)], IndexedRandom(0, indices[: len(x)]))) for x in parts]
-    )
+    found = []
+    for part in x.split(16):
+        indices = torch.arange(len(part))
+        found.append(torch.cat(network.surprise(Batch(part, part, indices, IndexedRandom(0, indices)))[1:], 1))
+    return torch.cat(found)
 
 
 @torch.inference_mode()

@@ -98,8 +98,8 @@ def test_fabric(monkeypatch, capsys, fabric_run):
     benchmark.main([str(fabric_run), str(fabric_run)])
     found = capsys.readouterr().out
     assert "| patch PCA k=8 16x16 |" in found
-    assert "| FabricUNet (2 runs), all |" in found
-    assert "| FabricUNet, flips (2 runs), all |" in found
+    assert "| FabricUNet, flips true, residual 4 (2 runs), all |" in found
+    assert "| FabricUNet, flips false, residual 0 (2 runs), all |" in found
     assert "| FabricUNet, PaDiM on its encoder (2 runs), all |" in found
 
 

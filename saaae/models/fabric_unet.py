@@ -16,7 +16,7 @@ from saaae.types import Batch, Loss, Posterior
 
 FLAT = 1e-3
 """Least standard deviation by which an image is divided."""
-MIRRORS = [], [-1], [-2], [-2, -1]
+MIRRORS: tuple[list[int], ...] = ([], [-1], [-2], [-2, -1])
 """Axes along which the mirror images of an image, and itself, are flipped."""
 
 
@@ -85,27 +85,33 @@ class FabricUNet(UNet):
 
     def anomaly_map(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
         """The logit of a visible change, plus `residual` times the change that the model makes."""
-        logit, change = self.surprise(batch, latents).tensor_split(2, 1)
+        _, logit, change = self.surprise(batch, latents)
         return logit + self.residual * change
 
-    def surprise(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
-        """The logit of a visible change, and the smoothed change in standard deviations of the input (B, 2, H, W).
+    def marked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        restored, logit, change = self.surprise(batch)
+        return self.likelihood.mean(self.likelihood.raw(restored)), logit + self.residual * change
 
-        With `flips` the means over an image and its mirror images.
+    def surprise(self, batch: Batch, latents: LatentChoice = "mean") -> tuple[Tensor, Tensor, Tensor]:
+        """The restored image, the logit of a visible change, and the smoothed change in deviations of the input.
+
+        With `flips` the last two (B, 1, H, W) are the means over the image and its mirror images.
         """
-        if not self.flips:
-            return self._surprise(batch if batch.skips else self.prepare(batch), latents)
+        seen = self._mirrored(batch) if self.flips else batch if batch.skips else self.prepare(batch)
+        posterior = self.encode(seen)
+        restored, logit = self.outputs(posterior.mode if latents == "mean" else posterior.rsample(seen.rng), seen)
+        change = smooth(((restored - seen.input) / self.scale(seen)).abs().mean(1, keepdim=True), self.smoothing)
+        found = torch.cat([logit, change], 1)
+        if self.flips:
+            parts = zip(found.chunk(len(MIRRORS)), MIRRORS, strict=True)
+            found = torch.stack([part.flip(axes) for part, axes in parts]).mean(0)
+        return restored[: len(batch.input)], found[:, :1], found[:, 1:]
+
+    def _mirrored(self, batch: Batch) -> Batch:
+        """The images of a batch, then their mirror images (4B, C, H, W), prepared; only for the networks."""
         images = torch.cat([batch.input.flip(axes) for axes in MIRRORS])
         rows = torch.arange(len(batch.input), device=images.device).repeat(len(MIRRORS))
-        found = self._surprise(self.prepare(batch._replace(input=images, rng=batch.rng.of(rows))), latents)
-        parts = zip(found.chunk(len(MIRRORS)), MIRRORS, strict=True)
-        return torch.stack([part.flip(axes) for part, axes in parts]).mean(0)
-
-    def _surprise(self, batch: Batch, latents: LatentChoice) -> Tensor:
-        posterior = self.encode(batch)
-        restored, logit = self.outputs(posterior.mode if latents == "mean" else posterior.rsample(batch.rng), batch)
-        change = ((restored - batch.input) / self.scale(batch)).abs().mean(1, keepdim=True)
-        return torch.cat([logit, smooth(change, self.smoothing)], 1)
+        return self.prepare(batch._replace(input=images, rng=batch.rng.of(rows)))
 
     def changed(self, batch: Batch) -> Tensor:
         """1 where the input was visibly changed, else 0 (B, 1, H, W)."""

@@ -74,6 +74,10 @@ def test_with_flips_marks_are_the_mean_over_mirror_images(make, images):  # noqa
     alone = [module.anomaly_map(batch_of(images.flip(some), images.flip(some))).flip(some) for some in axes]
     torch.testing.assert_close(torch.stack(alone).mean(0), marks)
     assert not torch.allclose(alone[0], marks)
+    module.flips = True
+    restored, both = module.marked(batch_of(images, images))
+    torch.testing.assert_close(restored, module(batch_of(images, images)))
+    torch.testing.assert_close(both, marks)
 
 
 def test_a_residual_adds_the_smoothed_change_that_the_model_makes(make, images):  # noqa: F811
