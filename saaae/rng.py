@@ -1,6 +1,8 @@
 """Where random numbers come from: the run's own state in training, (seed, image index) alone in evaluation."""
 
-from typing import Protocol
+import copy
+from itertools import count
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +23,10 @@ class RandomSource(Protocol):
         """Values uniform on (0, 1], float32, in the shape of `like` (B, ...)."""
         ...
 
+    def of(self, rows: Tensor) -> Self:
+        """The source of some images of the batch, by their rows (K,); its draws count as draws of this one."""
+        ...
+
 
 class GlobalRandom:
     """Draws from the global generator of the tensor's device, which a checkpoint saves and restores."""
@@ -32,6 +38,10 @@ class GlobalRandom:
     def uniform(self, like: Tensor) -> Tensor:
         """Values uniform on (0, 1] (B, ...), float32: 1 - u, because `torch.rand` can return exactly 0."""
         return 1.0 - torch.rand_like(like, dtype=torch.float32)
+
+    def of(self, rows: Tensor) -> Self:
+        """Itself."""
+        return self
 
 
 class IndexedRandom:
@@ -48,12 +58,16 @@ class IndexedRandom:
 
     def __init__(self, seed: int, index: Tensor, stream: int = 0) -> None:
         self._key = _hash(index.to(torch.int64) + _hash(torch.tensor(seed * 1_000_003 + stream, device=index.device)))
-        self._draw = 0
+        self._draws = count(1)
+
+    def of(self, rows: Tensor) -> Self:
+        """The source of some images of the batch: they draw what they would in the whole batch."""
+        part = copy.copy(self)  # counts its draws together with this one
+        part._key = self._key[rows]
+        return part
 
     def _bits(self, like: Tensor) -> Tensor:
-        self._draw += 1
-        per_image = like[0].numel()
-        counter = torch.arange(per_image, device=like.device) + (self._draw << 40)
+        counter = torch.arange(like[0].numel(), device=like.device) + (next(self._draws) << 40)
         return _hash(self._key[:, None] + _GOLDEN * counter[None, :]).view(like.shape)
 
     def uniform(self, like: Tensor) -> Tensor:

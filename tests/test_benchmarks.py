@@ -1,6 +1,7 @@
 """Every benchmark runs in its smallest form; its measurements are not checked."""
 
 import importlib.util
+import json
 import random
 import sys
 
@@ -10,11 +11,12 @@ import tifffile
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
 from PIL import Image
 from scipy.stats import ttest_1samp
 
+import saaae
 from saaae.config.resolvers import register_resolvers
+from saaae.evaluation.detection import detection
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, resolve_config
 from saaae.signals import Interruption
@@ -79,15 +81,48 @@ def test_metrics(monkeypatch, capsys):
     assert "| ssim |" in capsys.readouterr().out
 
 
-def test_fabric(monkeypatch, capsys, compose_config, tmp_path):
+@pytest.fixture
+def fabric_run(tmp_path, stored_run):
+    """An untrained fabric U-Net for tiles of 32 pixels, tested on its two fabrics."""
     root = write_fabric(tmp_path / "aitex")
-    words = ["experiment=aitex_vae", f"data.root={root}", "data.image_size=32", f"cache_dir={tmp_path / 'cache'}"]
-    data = instantiate(compose_config(*words).data, _convert_="all")
-    data.setup()
+    words = ["experiment=fabric", f"data.root={root}", "data.image_size=32", "data.crop=null"]
+    run = stored_run(*words, f"cache_dir={tmp_path / 'cache'}", "model.encoder.widths=[8,8,8,8]")
+    model = saaae.load(run)
+    found = {"detection": detection(model.network, model.data())}
+    (run / "metrics.json").write_text(json.dumps(found).replace("NaN", "null"))
+    return run
+
+
+def test_fabric(monkeypatch, capsys, fabric_run):
     benchmark = load("fabric")
-    monkeypatch.setattr(benchmark, "open_data", lambda: data)
-    benchmark.main([])
-    assert "| patch PCA k=8 16x16 |" in capsys.readouterr().out
+    monkeypatch.setattr(benchmark, "open_data", saaae.load(fabric_run).data)
+    benchmark.main([str(fabric_run), str(fabric_run)])
+    found = capsys.readouterr().out
+    assert "| patch PCA k=8 16x16 |" in found
+    assert "| FabricUNet, flips true, residual 4 (2 runs), all |" in found
+    assert "| FabricUNet, flips false, residual 0 (2 runs), all |" in found
+    assert "| FabricUNet, PaDiM on its encoder (2 runs), all |" in found
+
+
+def test_results_of_several_runs_are_their_mean_and_range():
+    runs = [{"tile": {"auroc": value, "auroc_low": 0.1, "auroc_high": 0.9}} for value in (0.5, 0.75)]
+    assert load("fabric").of_runs(runs)["tile"] == {"auroc": 0.625, "auroc_low": 0.5, "auroc_high": 0.75}
+    assert load("fabric").of_runs(runs[:1]) == runs[0]
+
+
+def test_padim_measures_in_standard_deviations_of_the_features(monkeypatch):
+    gaussians = load("fabric").Gaussians
+    monkeypatch.setitem(gaussians.whitened.__globals__, "SHRINKAGE", 0.0)
+    x = (torch.randn(500, 3) @ torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.1, 3.0], [0.5, 0.0, 1.0]]) + 7).double()
+    mean, factor = gaussians.whitened(len(x), x.sum(0), x.T @ x)
+    torch.testing.assert_close(((x - mean) @ factor).T.cov(correction=0), torch.eye(3).double())
+
+
+def test_fabric_scoring(monkeypatch, capsys, fabric_run):
+    benchmark = load("fabric_scoring")
+    monkeypatch.setattr(benchmark, "SIGMAS", (1.0,))
+    benchmark.main([str(fabric_run)])
+    assert "| 1.0 | 4.0 | True |" in capsys.readouterr().out
 
 
 def test_training(monkeypatch, capsys):

@@ -24,6 +24,8 @@ UNHASHED = {
     "model.decoder.blocks": 0,
     "posterior.gain": "fixed",
     "model.posterior.gain": "fixed",
+    "model.flips": False,
+    "model.residual": 0.0,
 }
 """Settings of parts that did not exist in earlier runs, with the values at which the digest leaves them out."""
 

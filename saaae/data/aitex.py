@@ -119,8 +119,8 @@ class AITEXData(CachedFiles):
         test_fraction: Share that tests.
         test_steps: Test tiles begin every image_size / test_steps pixels, and one is flush with the right end;
             training and validation tiles do not overlap.
-        crop: Side in pixels of the squares that training cuts from its tiles at random, mirrored and shaded at random
-            (`random_crops`); None trains on whole tiles.
+        crop: Side in pixels of the squares that training cuts from its tiles at random, mirrored, shaded and with
+            weak noise (`random_crops`); None trains on whole tiles.
         image_size: Side of a tile in pixels, at most 256.
         channels: 1.
         **files: How the files are read and their images served.

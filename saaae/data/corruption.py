@@ -212,8 +212,15 @@ class Composition(Corruption):
         self.makes_defects = any(part.makes_defects for part in parts.values())
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """Applies each part to the images that were drawn for it."""
+        """Applies each part to the images that were drawn for it, and computes it for no others.
+
+        An accelerator waits for their number once per part.
+        """
         for part in self.parts.values():
             chosen = rng.uniform(per_image(x)) <= self.probability
-            x = torch.where(chosen, part(x, rng), x)
+            rows = chosen.flatten().nonzero().flatten()
+            rows = (
+                rows if len(rows) else rows.new_zeros(1)
+            )  # each part draws for every batch, so that later draws depend on none
+            x = x.index_copy(0, rows, torch.where(chosen[rows], part(x[rows], rng.of(rows)), x[rows]))
         return x

@@ -8,15 +8,17 @@ from saaae.rng import RandomSource
 
 SHADE = 0.1
 """Largest change of brightness in each direction between the middle of a crop and its border, as a part of it."""
+NOISE = 0.15
+"""Largest standard deviation of the white noise that is added, in standard deviations of the crop."""
 
 
 def random_crops(x: Tensor, size: int, rng: RandomSource) -> Tensor:
-    """A square of each image, mirrored at random in both directions, with a gradient of brightness.
+    """A square of each image, mirrored at random in both directions, with a gradient of brightness and weak noise.
 
     Args:
         x: Images (B, C, H, W) in [0, 1].
         size: Side of the squares in pixels, at most H and W.
-        rng: Source of places, mirrors and gradients.
+        rng: Source of places, mirrors, gradients and noise.
 
     Returns:
         Images (B, C, size, size) in [0, 1].
@@ -31,4 +33,6 @@ def random_crops(x: Tensor, size: int, rng: RandomSource) -> Tensor:
         shade = shade + slope * torch.linspace(-1, 1, size, device=x.device).view(shape)
     rows, columns = places
     picked = x[torch.arange(len(x), device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return (picked.permute(0, 3, 1, 2) * shade).clamp(0.0, 1.0)
+    crops = picked.permute(0, 3, 1, 2) * shade
+    noise = NOISE * rng.uniform(per_image(crops)) * crops.std((1, 2, 3), keepdim=True, correction=0)
+    return (crops + noise * rng.normal(crops)).clamp(0.0, 1.0)

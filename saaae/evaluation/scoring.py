@@ -96,11 +96,15 @@ class ByPosition:
             self._fitted = PositionCalibration(means, squares, fabrics, left, self.width)
         return self._fitted
 
-    def tiles(self, maps: Tensor, fabrics: Tensor, left: Tensor) -> Array:
+    def standardised(self, maps: Tensor, fabrics: Tensor, left: Tensor) -> Tensor:
+        """Maps (N, 1, H, W) of tiles in standard deviations above the mean of their positions."""
         places = zip(fabrics.tolist(), left.tolist(), strict=True)
         rows = [self._calibration().moments(fabric, start, maps.shape[-1]) for fabric, start in places]
         mean, std = (torch.from_numpy(np.stack(part)).to(maps)[:, None, None] for part in zip(*rows, strict=True))
-        return ((maps - mean) / std).flatten(1).amax(1).cpu().numpy().astype(np.float64)
+        return (maps - mean) / std
+
+    def tiles(self, maps: Tensor, fabrics: Tensor, left: Tensor) -> Array:
+        return self.standardised(maps, fabrics, left).flatten(1).amax(1).cpu().numpy().astype(np.float64)
 
     def strip(self, strip_map: Tensor, fabric: int) -> Tensor:
         mean, std = (

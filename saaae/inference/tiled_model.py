@@ -139,7 +139,7 @@ class TiledModel:
     def run(self, x: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and latents of images; radar images may exceed 1.
 
-        A model that marks defects adds a channel, the logit of a change.
+        A model that marks defects adds a channel, its anomaly map.
 
         Args:
             x: Images (B, C, H, W).
@@ -151,8 +151,7 @@ class TiledModel:
         z = network.encode(batch).mode
         likelihood = network.likelihood
         if network.marks:
-            image, marks = network.outputs(z, batch)
-            return torch.cat([likelihood.mean(likelihood.raw(image)), marks], 1), z
+            return torch.cat(network.marked(batch), 1), z
         raw = network.decoder_output(z, batch)
         if not self.is_radar or likelihood.activation not in UNBOUNDED:
             return likelihood.mean(raw), z

@@ -237,8 +237,8 @@ class ImageAutoencoder(nn.Module):
 
     # Inspection
 
-    def outputs(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Of a model with `marks`: images (B, C, H, W), not clipped, and their marks (B, 1, H, W), of latents."""
+    def marked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of a model with `marks`: reconstructions (B, C, H, W) in [0, 1] and anomaly maps (B, 1, H, W), at once."""
         raise NotImplementedError
 
     def anomaly_map(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:

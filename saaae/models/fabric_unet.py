@@ -16,6 +16,8 @@ from saaae.types import Batch, Loss, Posterior
 
 FLAT = 1e-3
 """Least standard deviation by which an image is divided."""
+MIRRORS: tuple[list[int], ...] = ([], [-1], [-2], [-2, -1])
+"""Axes along which the mirror images of an image, and itself, are flipped."""
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,6 +39,8 @@ class FabricUNet(UNet):
         smoothing: Standard deviation of this smoothing in pixels.
         changed_weight: Weight of the error of changed pixels, beyond 1.
         positive_weight: Weight of changed pixels in the cross-entropy.
+        flips: Whether the anomaly map is the mean over an image and its mirror images, at four times the cost.
+        residual: Weight in the anomaly map of the change that the model makes, in standard deviations of the image.
         **parts: What it is made of.
     """
 
@@ -49,35 +53,69 @@ class FabricUNet(UNet):
         smoothing: NonNegativeFloat,
         changed_weight: NonNegativeFloat,
         positive_weight: PositiveFloat,
+        flips: bool,
+        residual: NonNegativeFloat,
         **parts: Unpack[Parts],
     ) -> None:
         super().__init__(**parts)
         self.visible, self.smoothing = visible, smoothing
         self.changed_weight, self.positive_weight = changed_weight, positive_weight
+        self.flips, self.residual = flips, residual
 
-    def encoder_input(self, batch: Batch) -> Tensor:
-        """The input of mean 0 and standard deviation 1."""
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch with the standard deviations of its inputs, and the encoder's levels of the standardised inputs."""
         mean, std = moments(batch.input)
-        return (batch.input - mean) / std
+        return batch._replace(skips=(std, *self.encoder((batch.input - mean) / std)))
+
+    def levels(self, batch: Batch) -> tuple[Tensor, ...]:
+        return super().levels(batch)[1:]
+
+    def scale(self, batch: Batch) -> Tensor:
+        """Standard deviation (B, 1, 1, 1) of the pixels of each input."""
+        return batch.skips[0] if batch.skips else moments(batch.input)[1]
 
     def outputs(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The restored image (B, C, H, W), not clipped, and the logit of a visible change (B, 1, H, W); float32."""
         change, logit = self.decoder(z, self.levels(batch)).float().tensor_split([batch.input.shape[1]], 1)
-        return batch.input + moments(batch.input)[1] * change, logit
+        return batch.input + self.scale(batch) * change, logit
 
     def decoder_output(self, z: Tensor, batch: Batch) -> Tensor:
         """The restored image as the likelihood takes it, before its activation."""
         return self.likelihood.raw(self.outputs(z, batch)[0])
 
     def anomaly_map(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
-        """The logit of a visible change."""
-        batch = batch if batch.skips else self.prepare(batch)
-        posterior = self.encode(batch)
-        return self.outputs(posterior.mode if latents == "mean" else posterior.rsample(batch.rng), batch)[1]
+        """The logit of a visible change, plus `residual` times the change that the model makes."""
+        _, logit, change = self.surprise(batch, latents)
+        return logit + self.residual * change
+
+    def marked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        restored, logit, change = self.surprise(batch)
+        return self.likelihood.mean(self.likelihood.raw(restored)), logit + self.residual * change
+
+    def surprise(self, batch: Batch, latents: LatentChoice = "mean") -> tuple[Tensor, Tensor, Tensor]:
+        """The restored image, the logit of a visible change, and the smoothed change in deviations of the input.
+
+        With `flips` the last two (B, 1, H, W) are the means over the image and its mirror images.
+        """
+        seen = self._mirrored(batch) if self.flips else batch if batch.skips else self.prepare(batch)
+        posterior = self.encode(seen)
+        restored, logit = self.outputs(posterior.mode if latents == "mean" else posterior.rsample(seen.rng), seen)
+        change = smooth(((restored - seen.input) / self.scale(seen)).abs().mean(1, keepdim=True), self.smoothing)
+        found = torch.cat([logit, change], 1)
+        if self.flips:
+            parts = zip(found.chunk(len(MIRRORS)), MIRRORS, strict=True)
+            found = torch.stack([part.flip(axes) for part, axes in parts]).mean(0)
+        return restored[: len(batch.input)], found[:, :1], found[:, 1:]
+
+    def _mirrored(self, batch: Batch) -> Batch:
+        """The images of a batch, then their mirror images (4B, C, H, W), prepared; only for the networks."""
+        images = torch.cat([batch.input.flip(axes) for axes in MIRRORS])
+        rows = torch.arange(len(batch.input), device=images.device).repeat(len(MIRRORS))
+        return self.prepare(batch._replace(input=images, rng=batch.rng.of(rows)))
 
     def changed(self, batch: Batch) -> Tensor:
         """1 where the input was visibly changed, else 0 (B, 1, H, W)."""
-        change = ((batch.input - batch.target) / moments(batch.input)[1]).abs().mean(1, keepdim=True)
+        change = ((batch.input - batch.target) / self.scale(batch)).abs().mean(1, keepdim=True)
         return (smooth(change, self.smoothing) > self.visible).float()
 
     def marking(self, logit: Tensor, changed: Tensor) -> Tensor:
@@ -91,7 +129,7 @@ class FabricUNet(UNet):
         posterior = self.encode(batch)
         restored, logit = self.outputs(posterior.rsample(batch.rng), batch)
         changed = self.changed(batch)
-        error = (restored - batch.target).abs() / moments(batch.input)[1]
+        error = (restored - batch.target).abs() / self.scale(batch)
         restoring = ((1 + self.changed_weight * changed) * error).flatten(1).sum(1)
         nll = self.likelihood.nll(self.likelihood.raw(restored.detach()), batch.target)
         objective = restoring + self.marking(logit, changed).flatten(1).sum(1) + nll - nll.detach()

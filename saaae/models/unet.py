@@ -17,11 +17,7 @@ class UNet(ImageAutoencoder):
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch with the encoder's levels, which encoder and decoder share."""
-        return batch._replace(skips=self.encoder(self.encoder_input(batch)))
-
-    def encoder_input(self, batch: Batch) -> Tensor:
-        """What the encoder sees (B, C, H, W); by default the input."""
-        return batch.input
+        return batch._replace(skips=self.encoder(batch.input))
 
     def encode(self, batch: Batch) -> Posterior:
         """Posterior of the inputs of a batch, from the coarsest level."""

@@ -118,6 +118,36 @@ def test_a_composition_applies_each_part_with_its_probability():
     assert abs(noisy.float().mean() - 0.75) < tolerance
 
 
+class Watched(GaussianNoise):
+    """Remembers the images that it was computed for."""
+
+    def corrupt(self, x, rng):
+        self.seen = x
+        return super().corrupt(x, rng)
+
+
+@pytest.mark.parametrize("source", [rng, lambda: GlobalRandom()])
+def test_a_composition_computes_a_part_for_the_images_that_get_it_only(images, source):
+    part = Watched(std=0.1)
+    torch.manual_seed(0)
+    changed = (Composition(parts={"a": part}, probability=0.5)(images, source()) != images).flatten(1).any(1)
+    assert 0 < changed.sum() < 8
+    assert torch.equal(part.seen, images[changed])
+
+
+def test_a_composition_that_leaves_out_a_part_draws_as_if_it_did_not(images):
+    parts = {"never": Watched(std=0.1), "always": GaussianNoise(std=0.1)}
+    composition = Composition(parts=parts, probability=0.3)
+    whole = composition(images, rng())
+    alone = torch.cat([composition(images[i : i + 1], rng(INDICES[i : i + 1])) for i in range(8)])
+    assert torch.equal(alone, whole)
+    every = torch.where(
+        (uniform := rng()).uniform(images[:, :1, :1, :1]) <= 0.3, parts["never"](images, uniform), images
+    )
+    every = torch.where(uniform.uniform(images[:, :1, :1, :1]) <= 0.3, parts["always"](every, uniform), every)
+    torch.testing.assert_close(whole, every)
+
+
 def test_correlated_speckle_needs_a_multiple_of_half_a_look():
     with pytest.raises(UserError, match=r"corruption.looks=2.3.*needs multiples of 0.5"):
         Speckle(looks=2.3, correlation=0.3)

@@ -4,7 +4,7 @@ import yaml
 from hydra.utils import instantiate
 
 from saaae.data.corruption import Composition, GaussianNoise
-from saaae.data.crops import random_crops
+from saaae.data.crops import NOISE, random_crops
 from saaae.data.defects import Blob, LocalBlur, Patch, Thread, Yarn, contrast, displaced
 from saaae.errors import UserError
 from saaae.rng import IndexedRandom
@@ -124,3 +124,11 @@ def test_crops_are_mirrored_shaded_squares_of_their_image():
     assert torch.equal(random_crops(x, 8, rng(200)), crops)
     whole = random_crops(torch.rand(50, 1, 16, 16), 16, rng(50))
     assert whole.shape[-1] == 16
+
+
+def test_crops_get_noise_of_up_to_a_part_of_their_contrast():
+    stripes = (0.4 + 0.2 * (torch.arange(64) % 2)).expand(200, 1, 64, 64)
+    curvature = random_crops(stripes, 32, rng(200)).diff(n=2, dim=-2)  # along a stripe all but the noise is linear
+    noise = curvature.std((1, 2, 3)) / 6**0.5 / 0.1
+    assert 0.9 * NOISE < noise.max() < 1.2 * NOISE
+    assert noise.min() < 0.1 * NOISE

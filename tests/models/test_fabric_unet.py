@@ -64,6 +64,33 @@ def test_marks_do_not_depend_on_brightness_and_contrast(make, images):  # noqa: 
     )
 
 
+def test_with_flips_marks_are_the_mean_over_mirror_images(make, images):  # noqa: F811
+    module, _ = make("model=fabric_unet", "model.flips=true")
+    marks = module.anomaly_map(batch_of(images, images))
+    torch.testing.assert_close(module.anomaly_map(batch_of(images.flip(-1), images.flip(-1))), marks.flip(-1))
+    torch.testing.assert_close(module.anomaly_map(batch_of(images.flip(-2), images.flip(-2))), marks.flip(-2))
+    module.flips = False
+    axes = ([], [-1], [-2], [-2, -1])
+    alone = [module.anomaly_map(batch_of(images.flip(some), images.flip(some))).flip(some) for some in axes]
+    torch.testing.assert_close(torch.stack(alone).mean(0), marks)
+    assert not torch.allclose(alone[0], marks)
+    module.flips = True
+    restored, both = module.marked(batch_of(images, images))
+    torch.testing.assert_close(restored, module(batch_of(images, images)))
+    torch.testing.assert_close(both, marks)
+
+
+def test_a_residual_adds_the_smoothed_change_that_the_model_makes(make, images):  # noqa: F811
+    module, _ = make("model=fabric_unet", "model.smoothing=0.0")
+    batch = batch_of(images, images)
+    seen = module.prepare(batch)
+    restored, logit = module.outputs(module.encode(seen).mode, seen)
+    torch.testing.assert_close(module.anomaly_map(batch), logit)
+    module.residual = 2.0
+    change = (restored - images).abs() / images.std((1, 2, 3), keepdim=True, correction=0)
+    torch.testing.assert_close(module.anomaly_map(batch), logit + 2 * change)
+
+
 def test_a_flat_image_has_finite_marks(make):  # noqa: F811
     module, _ = make("model=fabric_unet")
     flat = torch.full((2, 1, 32, 32), 0.5)
