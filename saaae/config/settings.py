@@ -16,7 +16,14 @@ from saaae.ranges import LENGTH, RUNTIME, has_mark
 DATA_SETS = ("saaae.data.speckle.SpeckleData", "saaae.data.folder.FolderData", "saaae.data.stream.StreamData")
 """Data sets whose marks hold wherever only overrides are known; they have all marked settings between them."""
 
-UNHASHED = {"data.crop": None, "data.labels": None, "posterior.gain": "fixed", "model.posterior.gain": "fixed"}
+UNHASHED = {
+    "data.crop": None,
+    "data.labels": None,
+    "data.families": "basic",
+    "data.gain": None,
+    "posterior.gain": "fixed",
+    "model.posterior.gain": "fixed",
+}
 """Settings of parts that did not exist in earlier runs, with the values at which the digest leaves them out."""
 
 
