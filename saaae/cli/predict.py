@@ -76,13 +76,9 @@ def _predict(
     checkpoint: Literal["best", "last"] = "best",
     trust: tuple[str, ...] = (),
 ) -> int:
-    import torch
-
     from saaae.inference.predict_files import Task, predict_files
     from saaae.inference.tiled_model import Options
 
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     options = Options(
         settings.scale,
         settings.full_scale,
@@ -92,7 +88,7 @@ def _predict(
         label,
         settings.flips,
     )
-    task = Task(run, options, settings.device, checkpoint, trust)
+    task = Task(run, options, settings.device, checkpoint, trust, settings.threads)
     to = Path(settings.to).expanduser()
     return predict_files(task, settings.images, to, settings.processes, settings.overwrite)
 
