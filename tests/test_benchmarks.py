@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import re
 import sys
 
 import numpy as np
@@ -24,6 +25,7 @@ from saaae.training import fit
 from tests.conftest import CONF, ROOT, TINY
 from tests.data.test_aitex import write_fabric
 from tests.data.test_mnist import write_archives
+from tests.inference.test_trained_model import CONVOLUTIONAL
 
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
@@ -221,6 +223,21 @@ def test_despeckling(monkeypatch, tmp_path, capsys, compose_config):
     assert "| braided_river |" in printed
     assert "L = 1, correlated 0.6" in printed
     assert all(f"| {name} |" in printed for name in ("scene", "city"))
+
+
+def test_published_speckle(stored_run, monkeypatch, tmp_path, capsys):
+    for folder in ("set12", "bsd68", "bsd400"):
+        (tmp_path / "clean" / folder).mkdir(parents=True)
+        Image.fromarray(np.full((30, 37), 128, np.uint8)).save(tmp_path / "clean" / folder / "1.png")
+    benchmark = load("published_speckle")
+    monkeypatch.setenv("SAAAE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(benchmark, "LOOKS", (100,))
+    monkeypatch.setitem(benchmark.FILTERS, "Frost", (benchmark.FILTERS["Frost"][0], [(3, 1.0)]))
+    benchmark.main(stored_run(*TINY, *CONVOLUTIONAL["despeckler"]))
+    rows = dict(re.findall(r"\| (.+) \| ([\d.]+) /", capsys.readouterr().out))
+    assert 31 < float(rows["noisy"]) < 33  # amplitude has a standard deviation of 1 / (2 sqrt(L)) of its mean: 32.0 dB
+    assert float(rows["Frost"]) > 38
+    assert {"model", "model, flips"} < set(rows)
 
 
 def test_unseen_scenes(tmp_path):

@@ -31,7 +31,9 @@ class Despeckle:
     tile: Annotated[PositiveInt | None, "largest side of a tile in pixels; null chooses"] = None
     batch_size: Annotated[PositiveInt | None, "tiles that are processed together; null chooses"] = None
     latents: Annotated[bool, "whether the latents of the tiles are written too"] = False
+    flips: Annotated[bool, "mean of eight mirrored and turned passes: better, eight times slower"] = False
     device: Annotated[str, "where it computes: cpu, cuda, cuda:1, mps"] = "cpu"
+    threads: Annotated[PositiveInt | None, "CPU threads; null: torch's default"] = None
     processes: Annotated[PositiveInt, "processes that share the files"] = 1
     overwrite: Annotated[bool, "whether results that are there are made again"] = False
 
@@ -77,8 +79,16 @@ def _predict(
     from saaae.inference.predict_files import Task, predict_files
     from saaae.inference.tiled_model import Options
 
-    options = Options(settings.scale, settings.full_scale, settings.tile, settings.batch_size, settings.latents, label)
-    task = Task(run, options, settings.device, checkpoint, trust)
+    options = Options(
+        settings.scale,
+        settings.full_scale,
+        settings.tile,
+        settings.batch_size,
+        settings.latents,
+        label,
+        settings.flips,
+    )
+    task = Task(run, options, settings.device, checkpoint, trust, settings.threads)
     to = Path(settings.to).expanduser()
     return predict_files(task, settings.images, to, settings.processes, settings.overwrite)
 

@@ -26,6 +26,8 @@ UNHASHED = {
     "model.posterior.gain": "fixed",
     "model.flips": False,
     "model.residual": 0.0,
+    "data.families": "basic",
+    "data.gain": None,
 }
 """Settings of parts that did not exist in earlier runs, with the values at which the digest leaves them out."""
 

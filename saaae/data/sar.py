@@ -100,11 +100,13 @@ def sar_image(path: Path, values: np.ndarray, scale: Scale, full_scale: float | 
 
 
 def paired(raw: RawBatch, rng: RandomSource, target: str) -> Batch:
-    """The image as input; the image, or with `target` clean its reference, as target."""
+    """The image as input; the image, or with `target` clean or second its reference, as target."""
     x = to_unit_range(raw.pixels)
     if raw.reference is None:
         return Batch(x, x, raw.indices, rng, raw.label, window=raw.window)
     clean = to_unit_range(raw.reference)
+    if target == "second":
+        return Batch(x, clean, raw.indices, rng, raw.label, window=raw.window)
     return Batch(x, clean if target == "clean" else x, raw.indices, rng, raw.label, clean=clean, window=raw.window)
 
 
@@ -116,7 +118,9 @@ class SARData(FolderData):
     Args:
         reference_root: Folder with a cleaner image of the same name and size for each image (multi-temporal mean, a
             despeckled estimate); None for images alone.
-        target: `noisy`: an autoencoder of the images. `clean`: the reference is the target.
+        target: `noisy`: an autoencoder of the images. `clean`: the reference is the target. `second`: the same for
+            references with independent speckle of their own (another look or date of the scene), which the metrics do
+            not call clean: for `likelihood=speckle`.
         scale: What the pixels of the files are: `amplitude`, `intensity` or `decibel`.
         full_scale: The stored value that becomes 1.0; None is the largest value of 8 or 16 unsigned bits.
         enl_windows: Homogeneous rectangles on which the equivalent number of looks is measured: top, left, height and
@@ -139,7 +143,7 @@ class SARData(FolderData):
         self,
         *,
         reference_root: ExistingFolder | None,
-        target: Target[Literal["noisy", "clean"]],
+        target: Target[Literal["noisy", "clean", "second"]],
         scale: Literal["amplitude", "intensity", "decibel"],
         full_scale: FiniteFloat | None,
         enl_windows: dict[str, list[NonNegativeInt]] | None,
@@ -163,8 +167,8 @@ class SARData(FolderData):
             channels=channels,
             **files,
         )
-        if target == "clean" and not reference_root:
-            raise UserError("data.target=clean: needs the cleaner images of data.reference_root")
+        if target != "noisy" and not reference_root:
+            raise UserError(f"data.target={target}: needs the other images of data.reference_root")
         if full_scale is not None and full_scale <= 0 and scale != "decibel":
             raise UserError(f"data.full_scale={full_scale}: expected greater than 0 for data.scale={scale}")
         self.reference_root, self.target = Path(reference_root) if reference_root else None, target

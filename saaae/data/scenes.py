@@ -4,16 +4,18 @@ Every family draws an amplitude image in [0.04, 1] with the structures that desp
 edges, texture, thin lines and points. A scene is a function of its random generator alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]
+Family = Callable[[np.random.Generator, int], Image]
 LOWEST, HIGHEST = 0.04, 1.0
 
 
-def _grid(size: int) -> tuple[Image, Image]:
+def grid(size: int) -> tuple[Image, Image]:
+    """Rows (size, 1) and columns (1, size) of an image."""
     axis = np.arange(size, dtype=np.float32)
     return axis[:, None], axis[None, :]
 
@@ -31,7 +33,7 @@ def power_law_field(rng: np.random.Generator, size: int, exponent: float) -> Ima
 
 def leaves(rng: np.random.Generator, size: int) -> Image:
     """Dead leaves: overlapping flat disks, radii by a power law."""
-    y, x = _grid(size)
+    y, x = grid(size)
     image = np.full((size, size), rng.uniform(0.1, 0.9), np.float32)
     num_leaves = 60
     radii = size * 0.04 * (1.0 - rng.random(num_leaves) * 0.98) ** -0.5
@@ -49,7 +51,7 @@ def textured_leaves(rng: np.random.Generator, size: int) -> Image:
 
 def fields(rng: np.random.Generator, size: int) -> Image:
     """Agricultural parcels (Voronoi cells) with thin dark roads between them."""
-    y, x = _grid(size)
+    y, x = grid(size)
     sites = rng.uniform(0, size, (max(6, size // 6), 2)).astype(np.float32)
     stretch = rng.uniform(0.5, 2.0)
     distance = (y[..., None] - sites[:, 0]) ** 2 * stretch + (x[..., None] - sites[:, 1]) ** 2 / stretch
@@ -67,7 +69,7 @@ def terrain(rng: np.random.Generator, size: int) -> Image:
 
 def urban(rng: np.random.Generator, size: int) -> Image:
     """City blocks on a rotated street grid, with bright double-bounce edges and point targets."""
-    y, x = _grid(size)
+    y, x = grid(size)
     angle, pitch = rng.uniform(0, np.pi / 2), rng.uniform(9, 18)
     u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
     column, row = np.floor(u / pitch).astype(int), np.floor(v / pitch).astype(int)
@@ -92,15 +94,17 @@ def coast(rng: np.random.Generator, size: int) -> Image:
     return image
 
 
-FAMILIES: tuple[Callable[[np.random.Generator, int], Image], ...] = (
+FAMILIES: tuple[Family, ...] = (
     leaves, textured_leaves, fields, terrain, urban, coast,
 )  # fmt: skip
 
 
-def generate_scenes(count: int, size: int, seed: tuple[int, ...]) -> NDArray[np.uint8]:
+def generate_scenes(
+    count: int, size: int, seed: tuple[int, ...], families: Sequence[Family] = FAMILIES
+) -> NDArray[np.uint8]:
     """Scenes (count, 1, size, size) of all families in turn, 8-bit amplitude; scene i depends on (seed, i) alone."""
     scenes = np.empty((count, 1, size, size), np.uint8)
     for i in range(count):
-        scene = FAMILIES[i % len(FAMILIES)](np.random.default_rng((*seed, i)), size)
+        scene = families[i % len(families)](np.random.default_rng((*seed, i)), size)
         scenes[i, 0] = np.rint(255.0 * np.clip(scene, LOWEST, HIGHEST))
     return scenes

@@ -78,9 +78,8 @@ class Predictor(TiledModel):
         rows, columns = self.axes(image.height, image.width)
         scale = (pixels.scale, pixels.full_scale) if isinstance(pixels, RadarPixels) else None
         tiles = (rows.size, rows.starts, columns.size, columns.starts)
-        return key_of(
-            self.model, image, scale=scale, tiles=tiles, label=self.options.label, latents=self.options.latents
-        )
+        others = {"label": self.options.label, "latents": self.options.latents, "flips": self.options.flips}
+        return key_of(self.model, image, scale=scale, tiles=tiles, **others)
 
     def outputs(self, name: Path) -> dict[str, Path]:
         """What is written for an image, by what it is.

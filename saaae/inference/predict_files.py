@@ -35,6 +35,7 @@ class Task:
     device: str = "cpu"
     checkpoint: CheckpointName = "best"
     trust: Sequence[str] = ()
+    threads: int | None = None
 
     def predictor(self) -> Predictor:
         return Predictor(load_model(self.run, self.device, self.checkpoint, self.trust), self.options)
@@ -60,6 +61,8 @@ def predict_files(
     """
     found = find_images(images)
     check_folder(to, images, found)
+    if task.threads:
+        torch.set_num_threads(task.threads)
     predictor = task.predictor()
     outputs = {name: predictor.outputs(to / name) for name in found}
     _check_names(outputs)

@@ -30,6 +30,9 @@ BATCH_PIXELS = {"cpu": 2**18}
 UNBOUNDED = ("log_intensity", "relu", "none")
 """Activations whose images may exceed 1."""
 
+TURNS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
+"""The symmetries of a square: quarter turns, after a mirroring or none; the first leaves an image as it is."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of tiles that are done, and of all."""
 
@@ -45,6 +48,7 @@ class Options:
         batch_size: Tiles that are processed together; None chooses a number.
         latents: Whether latents are written.
         label: Class of all images by number or name, for a conditional model.
+        flips: Whether the images of the eight mirrored and turned passes are averaged.
     """
 
     scale: Scale | None = None
@@ -53,6 +57,7 @@ class Options:
     batch_size: int | None = None
     latents: bool = False
     label: int | str | None = None
+    flips: bool = False
 
 
 class Band(NamedTuple):
@@ -135,16 +140,26 @@ class TiledModel:
             return None
         return find_margin(lambda x: self.run(x)[0], self.model.channels, self.model.stride, self.model.device)
 
-    @torch.no_grad()
     def run(self, x: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and latents of images; radar images may exceed 1.
 
-        A model that marks defects adds a channel, its anomaly map.
+        A model that marks defects adds a channel, its anomaly map. With `flips` the result is the mean over the
+        symmetries of a square, and the latents are those of the image as it is.
 
         Args:
             x: Images (B, C, H, W).
             used: Pixels (B, 1, H, W) whose result is used; None for all.
         """
+        x_hat, z = self._run_once(x, used)
+        if not self.options.flips:
+            return x_hat, z
+        for turn in TURNS[1:]:
+            seen = None if used is None else _turned(used, *turn)
+            x_hat = x_hat + _turned_back(self._run_once(_turned(x, *turn), seen)[0], *turn)
+        return x_hat / len(TURNS), z
+
+    @torch.no_grad()
+    def _run_once(self, x: Tensor, used: Tensor | None) -> tuple[Tensor, Tensor]:
         network, indices = self.model.network, torch.arange(len(x), device=x.device)
         label = None if self.label is None else torch.full_like(indices, self.label)
         batch = network.prepare(Batch(x, x, indices, IndexedRandom(0, indices), label))
@@ -161,7 +176,8 @@ class TiledModel:
             for number in weight.flatten(1).any(1).nonzero().flatten().tolist():
                 for place, window in bright_places(weight[number, 0].cpu().numpy(), self.model.stride):
                     darker = torch.zeros_like(x[number])
-                    darker[..., *window] = DARKER * self.run(x[number : number + 1, :, *window] / DARKER)[0][0]
+                    seen = x[number : number + 1, :, *window] / DARKER
+                    darker[..., *window] = DARKER * self._run_once(seen, None)[0][0]
                     inside = (number, slice(None), *place)
                     x_hat[inside] = torch.lerp(x_hat[inside], darker[..., *place], weight[inside])
                     weight[inside] = 0.0  # places may overlap
@@ -257,6 +273,17 @@ class _Reader:
             missing.append(without)
         self.stored, self.x, self.missing = np.concatenate(stored), np.concatenate(x, 1), np.concatenate(missing)
         self.start, self.stop = start, stop
+
+
+def _turned(x: Tensor, turns: int, mirrored: bool) -> Tensor:
+    """Images (..., H, W), mirrored and then turned."""
+    return torch.rot90(x.flip(-1) if mirrored else x, turns, (-2, -1))
+
+
+def _turned_back(x: Tensor, turns: int, mirrored: bool) -> Tensor:
+    """The inverse of `_turned`."""
+    x = torch.rot90(x, -turns, (-2, -1))
+    return x.flip(-1) if mirrored else x
 
 
 def filled(x: np.ndarray, missing: np.ndarray) -> np.ndarray:

@@ -152,7 +152,7 @@ CLASHES = [
         "corruption=speckle corruption.looks='${data.looks}' corruption.correlation=0.3 data.looks=[1,2.3]",
         "corruption.looks=[1, 2.3]: correlated",
     ),
-    ("data=sar data.root=. data.target=clean", "data.target=clean: needs the cleaner images of data.reference_root"),
+    ("data=sar data.root=. data.target=clean", "data.target=clean: needs the other images of data.reference_root"),
     ("model.latent_dim=4 model.latent_channels=2", "model.latent_dim=4, model.latent_channels=2: expected exactly one"),
     ("model=cvae_onehot", "model.num_classes=null: these data have no classes; expected data=mnist"),
     ("beta=free_bits posterior=low_rank model=vae", "beta=free_bits: needs a posterior whose KL is a sum"),

@@ -165,16 +165,18 @@ def pairs(tmp_path):
 
 
 def test_a_reference_is_stored_with_the_noisy_image_or_is_the_target(make, pairs):
-    noisy, clean = (
+    noisy, clean, second = (
         make(pairs / "noisy", reference_root=str(pairs / "clean"), target=target, scene_pattern=None).batch(
             "train", torch.arange(8)
         )
-        for target in ("noisy", "clean")
+        for target in ("noisy", "clean", "second")
     )
     for batch in (noisy, clean):
         torch.testing.assert_close(batch.clean - batch.input, torch.full_like(batch.input, 100 / 255))
     assert noisy.target is noisy.input
     assert clean.target is clean.clean
+    assert second.clean is None
+    assert torch.equal(second.target, clean.target)
 
 
 def test_references_can_be_in_a_subfolder_of_their_images(make, pairs):
@@ -184,7 +186,7 @@ def test_references_can_be_in_a_subfolder_of_their_images(make, pairs):
 
 
 def test_errors_in_references_are_reported(make, pairs):
-    with pytest.raises(UserError, match="data.target=clean: needs the cleaner images of data.reference_root"):
+    with pytest.raises(UserError, match="data.target=clean: needs the other images of data.reference_root"):
         make(pairs / "noisy", target="clean")
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(pairs / "clean" / "3.png")
     with pytest.raises(UserError, match="3.png: the image and its reference are 32x32 and 40x32 pixels"):

@@ -7,6 +7,7 @@ import torch
 from saaae.data.scenes import FAMILIES, generate_scenes
 from saaae.data.speckle import SpeckleData
 from saaae.data.speckle_model import correlated_speckle, gamma_speckle, mixed_speckle, speckle_amplitude
+from saaae.data.varied_scenes import VARIED
 from saaae.errors import UserError
 from saaae.rng import GlobalRandom, IndexedRandom
 from tests.conftest import SERVING
@@ -161,7 +162,7 @@ def test_scenes_are_cut_into_tiles_of_their_own_split():
         make(scene_size=48)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("family", [*FAMILIES, *VARIED], ids=lambda f: f.__name__)
 def test_every_scene_family_has_structure(family):
     import numpy as np
 
@@ -178,7 +179,9 @@ def test_a_scene_depends_only_on_its_seed_and_index():
     assert (many[:6] != many[6:]).any()
 
 
-def make(target="noisy", looks=1, correlation=0.0, image_size=32, scene_size=None, clip=True):
+def make(
+    target="noisy", looks=1, correlation=0.0, image_size=32, scene_size=None, clip=True, families="basic", gain=None
+):
     data = SpeckleData(
         num_train=8,
         num_val=6,
@@ -187,6 +190,8 @@ def make(target="noisy", looks=1, correlation=0.0, image_size=32, scene_size=Non
         correlation=correlation,
         clip=clip,
         target=target,
+        families=families,
+        gain=gain,
         scene_size=scene_size,
         image_size=image_size,
         channels=1,
@@ -210,3 +215,38 @@ def test_evaluation_speckle_does_not_depend_on_the_batch():
     whole = data.batch("test", torch.arange(6)).input
     assert torch.equal(data.batch("test", torch.tensor([4, 2])).input, whole[[4, 2]])
     assert not torch.equal(data.batch("val", torch.arange(6)).input, whole)
+
+
+def test_the_second_target_is_an_independent_draw_of_the_same_scene():
+    data = make("second", looks=1, clip=False)
+    batch = data.batch("val", torch.arange(6))
+    first, second = ((amplitude / batch.clean) ** 2 for amplitude in (batch.input, batch.target))
+    assert abs(second.mean() - 1) < 0.05
+    assert abs(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("target", ["noisy", "clean", "second"])
+def test_a_gain_multiplies_all_images_of_training_and_keeps_what_is_compared(target):
+    torch.manual_seed(0)
+    data = make(target, gain=[0.3, 0.9])
+    batch = data.batch("train", torch.arange(8))
+    changed = data.augmented(batch._replace(rng=GlobalRandom()))
+    factors = changed.clean.amax((1, 2, 3)) / batch.clean.amax((1, 2, 3))
+    assert 0.299 < factors.min() < factors.max() < 0.901
+    assert factors.std() > 0.05
+    for name in ("input", "target", "clean"):
+        expected = factors.view(-1, 1, 1, 1) * getattr(batch, name)
+        torch.testing.assert_close(getattr(changed, name), expected)
+    assert (changed.target is changed.input, changed.target is changed.clean) == (target == "noisy", target == "clean")
+
+
+def test_varied_scenes_begin_with_the_basic_ones():
+    basic, varied = make().splits["train"].pixels, make(families="varied").splits["train"].pixels
+    assert torch.equal(varied[:6], basic[:6])
+    assert not torch.equal(varied[6:], basic[6:])
+
+
+@pytest.mark.parametrize("gain", [[0.9, 0.3], [0.5, 1.5]])
+def test_a_gain_that_cannot_be_is_refused(gain):
+    with pytest.raises(UserError, match="data.gain="):
+        make(gain=gain)

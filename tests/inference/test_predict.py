@@ -196,6 +196,19 @@ def test_bright_targets_are_seen_darker(despeckler):
     assert torch.allclose(x_hat[1, 0, 30:34, 30:34], darker[0, 0, 30:34, 30:34])
 
 
+def test_with_flips_a_turned_image_gives_the_turned_result(despeckler, tmp_path):
+    image = speckle(64, 40)
+    image[20:24, 10:14] = 4.0  # seen darker
+    turned = np.rot90(image)[::-1]
+    for flips in (False, True):
+        predictor = Predictor(saaae.load(despeckler), Options(flips=flips, full_scale=1.0))
+        found = []
+        for name, values in (("image", image), ("turned", turned)):
+            predictor.predict(save(tmp_path / f"{name}.npy", values), tmp_path / "out" / f"{name}.npy")
+            found.append(np.load(tmp_path / "out" / f"{name}.npy"))
+        assert (np.abs(np.rot90(found[0])[::-1] - found[1]).max() < 1e-5) == flips
+
+
 def test_missing_pixels_stay_missing(despeckler, tmp_path):
     values = speckle(60, 60)
     values[10:20, 5:30] = np.nan
