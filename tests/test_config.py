@@ -45,7 +45,7 @@ CHOICES = list(pairwise({name: options for name, options in GROUPS.items() if na
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(c.values()))
 def test_all_pairs_of_options_compose_or_are_rejected_as_expected(compose_config, choice, tmp_path):
-    root = [] if choice["data"] == "speckle" else [f"data.root={tmp_path}"]
+    root = [] if choice["data"] in ("speckle", "factors") else [f"data.root={tmp_path}"]
     cfg = resolve_config(compose_config(*(f"{group}={option}" for group, option in choice.items()), *root))
     assert config_errors(cfg, Train, GROUPS) == []
     if choice["data"] != "stream":  # building it reads the index of the shards
@@ -69,7 +69,7 @@ def clashes(model, data, likelihood, beta, posterior, attention, **others):
         "posterior=full_covariance": posterior == "full_covariance" and has_map,
         "posterior.rank=4": posterior == "low_rank" and model.startswith("cvae"),  # too few latent dimensions
         "data.image_size=28": data == "mnist" and model in halved_often,
-        "beta=free_bits": beta == "free_bits" and posterior not in ("diagonal", "anchored"),
+        f"beta={beta}": beta in ("free_bits", "total_correlation") and posterior not in ("diagonal", "anchored"),
     }
     return {key for key, is_clash in rules.items() if is_clash}
 

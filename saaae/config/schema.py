@@ -74,6 +74,7 @@ class Evaluate:
     samples: Literal["mean", "sample"]
     code_steps: list[Annotated[float, Ge(0.001), Le(1000)]]
     save_arrays: PositiveInt | None
+    traversals: PositiveInt | list[NonNegativeInt] | None
     generate: PositiveInt | None
     seed: Seed | None
     limit_batches: BatchLimit

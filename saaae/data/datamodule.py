@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from saaae.data.corruption import Corruption, Identity
-from saaae.data.images import Images, ImageSplit, IndexedImages, Positions, RawBatch, to_unit_range
+from saaae.data.images import Images, ImageSplit, IndexedImages, Positions, RawBatch, tensor_digest, to_unit_range
 from saaae.data.sampler import EpochBatches
 from saaae.errors import UserError
 from saaae.ranges import NonNegativeInt, PositiveInt, Runtime
@@ -72,6 +72,18 @@ class Manifest(TypedDict):
     warnings: list[str]
 
 
+def generated(splits: Mapping[Split, Images], what: str) -> Manifest:
+    """The manifest of generated images, which have no files: their digest changes with the generator."""
+    return {
+        "splits": {split: {f"{split} {what}": images.size} for split, images in splits.items()},
+        "sources": {f"{split} {what}": tensor_digest(images.pixels) for split, images in splits.items()},
+        "settings": {},
+        "left_out": {},
+        "skipped": {},
+        "warnings": [],
+    }
+
+
 class ImageDataModule(L.LightningDataModule):
     """Base of the data modules: a subclass loads splits and may override how a batch is made.
 
@@ -88,6 +100,8 @@ class ImageDataModule(L.LightningDataModule):
     """Number of classes of the labels; None for data without labels."""
     class_names: Sequence[str] | None = None
     """Names of the classes by their numbers; None where they have none."""
+    factor_names: Sequence[str] | None = None
+    """Names of the factors that an image is generated from; None where they are not known."""
     crop: int | None = None
     """Side of the squares that training sees of its images; None for whole images."""
     target: str = "noisy"
@@ -117,6 +131,10 @@ class ImageDataModule(L.LightningDataModule):
         if self._manifest is None:
             self._manifest = self.describe()
         return self._manifest
+
+    def factors(self, split: Split) -> Tensor:
+        """The values of the factors of each image of a split (N, K), int64; of data with `factor_names`."""
+        raise NotImplementedError
 
     def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
         """Turns a raw batch on the device into input and target, before any corruption; by default the same."""

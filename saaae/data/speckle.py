@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saaae.data.datamodule import ImageDataModule, Manifest, Serving
+from saaae.data.datamodule import ImageDataModule, Manifest, Serving, generated
 from saaae.data.defects import between
-from saaae.data.images import Images, RawBatch, tensor_digest, to_unit_range
+from saaae.data.images import Images, RawBatch, to_unit_range
 from saaae.data.scenes import FAMILIES, generate_scenes
 from saaae.data.speckle_model import check_looks, speckle_amplitude
 from saaae.data.tiles import cut_tiles
@@ -92,14 +92,7 @@ class SpeckleData(ImageDataModule):
 
     def describe(self) -> Manifest:
         """Generated scenes; their digest changes with the generator."""
-        return {
-            "splits": {split: {f"{split} scenes": images.size} for split, images in self.splits.items()},
-            "sources": {f"{split} scenes": tensor_digest(images.pixels) for split, images in self.splits.items()},
-            "settings": {},
-            "left_out": {},
-            "skipped": {},
-            "warnings": [],
-        }
+        return generated(self.splits, "scenes")
 
     def present(self, raw: RawBatch, rng: RandomSource) -> Batch:
         """Speckles the clean amplitude; clipped to [0, 1] if so set."""

@@ -1,16 +1,15 @@
 """Rate and distortion of a model as a codec: entropy-coded latents and the images decoded from them."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from saaae.atomic import replacing
 from saaae.data.datamodule import ImageDataModule
 from saaae.errors import UserError
-from saaae.evaluation.batches import batches
+from saaae.evaluation.batches import Latents, batches, latents
 from saaae.metrics.image import quality_of
 from saaae.metrics.per_image import PerImage, summary
 from saaae.metrics.rate import CodeModel, quantise
@@ -25,31 +24,10 @@ def rate_line(code: dict[str, Any]) -> str:
     return f"codes        step {code['step']:g}: {rate}  " + "  ".join(f"{name} {code[name]:.4f}" for name in names)
 
 
-class Latents(NamedTuple):
-    """What a decoder needs of the images of a split.
-
-    Attributes:
-        z: Posterior means (N, D), float64.
-        label: Classes (N,), int32; zeros for a model without.
-    """
-
-    z: np.ndarray
-    label: np.ndarray
-
-
-def _latents(model: ImageAutoencoder, data: ImageDataModule, split: Split, indices: Tensor) -> Latents:
-    parts = []
-    for batch in batches(model, data, split, indices):
-        z = model.encode(batch).mode.flatten(1)
-        parts.append((z, batch.label if model.num_classes and batch.label is not None else z.new_zeros(len(z))))
-    means, labels = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-    return Latents(means.astype(np.float64), labels.astype(np.int32))
-
-
-def _quality(model: ImageAutoencoder, data: ImageDataModule, latents: Latents, indices: Tensor) -> dict[str, float]:
+def _quality(model: ImageAutoencoder, data: ImageDataModule, codes: Latents, indices: Tensor) -> dict[str, float]:
     """Mean quality of test images (N,) that are decoded from their latents."""
-    z = torch.from_numpy(latents.z).float().unflatten(1, model.decoder_shape)
-    label = torch.from_numpy(latents.label).long()
+    z = torch.from_numpy(codes.z).float().unflatten(1, model.decoder_shape)
+    label = torch.from_numpy(codes.label).long()
     scores = PerImage(sync_on_compute=False)  # one process does it all
     parts = zip(z.split(data.batch_size), label.split(data.batch_size), strict=True)
     for batch, (some, labels) in zip(batches(model, data, "test", indices), parts, strict=True):
@@ -87,21 +65,21 @@ def rate_distortion(
     if not len(fitted_on):
         split, fitted_on, test = "test", test[::FITTED_ON], test[test % FITTED_ON != 0]
     with evaluating(model):
-        fitted = _latents(model, data, split, fitted_on)
+        fitted = latents(model, data, split, fitted_on)
         widest = float(fitted.z.std(0).max())
         if not widest > 0:
             raise UserError(
                 f"code_steps: all {len(fitted_on)} images that the coder is fitted on have the same latents; "
                 "there is nothing to code"
             )
-        latents = _latents(model, data, "test", test)
+        coded = latents(model, data, "test", test)
         for step in steps:
             size, path = widest * step, folder / f"codes-{step:g}.bin"
             coder = CodeModel.fit(quantise(fitted.z, size), model.num_classes or 1)
-            content = coder.encode(quantise(latents.z, size), latents.label)
+            content = coder.encode(quantise(coded.z, size), coded.label)
             with replacing(path) as file:
                 file.write(content)
-            symbols, label = coder.decode(content, len(latents.z))
+            symbols, label = coder.decode(content, len(coded.z))
             row = {"step": step, "bytes": len(content), "images": len(test)}
             row["bits_per_pixel"] = 8 * len(content) / (len(symbols) * data.image_size**2)
             results.append(row | _quality(model, data, Latents(symbols * size, label), test))

@@ -1,4 +1,4 @@
-"""Files of a trained model: reconstructions of test images, and images from its prior."""
+"""Files of a trained model: reconstructions of test images, traversals of a latent, and images from its prior."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from saaae.errors import UserError
 from saaae.evaluation.batches import batches
 from saaae.models.autoencoder import ImageAutoencoder, LatentChoice, evaluating
 from saaae.rng import IndexedRandom
+from saaae.visualization.traversals import kl_of_dimensions, traversals
 
 
 def reconstructed(
@@ -57,6 +58,52 @@ def save_examples(model: ImageAutoencoder, data: ImageDataModule, count: int, pa
         np.savez_compressed(file, index=indices.numpy(), **small)
 
 
+def traversed(model: ImageAutoencoder, request: int | Sequence[int], kl: Tensor | None = None) -> list[int]:
+    """Numbers of the latent dimensions that `traversals=` asks for; of a latent map a dimension is a channel.
+
+    Args:
+        model: The model.
+        request: Their numbers, or how many: those of the highest KL.
+        kl: Mean KL of each latent value (D,) in nats; None where it is not known, for the first ones.
+
+    Raises:
+        UserError: If the model has no such dimensions.
+    """
+    size = model.latent_shape[0]
+    if isinstance(request, int):
+        if request > size:
+            raise UserError(f"traversals={request}: the latent has {size} dimensions; expected at most {size}")
+        order = range(size) if kl is None else kl_of_dimensions(model, kl).argsort(descending=True).tolist()
+        return list(order)[:request]
+    if unknown := [number for number in request if number >= size]:
+        raise UserError(f"traversals: the latent has no dimension {unknown[0]}; expected 0 to {size - 1}")
+    return list(request)
+
+
+def save_traversals(
+    model: ImageAutoencoder, data: ImageDataModule, request: int | Sequence[int], kl: Tensor | None, path: Path
+) -> Path:
+    """Writes the traversals of the first test image to an .npz file, as the picture of traversals shows them.
+
+    It has the numbers of the dimensions `dimension` (R,), the moved `latents` (R, steps, ...), and their `images`
+    (R, steps, C, H, W), float32 in [0, 1].
+
+    Args:
+        model: The model.
+        data: Its data.
+        request: Which dimensions, or how many.
+        kl: Mean KL of each latent value (D,) in nats; None where it is not known.
+        path: The file.
+    """
+    dimensions = traversed(model, request, kl)
+    with evaluating(model):
+        moved = traversals(model, next(batches(model, data, "test", torch.tensor([0]))), dimensions)
+    latents, images = (torch.stack(part).float().cpu().numpy() for part in zip(*moved, strict=True))
+    with replacing(path) as file:
+        np.savez_compressed(file, dimension=np.array(dimensions), latents=latents, images=images)
+    return path
+
+
 def chosen_class(model: ImageAutoencoder, label: int | str | None, names: Sequence[str] | None) -> int | None:
     """Number of the class of generated images; None takes the classes in turn.
 
@@ -84,11 +131,16 @@ def check_exports(model: ImageAutoencoder, cfg: Mapping[Any, Any], names: Sequen
         names: Names of the classes; None where they have none.
 
     Raises:
-        UserError: If it has no prior to generate from, not that class, or codes that do not make an image alone.
+        UserError: If it has no prior to generate from or traverse, not that class or dimension, or codes that do not
+            make an image alone.
     """
     name = type(model).__name__
     if cfg["generate"] and not (model.generates and model.is_variational):
         raise UserError(f"generate: a {name} has no prior to generate from")
+    if cfg["traversals"] and not (model.generates and model.is_variational):
+        raise UserError(f"traversals: a {name} has no prior to traverse")
+    if cfg["traversals"]:
+        traversed(model, cfg["traversals"])
     chosen_class(model, cfg["class"], names)
     if cfg["code_steps"] and not model.generates:
         raise UserError(f"code_steps: the decoder of a {name} sees more than the code")

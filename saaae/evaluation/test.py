@@ -6,11 +6,13 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor
 
 from saaae.atomic import write_json
 from saaae.callbacks.metrics_csv import MetricsCSV
@@ -19,6 +21,7 @@ from saaae.data.datamodule import ImageDataModule
 from saaae.errors import RunFailedError, UserError, warn_on_failure
 from saaae.evaluation.deletion import deletion_test
 from saaae.evaluation.detection import detection, detection_scores
+from saaae.evaluation.disentanglement import disentanglement
 from saaae.evaluation.exports import save_examples
 from saaae.metrics.catalog import definitions, names
 from saaae.models.autoencoder import ImageAutoencoder, evaluating
@@ -63,6 +66,13 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def known_kl(module: AutoencoderModule) -> Tensor | None:
+    """Mean KL of each latent value (D,) in nats over the test; None where it is not a sum over them."""
+    # Computed in the test: asks no other process.
+    kl: Tensor | None = module.latent_statistics.compute()["kl"] if module.model.is_variational else None
+    return kl if kl is not None and kl.any() else None
+
+
 def draw(
     module: AutoencoderModule,
     data: ImageDataModule,
@@ -81,12 +91,8 @@ def draw(
         count: Number of test images.
         trainer: Whose loggers show the pictures too.
     """
-    # Computed in the test: asks no other process.
-    model = module.model
-    kl = module.latent_statistics.compute()["kl"] if model.is_variational else None
-    known = kl if kl is not None and kl.any() else None
     with warn_on_failure("further pictures"):
-        for name, picture in final_pictures(model, data, known, title, count):
+        for name, picture in final_pictures(module.model, data, known_kl(module), title, count):
             save_picture(folder.picture(name), picture)
             if trainer:
                 show(trainer, f"final/{name}", picture, trainer.global_step)
@@ -151,6 +157,10 @@ def extra_evaluations(
     with warn_on_failure("detection of defects"):
         if whole and (found := detection(module.model, data, module.latents)):
             results |= {"test": test | detection_scores(found), "detection": found}
+    with warn_on_failure("disentanglement"):
+        if whole and (scores := disentanglement(module.model, data)):
+            means = {name: fmean(values) for name, values in scores.items() if name != "factors"}
+            results |= {"test": results["test"] | means, "disentanglement": scores}
     return results
 
 

@@ -90,6 +90,11 @@ MEASURES = {
         objective=True, minimize=True, needs_kl=True, compared=True,
     ),
     "active_units": Measure("", "latent dimensions that depend on the image", 0, compared=True),
+    "mig": _score("", "mutual information gap of the known factors", 0, 1),
+    "sap": _score("", "separated attribute predictability of the known factors", 0, 1),
+    "dci_disentanglement": _score("", "whether each latent tells of one factor", 0, 1),
+    "dci_completeness": Measure("", "whether one latent tells of each factor", 0, 1),
+    "dci_informativeness": Measure("", "variance of the factors that latents predict linearly", None, 1),
     "marking": Measure(
         "nats per pixel", "weighted cross-entropy of the marks of changed pixels", 0,
         chooses=True, objective=True, minimize=True, compared=True,

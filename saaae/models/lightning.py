@@ -86,6 +86,7 @@ class AutoencoderModule(L.LightningModule):
             numbers["beta"] = torch.as_tensor(loss.beta)
             numbers["lr"] = torch.as_tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
             numbers |= {name: value.detach().mean() for name, value in posterior.diagnostics().items()}
+            numbers |= self.model.beta.diagnostics()
         return numbers
 
     def configure_model(self) -> None:

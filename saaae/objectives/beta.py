@@ -6,6 +6,7 @@ become absolute steps when the run first starts (`bind`) and stay so in its chec
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,6 +46,10 @@ class ConstantBeta:
     def penalty(self, posterior: Posterior, step: int) -> Tensor:
         """The term added to the nll, in nats per image: beta times the mean KL of the batch."""
         return self(step) * posterior.kl.mean()
+
+    def diagnostics(self) -> Mapping[str, Tensor]:
+        """Further numbers of the last penalty worth a curve, scalars by logged name; by default none."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -14,6 +14,7 @@ from saaae.models.autoencoder import ImageAutoencoder
 from saaae.rng import IndexedRandom
 from saaae.types import Batch, Posterior
 from saaae.visualization.mosaic import Row
+from saaae.visualization.traversals import STEPS, kl_of_dimensions, traversals
 
 ERROR_SHOWN = 0.5
 """Absolute error that is drawn as the brightest."""
@@ -136,11 +137,8 @@ def interpolation_rows(model: ImageAutoencoder, batch: Batch, steps: int = 9) ->
     return rows
 
 
-def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int = 8, steps: int = 9) -> list[Row]:
-    """Images of the first image's latent with one of its dimensions moved, those of the highest KL first.
-
-    It moves from -3 to 3 standard deviations of the prior around the prior's mean. Of a latent map a dimension is a
-    channel, moved at all positions.
+def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int = 8, steps: int = STEPS) -> list[Row]:
+    """Traversals of the first image's latent, those of the dimensions of the highest KL first.
 
     Args:
         model: The model, in evaluation mode.
@@ -149,17 +147,13 @@ def traversal_rows(model: ImageAutoencoder, batch: Batch, kl: Tensor, rows: int 
         rows: Dimensions shown, at most.
         steps: Images per row.
     """
-    posterior = model.encode(batch)
-    z, mean, scale = (part[:1] for part in (posterior.mode, posterior.prior_mean, posterior.prior_scale))
-    charged = kl.view(model.latent_shape).flatten(1).sum(1) if len(model.latent_shape) > 1 else kl
-    values = torch.linspace(-3, 3, steps, device=z.device)
-    label = None if batch.label is None or not model.num_classes else batch.label[0].expand(steps)
-    found = []
-    for dimension in charged.argsort(descending=True)[:rows].tolist():
-        moved = z.repeat(steps, *[1] * (z.dim() - 1))
-        moved[:, dimension] = mean[:, dimension] + scale[:, dimension] * values.view(-1, *[1] * (z.dim() - 2))
-        found.append(Row(f"{dimension}: {float(charged[dimension]):.2f} nats", model.generate(moved, label)))
-    return found
+    charged = kl_of_dimensions(model, kl)
+    chosen = charged.argsort(descending=True)[:rows].tolist()
+    moved = traversals(model, batch, chosen, steps)
+    return [
+        Row(f"{number}: {float(charged[number]):.2f} nats", images)
+        for number, (_, images) in zip(chosen, moved, strict=True)
+    ]
 
 
 def class_rows(

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
+import saaae
 from saaae.cli import evaluate
 from saaae.config.resolvers import register_resolvers
 from saaae.errors import UserError, disk_error
+from saaae.evaluation.exports import traversed
 from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, resolve_config
 from saaae.signals import Interruption
@@ -149,6 +152,27 @@ def test_codes_and_arrays_use_only_tested_images(evaluated, run_folder):
     (code,) = evaluated("code_steps=[1]", "save_arrays=100")["codes"]
     assert code["images"] == 2
     assert len(np.load(run_folder.path / "evaluation/own-best/arrays.npz")["target"]) == 2
+
+
+def test_traversals_are_written_as_latents_and_images(evaluated, run_folder):
+    path = run_folder.path / "evaluation/own-best/traversals.npz"
+    evaluated("traversals=[2,0]")
+    chosen = dict(np.load(path))
+    assert chosen["dimension"].tolist() == [2, 0]
+    assert (chosen["latents"].shape, chosen["images"].shape) == ((2, 9, 4), (2, 9, 1, 32, 32))
+    assert chosen["latents"][0, :, 2] == pytest.approx(np.linspace(-3, 3, 9))
+    assert np.ptp(chosen["latents"][0], axis=0)[[0, 1, 3]] == pytest.approx(0)
+    network = saaae.load(run_folder.path).network
+    with torch.no_grad():
+        image = network.generate(torch.from_numpy(chosen["latents"][1, 3:4]))[0]
+    assert chosen["images"][1, 3] == pytest.approx(image.numpy(), abs=1e-5)
+    assert traversed(network, 3, torch.tensor([0.1, 0.4, 0.2, 0.3])) == [1, 3, 2]
+    for word, message in (
+        ("traversals=5", "traversals=5: the latent has 4 dimensions; expected at most 4"),
+        ("traversals=[0,4]", "traversals: the latent has no dimension 4; expected 0 to 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluated(word)
 
 
 def test_a_second_evaluation_keeps_the_codes_of_the_first(evaluated, run_folder):

@@ -258,7 +258,7 @@ def test_images_of_a_chosen_class_are_generated(make):
     from saaae.evaluation.exports import check_exports
 
     def asked(label, code_steps=()):
-        return {"generate": 4, "class": label, "code_steps": list(code_steps)}
+        return {"generate": 4, "class": label, "code_steps": list(code_steps), "traversals": None}
 
     module, _ = make("model=cvae_onehot")
     module.eval()
@@ -274,6 +274,8 @@ def test_images_of_a_chosen_class_are_generated(make):
     for words in (["model=despeckler"], ["model=vae", "posterior=delta"]):
         with pytest.raises(UserError, match="generate: a .* has no prior to generate from"):
             check_exports(make(*words)[0], asked(None))
+        with pytest.raises(UserError, match="traversals: a .* has no prior to traverse"):
+            check_exports(make(*words)[0], asked(None) | {"generate": None, "traversals": 2})
     with pytest.raises(UserError, match="code_steps: the decoder of a Despeckler sees more than the code"):
         check_exports(make("model=despeckler")[0], asked(None, [1.0]) | {"generate": None})
 
