@@ -577,7 +577,7 @@ function loaders() {
   pointer = new Loaded("decode", () => hover && recipe(state.run, { other: null, share: 0,
     edits: { ...active().edits, [keyOf(active().x)]: hover[0], [keyOf(active().y)]: hover[1] } }), (answer) => {
     if (!answer) return;
-    $("pointer-image").src = answer.decoded;
+    Object.assign($("pointer-image"), { src: answer.decoded, hidden: false });
     $("pointer-text").textContent = `decoded at ${title(active().x)} = ${answer.values[active().x].toFixed(2)}, ${title(active().y)} = ${answer.values[active().y].toFixed(2)}`;
   });
   return [...each,
