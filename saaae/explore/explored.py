@@ -175,7 +175,14 @@ class Explored:
     # Images
 
     def encoded(self, recipe: Recipe) -> Encoded:
-        """The image of a recipe, with its latents before any change."""
+        """The image of a recipe, with its latents before any change.
+
+        Raises:
+            UserError: If the model has not that class, or there is no such image or corruption.
+        """
+        classes = self.network.num_classes
+        if classes and recipe.label is not None and recipe.label >= classes:
+            raise UserError(f"class {recipe.label}: expected 0 to {classes - 1}")
         key = (recipe.image, recipe.corruption, recipe.strength, recipe.noise, recipe.label)
         if key not in self._encoded:
             made = self._sampled(recipe) if recipe.image.startswith("prior/") else self._encode(recipe)
@@ -227,8 +234,6 @@ class Explored:
         """Images (N, C, H, W) of latents, as the image of a recipe and of its class."""
         batch, classes = self.encoded(recipe).batch, self.network.num_classes
         if classes and recipe.label is not None:
-            if recipe.label >= classes:
-                raise UserError(f"class {recipe.label}: expected 0 to {classes - 1}")
             batch = batch._replace(label=torch.full_like(batch.indices, recipe.label))
         if len(codes) > 1:
             batch = batch._replace(label=None if batch.label is None else batch.label.expand(len(codes)))

@@ -101,6 +101,7 @@ function fromHash() {
     if (!Number.isNaN(value)) found[key] = value;
   }
   if (!(found.run in info.models)) found.run = 0;
+  if (!(found.colour in info.groups)) found.colour = "score";
   found.latents.forEach((latent, run) => {
     const known = (dim) => info.models[run].dimensions.some((each) => each.dim === dim);
     for (const pair of (words.get(`z${run}`) || "").split(",")) {

@@ -11,7 +11,7 @@ from saaae.visualization.mosaic import Row, pixels_of
 
 
 def address(row: Row) -> str:
-    """The first picture of a row as a `data:` address; small ones are stretched to the size of images elsewhere."""
+    """The first picture of a row as a `data:` address, a pixel for each value."""
     return addresses(row)[0]
 
 

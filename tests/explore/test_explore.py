@@ -4,7 +4,6 @@ import socket
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from saaae.cli import explore
@@ -129,7 +128,7 @@ def test_a_corruption_changes_the_input_alone_and_more_with_its_strength(shown):
 
 
 def test_an_image_of_ones_own_is_taken_from_its_bytes(shown):
-    page, client, ask = shown(*VECTOR)
+    _, client, ask = shown(*VECTOR)
     levels = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(levels).save(file, "PNG")

@@ -12,14 +12,16 @@ from PIL import Image
 from tests.conftest import ROOT, TINY
 from tests.models.test_models import DIGITS
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if BROWSER is None:
-    pytest.skip("no chromium here: apt-get install chromium", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `dev`: playwright")
-uvicorn = pytest.importorskip("uvicorn", reason="needs the extra `explore`")
+pytest.importorskip("playwright", reason="needs the extra `dev`")
+pytest.importorskip("uvicorn", reason="needs the extra `explore`")
+
+import uvicorn
+from playwright import sync_api
 
 from saaae.explore.load import load
 
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-get install chromium")
 SECONDS = 60
 """Longest wait for a change; a page that answers waits for milliseconds."""
 TOP, ORIGINAL = ".run:first-child .stack img:nth-of-type(2)", ".run:first-child .stack img:nth-of-type(1)"
