@@ -33,12 +33,13 @@ MAY_IMPORT = {
     "training": BASE | SCIENCE | {"callbacks", "config", "runs", "evaluation", "signals"},
     "sweeps": BASE | {"metrics", "visualization", "config", "runs"},
     "inference": BASE | SCIENCE | {"config", "runs", "evaluation", "training", "visualization"},
-    "cli": BASE | SCIENCE | {"config", "runs", "evaluation", "training", "inference", "sweeps", "signals"},
+    "explore": BASE | {"data", "metrics", "models", "inference", "visualization"},
+    "cli": BASE | SCIENCE | {"config", "runs", "evaluation", "training", "inference", "explore", "sweeps", "signals"},
     "__main__": {"cli"},
     "plugins": BASE | {"config", "runs", "training"},
 }
 """The packages from the bottom up: config -> runs -> evaluation -> training -> inference -> cli, config -> runs ->
-sweeps -> cli."""
+sweeps -> cli, inference -> explore -> cli."""
 TORCH = {"torch", "numpy"}
 DATA = {"torchvision", "PIL", "tifffile", "filelock", "platformdirs", "lightning", "fsspec", "tqdm"}
 CONFIG = {"hydra", "omegaconf"}
@@ -64,6 +65,7 @@ OUTSIDE = {
     "training": TORCH | CONFIG | {"lightning", "optuna", "sqlalchemy"},
     "sweeps": TORCH | CONFIG | {"matplotlib", "yaml", "jinja2", "markupsafe"},
     "inference": TORCH | CONFIG | DATA | {"matplotlib", "safetensors", "scipy", "onnxruntime", "huggingface_hub"},
+    "explore": TORCH | {"torchvision", "PIL", "pydantic", "starlette", "uvicorn"},
     "cli": CONFIG | {"yaml"},
     "__main__": set(),
     "plugins": CONFIG | {"filelock", "optuna"},

@@ -76,6 +76,12 @@ def test_inference(monkeypatch, capsys):
     assert "| vae | 3 | " in printed
 
 
+def test_explore(capsys, stored_run):
+    run = stored_run(*TINY, "model=vae", "model.latent_channels=2")
+    load("explore").main(str(run), 2)
+    assert "| 16 samples | " in capsys.readouterr().out
+
+
 def test_metrics(monkeypatch, capsys):
     benchmark = load("metrics")
     monkeypatch.setattr(benchmark, "SEEDS", range(1))

@@ -20,6 +20,7 @@ from saaae.errors import RunFailedError, UserError, disk_error, nearest, out_of_
 COMMANDS: dict[str, str] = {
     "predict": "saaae.cli.predict",
     "despeckle": "saaae.cli.despeckle",
+    "explore": "saaae.cli.explore",
     "export": "saaae.cli.export",
     "runs": "saaae.cli.runs",
     "diff": "saaae.cli.diff",

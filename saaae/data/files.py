@@ -1,5 +1,6 @@
 """Image files: reading them and assigning them to splits."""
 
+import io
 import logging
 import random
 from collections.abc import Callable, Iterable
@@ -66,17 +67,23 @@ def digest_of(path: Path) -> str:
         raise BrokenFileError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
 
 
-def read_array(path: Path) -> np.ndarray:
+def read_array(path: Path, content: bytes | None = None) -> np.ndarray:
     """Pixels of an image file as they are stored: (H, W) or (H, W, 3), integers or floats.
 
     Transparency is left out, palettes become colours, and NPY files may have their channels first or last.
+
+    Args:
+        path: The file.
+        content: Its bytes, where they are in memory: then the path only tells its kind, and nothing is opened.
 
     Raises:
         BrokenFileError: If the file is not a readable image, or several.
         UserError: If the file system fails.
     """
     try:
-        pixels = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _decode(path)
+        source = path if content is None else io.BytesIO(content)
+        ending = path.suffix.lower()
+        pixels = np.load(source, allow_pickle=False) if ending == ".npy" else _decode(source, ending)
         if not pixels.size:
             raise ValueError("no pixels in it")
     except MemoryError:
@@ -99,11 +106,11 @@ def read_array(path: Path) -> np.ndarray:
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _decode(path: Path) -> np.ndarray:
+def _decode(source: Path | io.BytesIO, ending: str) -> np.ndarray:
     """Pixels of an image file: TIFF by tifffile, which keeps their type, the others by Pillow."""
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return _decode_tiff(path)
-    with Image.open(path) as image:
+    if ending in (".tif", ".tiff"):
+        return _decode_tiff(source)
+    with Image.open(source) as image:
         if ";16" in str(image.tile) and image.mode in ("RGB", "RGBA", "LA"):
             raise ValueError("16 bits in several channels, of which Pillow keeps 8; expected one channel or TIFF")
         if image.format == "WEBP" and (count := getattr(image, "n_frames", 1)) > 1:
@@ -112,8 +119,8 @@ def _decode(path: Path) -> np.ndarray:
         return pixels.astype(np.uint16) if image.format == "PNG" and image.mode == "I" else pixels
 
 
-def _decode_tiff(path: Path) -> np.ndarray:
-    with tifffile.TiffFile(path) as file:
+def _decode_tiff(source: Path | io.BytesIO) -> np.ndarray:
+    with tifffile.TiffFile(source) as file:
         pages = [page for page in (page.aspage() for page in file.pages) if not page.is_reduced]  # no smaller copies
         if len(pages) != 1:
             raise ValueError(f"{len(pages)} pages; expected one image")
@@ -126,7 +133,7 @@ def _decode_tiff(path: Path) -> np.ndarray:
         bits, is_unsigned = page.bitspersample, page.sampleformat == tifffile.SAMPLEFORMAT.UINT
         if pixels is not None:
             return pixels[..., :-1] if page.extrasamples and page.planarconfig == 1 else pixels
-    with Image.open(path) as image:
+    with Image.open(source) as image:
         held = {"L": 8, "P": 8, "RGB": 8, "RGBA": 8, "LA": 8, "1": 1, "I;16": 16, "F": 32}.get(image.mode)
         if held != bits or is_unsigned == (image.mode == "F"):
             raise ValueError(f"compression {page.compression} of {page.dtype}; expected it uncompressed")
@@ -165,13 +172,18 @@ def _byte_image(pixels: np.ndarray, channels: int) -> Tensor:
     return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1).contiguous()
 
 
-def read_levels(path: Path, channels: int) -> Tensor:
+def read_levels(path: Path, channels: int, content: bytes | None = None) -> Tensor:
     """An image (C, H, W): uint8 of 8-bit files, float32 in [0, 1] with every level of 16-bit files (1.0 is 65535).
+
+    Args:
+        path: The file.
+        channels: Channels C.
+        content: Its bytes, see `read_array`.
 
     Raises:
         BrokenFileError: If the file is not a readable image of 8 or 16 bits.
     """
-    pixels = read_array(path)
+    pixels = read_array(path, content)
     if pixels.dtype != np.uint16:
         return _byte_image(to_bytes(path, pixels), channels)
     levels = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(np.uint16).max)

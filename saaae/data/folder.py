@@ -109,7 +109,7 @@ class FolderData(CachedFiles):
     def pieces(self, image: Tensor) -> DecodedFile:
         """What an image (C, H, W) becomes; tiles with NaN or infinite pixels are left out."""
         if self.fit == "resize":
-            square = center_crop(resize(image, [self.image_size], antialias=True), [self.image_size] * 2)[None]
+            square = middle_of(image, self.image_size)[None]
             return DecodedFile({"pixels": square, "start": torch.zeros(1, 2, dtype=torch.int64)}, {}, self.image_size)
         tiles, starts = cut_tiles(image, self.image_size)
         finite = tiles.isfinite().flatten(1).all(1)
@@ -205,6 +205,11 @@ def _regions(column: Tensor, val_fraction: float, test_fraction: float) -> Tenso
     from_right = len(columns) - 1 - place
     code = torch.where(from_right < num_val + num_test, SPLITS.index("val"), SPLITS.index("train"))
     return torch.where(from_right < num_test, SPLITS.index("test"), code)
+
+
+def middle_of(image: Tensor, size: int) -> Tensor:
+    """The middle square of an image (C, H, W), resized to `size` pixels."""
+    return center_crop(resize(image, [size], antialias=True), [size] * 2)
 
 
 def compiled(pattern: str | None, key: str) -> re.Pattern[str] | None:

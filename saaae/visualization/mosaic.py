@@ -33,8 +33,8 @@ class Row(NamedTuple):
     colours: str = "gray"
 
 
-def _pixels(row: Row, height: int, width: int) -> np.ndarray:
-    """Pixels (N, height, width, 3), uint8, without smoothing."""
+def pixels_of(row: Row, height: int, width: int) -> np.ndarray:
+    """Pixels (N, height, width, 3), uint8, of the images of a row, stretched without smoothing."""
     images = row.images if isinstance(row.images, np.ndarray) else row.images.detach().float().cpu().numpy()
     if images.dtype != np.uint8:
         images = (images.clip(0, 1) * 255 + 0.5).astype(np.uint8)
@@ -76,7 +76,7 @@ def mosaic(rows: Sequence[Row], title: str, columns: Sequence[str] = ()) -> Pict
     for number, row in enumerate(rows):
         y = top + number * (cell_height + GAP)
         pen.text((left - 2 * GAP, y + cell_height // 2), row.label, "black", font, anchor="rm", align="right")
-        for column, pixels in enumerate(_pixels(row, cell_height, cell_width)):
+        for column, pixels in enumerate(pixels_of(row, cell_height, cell_width)):
             canvas.paste(Image.fromarray(pixels), (left + column * (cell_width + GAP), y))
     return np.asarray(canvas)
 

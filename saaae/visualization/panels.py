@@ -39,12 +39,17 @@ def reconstruction_rows(model: ImageAutoencoder, batch: Batch, posterior: Poster
     if batch.input is not batch.target:
         yield Row("input", batch.input)
     yield Row("reconstruction", x_hat)
-    error = (x_hat - batch.target).abs().mean(1, keepdim=True)
-    yield Row(f"absolute error, 0 to {ERROR_SHOWN}", error / ERROR_SHOWN, "magma")
+    yield error_row(batch, x_hat)
     if batch.clean is not None and batch.clean is not batch.target:
         yield Row("clean reference", batch.clean)
     for name, maps in model.maps(batch, posterior).items():
         yield Row(name, maps, "viridis")
+
+
+def error_row(batch: Batch, x_hat: Tensor) -> Row:
+    """Absolute error of reconstructions (B, C, H, W), its mean over the channels."""
+    error = (x_hat - batch.target).abs().mean(1, keepdim=True)
+    return Row(f"absolute error, 0 to {ERROR_SHOWN}", error / ERROR_SHOWN, "magma")
 
 
 def ratio_row(batch: Batch, x_hat: Tensor) -> Row:
