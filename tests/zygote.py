@@ -5,8 +5,11 @@
 
 import contextlib
 import ctypes
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import signal
 import subprocess
@@ -16,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+LATE = [
+    "hydra._internal.hydra", "lightning.pytorch.loggers", "matplotlib.pyplot", "optuna", "s3fs",
+    "sqlalchemy.dialects.sqlite", "torch.utils.tensorboard",
+]  # fmt: skip
+"""Modules of other packages that commands import only when they run."""
 
 
 class Child:
@@ -188,13 +196,26 @@ def wait_for(pid: int, seconds: float = 180.0) -> int:
     return 999
 
 
+def import_everything() -> None:
+    """Imports what the commands will: this package, and what Hydra, Lightning and its loggers import when they run."""
+    import torch
+
+    import saaae
+
+    torch.set_num_threads(1)
+    for module in pkgutil.walk_packages(saaae.__path__, "saaae."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in LATE:
+        with contextlib.suppress(ImportError):  # an extra
+            importlib.import_module(name)
+    gc.freeze()  # a command need not look for garbage among all this
+
+
 def main() -> None:
     """Reads requests, and forks and waits accordingly."""
     sys.path.insert(0, str(ROOT))
-    import torch
-    from lightning.pytorch.loggers import TensorBoardLogger  # noqa: F401
-
-    torch.set_num_threads(1)
+    import_everything()
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
