@@ -225,6 +225,7 @@ def main() -> None:
             if answer == 0:
                 become(request)
         print(answer, flush=True)
+    os._exit(0)  # frozen objects look like leaks to the libraries that they belong to
 
 
 if __name__ == "__main__":
