@@ -61,6 +61,21 @@ def other_process_of(pid):
     return child
 
 
+@pytest.fixture(scope="module")
+def trained(zygote, tmp_path_factory):
+    """Trains a command line once, and copies outputs/<name> of the finished run for each test that needs it."""
+    homes = {}
+
+    def copied(home, name, *words):
+        if words not in homes:
+            homes[words] = tmp_path_factory.mktemp("trained")
+            status, printed = zygote.run(homes[words], f"name={name}", *words)
+            assert status == 0, printed
+        return shutil.copytree(homes[words] / "outputs" / name, home / "outputs" / name)
+
+    return copied
+
+
 @pytest.mark.parametrize("more", [["data.num_workers=0", "ema=0.99"], ["data.num_workers=2"]])
 def test_a_repeatedly_killed_run_ends_like_an_uninterrupted_run(zygote, tmp_path, more):
     words = [*SMALL, "trainer.max_epochs=3", "checkpoint.every_n_steps=7", *more]
@@ -80,9 +95,9 @@ def test_a_repeatedly_killed_run_ends_like_an_uninterrupted_run(zygote, tmp_path
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_finishes_the_step_and_saves_and_the_next_start_continues(zygote, tmp_path, signum, status):
+def test_a_signal_finishes_the_step_and_saves_and_the_next_start_continues(zygote, trained, tmp_path, signum, status):
     words = [*SMALL, "trainer.max_epochs=3"]
-    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    trained(tmp_path, "whole", *words)
     run = tmp_path / "outputs" / "stopped"
     child = zygote.start(tmp_path, "name=stopped", *words)
     wait_until(lambda: steps(run) >= 25)
@@ -302,10 +317,9 @@ def test_a_second_process_on_a_run_is_rejected_and_a_dead_one_holds_no_lock(zygo
 
 
 @pytest.mark.parametrize("limit", [100_000, 3_000_000])
-def test_a_full_disk_damages_no_checkpoint(zygote, tmp_path, limit):
+def test_a_full_disk_damages_no_checkpoint(zygote, trained, tmp_path, limit):
     """File size limits act like a full disk: below and above the size of a checkpoint."""
-    words = [*SMALL, "logger=none", "model.encoder.widths=[16,16]"]
-    assert zygote.run(tmp_path, "name=x", *words)[0] == 0
+    trained(tmp_path, "x", *SMALL, "logger=none", "model.encoder.widths=[16,16]")
     last = tmp_path / "outputs" / "x" / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
     assert 100_000 < len(before) < 3_000_000
@@ -324,9 +338,8 @@ def test_a_full_disk_damages_no_checkpoint(zygote, tmp_path, limit):
     assert zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2")[0] == 0
 
 
-def test_a_folder_without_write_permission_is_reported(zygote, tmp_path):
-    run = tmp_path / "outputs" / "x"
-    assert zygote.run(tmp_path, "name=x", *SMALL)[0] == 0
+def test_a_folder_without_write_permission_is_reported(zygote, trained, tmp_path):
+    run = trained(tmp_path, "x", *SMALL)
     checkpoints = run / "checkpoints"
     before = {path: path.read_bytes() for path in checkpoints.iterdir()}
     checkpoints.chmod(0o555)
@@ -342,9 +355,8 @@ def test_a_folder_without_write_permission_is_reported(zygote, tmp_path):
     assert {path: path.read_bytes() for path in checkpoints.iterdir()} == before
 
 
-def test_partial_files_of_a_killed_process_are_removed(zygote, tmp_path):
-    run = tmp_path / "outputs" / "x"
-    assert zygote.run(tmp_path, "name=x", *SMALL)[0] == 0
+def test_partial_files_of_a_killed_process_are_removed(zygote, trained, tmp_path):
+    run = trained(tmp_path, "x", *SMALL)
     for left in (run / "checkpoints" / ".last.ckpt.abc.part", run / ".metrics.json.def.part"):
         left.write_text("half")
     assert zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2")[0] == 0
@@ -460,9 +472,8 @@ def test_a_damaged_checkpoint_never_replaces_the_only_intact_one(zygote, tmp_pat
     assert "continued from step 20" in printed
 
 
-def test_an_extension_killed_at_its_start_does_not_count_as_finished(zygote, tmp_path):
-    run = tmp_path / "outputs" / "x"
-    assert zygote.run(tmp_path, "name=x", *SMALL, "logger=none", "callbacks=none")[0] == 0
+def test_an_extension_killed_at_its_start_does_not_count_as_finished(zygote, trained, tmp_path):
+    run = trained(tmp_path, "x", *SMALL, "logger=none", "callbacks=none")
     child = zygote.start(tmp_path, "resume=outputs/x", "trainer.max_epochs=3")
     wait_until(lambda: state(run) == "running")
     child.send(signal.SIGKILL)
@@ -482,9 +493,8 @@ def test_an_invalid_command_does_not_change_the_state_of_a_run(zygote, tmp_path)
     assert state(run) == "running"
 
 
-def test_a_run_folder_without_write_permission_is_reported_in_one_line(zygote, tmp_path):
-    run = tmp_path / "outputs" / "x"
-    assert zygote.run(tmp_path, "name=x", *SMALL, "logger=none", "callbacks=none")[0] == 0
+def test_a_run_folder_without_write_permission_is_reported_in_one_line(zygote, trained, tmp_path):
+    run = trained(tmp_path, "x", *SMALL, "logger=none", "callbacks=none")
     for folder, words in [(run, ["resume=outputs/x", "trainer.max_epochs=2"]), (run.parent, ["name=y", *SMALL])]:
         folder.chmod(0o555)
         try:
