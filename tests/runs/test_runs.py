@@ -188,10 +188,10 @@ def test_averaged_weights_are_resumed_from_inside_an_epoch(launch, part):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_corruption_is_resumed_from_inside_an_epoch(launch, workers):
     """One after another on half of the images: a corruption that is not resumed changes the input of the model."""
-    parts = [f"+corruption.parts.{path.stem}={flow(path)}" for path in CORRUPTIONS]
+    parts = [f"+corruption.parts.{path.stem}_option={flow(path)}" for path in CORRUPTIONS]
     resumes_exactly(launch, "model=vae", "corruption=mixed", *parts, "data.target=clean", f"data.num_workers={workers}")
     parts = launch.folder("broken").config().corruption.parts
-    assert {path.stem for path in CORRUPTIONS} <= set(parts)
+    assert {f"{path.stem}_option" for path in CORRUPTIONS} <= set(parts)
 
 
 def flow(path):
