@@ -54,6 +54,14 @@ def output_of(code, cwd, package=ROOT):
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=True).stdout
 
 
+LONGEST = ("test_the_commands_of_a_page_run_in_their_order", "test_launchers_give_the_same_results_as_sequential_jobs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Runs the longest tests and those of real processes first, so that short ones keep all workers busy to the end."""
+    items.sort(key=lambda item: (item.originalname not in LONGEST, "zygote" not in item.fixturenames))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
