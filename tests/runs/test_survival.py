@@ -119,16 +119,16 @@ def test_two_processes_resume_exactly_and_test_like_one(zygote, tmp_path):
         "data.num_train=41",
         "corruption=gaussian",
     ]
-    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    assert zygote.run(tmp_path, "name=whole", *words, two_ranks=True)[0] == 0
     run = tmp_path / "outputs" / "broken"
-    child = zygote.start(tmp_path, "name=broken", *words)
+    child = zygote.start(tmp_path, "name=broken", *words, two_ranks=True)
     wait_until(lambda: steps(run) >= 5)
     other = other_process_of(child.pid)
     child.send(signal.SIGKILL)
     child.wait()
     wait_until(lambda: not Path(f"/proc/{other}").exists())
     assert state(run) == "running"
-    assert_continued_exactly(zygote, tmp_path)
+    assert_continued_exactly(zygote, tmp_path, two_ranks=True)
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 10
     states = [random["torch"] for random in checkpoint["random_state"]]
@@ -146,16 +146,16 @@ def test_fine_tuned_and_averaged_weights_of_two_processes_are_equal_and_resumed_
     assert zygote.run(tmp_path, "name=source", *SMALL, "trainer.max_epochs=1")[0] == 0
     words = [*SMALL, "accelerator=ddp_cpu", "trainer.max_epochs=2", "checkpoint.every_n_steps=2", "ema=0.9"]
     words += ["init_from=outputs/source", "freeze=[encoder]", "trainer.accumulate_grad_batches=2"]
-    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    assert zygote.run(tmp_path, "name=whole", *words, two_ranks=True)[0] == 0
     run = tmp_path / "outputs" / "broken"
-    child = zygote.start(tmp_path, "name=broken", *words)
+    child = zygote.start(tmp_path, "name=broken", *words, two_ranks=True)
     wait_until(lambda: steps(run) >= 3)
     other = other_process_of(child.pid)
     child.send(signal.SIGKILL)
     child.wait()
     wait_until(lambda: not Path(f"/proc/{other}").exists())
     shutil.rmtree(tmp_path / "outputs" / "source")
-    assert_continued_exactly(zygote, tmp_path)
+    assert_continued_exactly(zygote, tmp_path, two_ranks=True)
     source = json.loads((run / "metrics.json").read_text())["run"]["init_from"]
     assert source["tensors_taken"] == source["tensors"]
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["averaged_steps"] == 10
@@ -201,14 +201,14 @@ def test_a_run_that_is_stopped_in_a_stage_says_how_to_go_on(zygote, tmp_path):
 def test_a_sharded_model_resumes_exactly_inside_an_epoch_and_keeps_its_schedule(zygote, tmp_path):
     words = [*SMALL, "accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
     words += ["trainer.max_epochs=1", "checkpoint.every_n_steps=3", "optimizer.schedule=cosine", "callbacks=none"]
-    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    assert zygote.run(tmp_path, "name=whole", *words, two_ranks=True)[0] == 0
     run = tmp_path / "outputs" / "broken"
-    child = zygote.start(tmp_path, "name=broken", *words)
+    child = zygote.start(tmp_path, "name=broken", *words, two_ranks=True)
     wait_until(lambda: steps(run) >= 4)
     child.send(signal.SIGKILL)
     child.wait()
-    assert_continued_exactly(zygote, tmp_path)
-    status, printed = zygote.run(tmp_path, "resume=outputs/broken", "trainer.max_epochs=2")
+    assert_continued_exactly(zygote, tmp_path, two_ranks=True)
+    status, printed = zygote.run(tmp_path, "resume=outputs/broken", "trainer.max_epochs=2", two_ranks=True)
     assert status == 0, printed
     assert "schedules    end at step 10, as first planned" in printed
 
@@ -222,7 +222,8 @@ def test_two_processes_train_like_one_with_twice_the_batch_size_also_with_a_shar
     curves = []
     sharded = ["accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
     for name, accelerator, batch in (("one", ["accelerator=cpu"], 8), ("two", sharded[:1], 4), ("parts", sharded, 4)):
-        status, printed = zygote.run(tmp_path, *words, *accelerator, f"name={name}", f"data.batch_size={batch}")
+        more = [*accelerator, f"name={name}", f"data.batch_size={batch}"]
+        status, printed = zygote.run(tmp_path, *words, *more, two_ranks=name != "one")
         assert status == 0, printed
         rows = csv.reader((tmp_path / "outputs" / name / "metrics.csv").open())
         curves.append({tuple(row[:3]): float(row[3]) for row in rows if row[2].startswith(("train/loss", "val/"))})
