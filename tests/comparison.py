@@ -53,9 +53,9 @@ def differences(a: Path, b: Path) -> list[str]:
     return found + ([] if tests[0] == tests[1] else ["test"])
 
 
-def assert_continued_exactly(zygote, folder):
+def assert_continued_exactly(zygote, folder, **options):
     """Resumes outputs/broken, which must then be equal to outputs/whole."""
-    status, printed = zygote.run(folder, "resume=outputs/broken")
+    status, printed = zygote.run(folder, "resume=outputs/broken", **options)
     assert status == 0, printed
     assert "continued from step" in printed
     assert differences(folder / "outputs" / "whole", folder / "outputs" / "broken") == []

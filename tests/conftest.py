@@ -1,4 +1,7 @@
+import functools
 import os
+import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -7,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from saaae.config.resolvers import register_resolvers
@@ -48,20 +54,46 @@ def output_of(code, cwd, package=ROOT):
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, check=True).stdout
 
 
+LONGEST = ("test_the_commands_of_a_page_run_in_their_order", "test_launchers_give_the_same_results_as_sequential_jobs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Runs the longest tests and those of real processes first, so that short ones keep all workers busy to the end."""
+    items.sort(key=lambda item: (item.originalname not in LONGEST, "zygote" not in item.fixturenames))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@functools.cache
+def composed_once(name: str, overrides: tuple[str, ...]) -> bytes:
+    """A composed configuration, pickled."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return pickle.dumps(compose(name, overrides=list(overrides)))
+
+
+@functools.cache
+def parsed_once(override: str) -> Override:
+    """One parsed override."""
+    return OverridesParser.create().parse_overrides([override])[0]
+
+
 @pytest.fixture
 def compose_config() -> Callable[..., DictConfig]:
-    """Composes train.yaml (or another primary configuration) with overrides."""
+    """Composes train.yaml (or another primary configuration) with overrides.
+
+    Like Hydra it composes the chosen options and then sets the values (a.b=1), but each choice is composed only once.
+    """
 
     def composed(*overrides: str, name: str = "train") -> DictConfig:
-        register_resolvers()
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(name, overrides=list(overrides))
+        values = [override for override in overrides if re.match(r"\w+(\.\w+)+=", override)]
+        cfg = pickle.loads(composed_once(name, tuple(each for each in overrides if each not in values)))
+        ConfigLoaderImpl._apply_overrides_to_config([parsed_once(value) for value in values], cfg)
+        return cfg
 
     return composed
 

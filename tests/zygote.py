@@ -5,17 +5,26 @@
 
 import contextlib
 import ctypes
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+LATE = [
+    "hydra._internal.hydra", "lightning.pytorch.loggers", "matplotlib.pyplot", "optuna", "s3fs",
+    "sqlalchemy.dialects.sqlite", "torch.utils.tensorboard",
+]  # fmt: skip
+"""Modules of other packages that commands import only when they run."""
 
 
 class Child:
@@ -85,6 +94,7 @@ class Zygote:
         environment: dict[str, str] | None = None,
         file_limit: int | None = None,
         powerless: bool = False,
+        two_ranks: bool = False,
     ) -> Child:
         """Starts `python <script> <arguments>` in a folder.
 
@@ -95,12 +105,14 @@ class Zygote:
             environment: Variables to add to the current environment of this process.
             file_limit: Largest file size in bytes; writing more fails as on a full disk.
             powerless: Whether the process gives up root's right to ignore file permissions.
+            two_ranks: Whether the second process of the run is forked too, instead of a new interpreter.
         """
         self.number += 1
         files = cwd / f".output-{self.number}", cwd / f".errors-{self.number}"
         request = {
             "arguments": [str(ROOT / script), *arguments], "cwd": str(cwd), "files": [str(file) for file in files],
             "environment": {**os.environ, **(environment or {})}, "file_limit": file_limit, "powerless": powerless,
+            "two_ranks": two_ranks,
         }  # fmt: skip
         return Child(self, self.ask(request), files)
 
@@ -139,18 +151,20 @@ def become(request: dict[str, Any]) -> None:
 
     status = 1
     try:
-        os.chdir(request["cwd"])
         for stream, file in enumerate(request["files"], 1):
             os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        sys.path[:0] = filter(None, request["environment"].get("PYTHONPATH", "").split(os.pathsep))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if request["file_limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
         if request["powerless"]:
             give_up_power()
+        if request["two_ranks"]:
+            request |= second_rank()
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        sys.path[:0] = filter(None, request["environment"].get("PYTHONPATH", "").split(os.pathsep))
         sys.argv = request["arguments"]
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
@@ -166,6 +180,31 @@ def become(request: dict[str, Any]) -> None:
             sys.stderr.flush()
         stop_idle_workers()
         os._exit(status)
+
+
+def second_rank() -> dict[str, Any]:
+    """Forks the process that the start of a second rank wakes; in that process it returns what to run, once known."""
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write)
+        with open(read) as pipe:
+            text = pipe.read()
+        return json.loads(text) if text else os._exit(0)  # the first process ended without a second one
+    os.close(read)
+
+    class Woken(subprocess.Popen):
+        def _execute_child(self, args: list[str], *options: Any) -> None:
+            cwd, env = options[4:6]
+            self.pid, self._child_created = pid, True
+            subprocess_script.subprocess = subprocess  # for later starts
+            with open(write, "w") as pipe:
+                json.dump({"arguments": args[1:], "cwd": str(cwd or os.getcwd()), "environment": env}, pipe)
+
+    subprocess_script.subprocess = SimpleNamespace(Popen=Woken)
+    return {}
 
 
 def stop_idle_workers() -> None:
@@ -188,13 +227,26 @@ def wait_for(pid: int, seconds: float = 180.0) -> int:
     return 999
 
 
+def import_everything() -> None:
+    """Imports what the commands will: this package, and what Hydra, Lightning and its loggers import when they run."""
+    import torch
+
+    import saaae
+
+    torch.set_num_threads(1)
+    for module in pkgutil.walk_packages(saaae.__path__, "saaae."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in LATE:
+        with contextlib.suppress(ImportError):  # an extra
+            importlib.import_module(name)
+    gc.freeze()  # a command need not look for garbage among all this
+
+
 def main() -> None:
     """Reads requests, and forks and waits accordingly."""
     sys.path.insert(0, str(ROOT))
-    import torch
-    from lightning.pytorch.loggers import TensorBoardLogger  # noqa: F401
-
-    torch.set_num_threads(1)
+    import_everything()
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -204,6 +256,7 @@ def main() -> None:
             if answer == 0:
                 become(request)
         print(answer, flush=True)
+    os._exit(0)  # frozen objects look like leaks to the libraries that they belong to
 
 
 if __name__ == "__main__":

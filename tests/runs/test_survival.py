@@ -61,6 +61,21 @@ def other_process_of(pid):
     return child
 
 
+@pytest.fixture(scope="module")
+def trained(zygote, tmp_path_factory):
+    """Trains a command line once, and copies outputs/<name> of the finished run for each test that needs it."""
+    homes = {}
+
+    def copied(home, name, *words):
+        if words not in homes:
+            homes[words] = tmp_path_factory.mktemp("trained")
+            status, printed = zygote.run(homes[words], f"name={name}", *words)
+            assert status == 0, printed
+        return shutil.copytree(homes[words] / "outputs" / name, home / "outputs" / name)
+
+    return copied
+
+
 @pytest.mark.parametrize("more", [["data.num_workers=0", "ema=0.99"], ["data.num_workers=2"]])
 def test_a_repeatedly_killed_run_ends_like_an_uninterrupted_run(zygote, tmp_path, more):
     words = [*SMALL, "trainer.max_epochs=3", "checkpoint.every_n_steps=7", *more]
@@ -80,9 +95,9 @@ def test_a_repeatedly_killed_run_ends_like_an_uninterrupted_run(zygote, tmp_path
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_finishes_the_step_and_saves_and_the_next_start_continues(zygote, tmp_path, signum, status):
+def test_a_signal_finishes_the_step_and_saves_and_the_next_start_continues(zygote, trained, tmp_path, signum, status):
     words = [*SMALL, "trainer.max_epochs=3"]
-    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    trained(tmp_path, "whole", *words)
     run = tmp_path / "outputs" / "stopped"
     child = zygote.start(tmp_path, "name=stopped", *words)
     wait_until(lambda: steps(run) >= 25)
@@ -104,16 +119,16 @@ def test_two_processes_resume_exactly_and_test_like_one(zygote, tmp_path):
         "data.num_train=41",
         "corruption=gaussian",
     ]
-    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    assert zygote.run(tmp_path, "name=whole", *words, two_ranks=True)[0] == 0
     run = tmp_path / "outputs" / "broken"
-    child = zygote.start(tmp_path, "name=broken", *words)
+    child = zygote.start(tmp_path, "name=broken", *words, two_ranks=True)
     wait_until(lambda: steps(run) >= 5)
     other = other_process_of(child.pid)
     child.send(signal.SIGKILL)
     child.wait()
     wait_until(lambda: not Path(f"/proc/{other}").exists())
     assert state(run) == "running"
-    assert_continued_exactly(zygote, tmp_path)
+    assert_continued_exactly(zygote, tmp_path, two_ranks=True)
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == 10
     states = [random["torch"] for random in checkpoint["random_state"]]
@@ -131,16 +146,16 @@ def test_fine_tuned_and_averaged_weights_of_two_processes_are_equal_and_resumed_
     assert zygote.run(tmp_path, "name=source", *SMALL, "trainer.max_epochs=1")[0] == 0
     words = [*SMALL, "accelerator=ddp_cpu", "trainer.max_epochs=2", "checkpoint.every_n_steps=2", "ema=0.9"]
     words += ["init_from=outputs/source", "freeze=[encoder]", "trainer.accumulate_grad_batches=2"]
-    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    assert zygote.run(tmp_path, "name=whole", *words, two_ranks=True)[0] == 0
     run = tmp_path / "outputs" / "broken"
-    child = zygote.start(tmp_path, "name=broken", *words)
+    child = zygote.start(tmp_path, "name=broken", *words, two_ranks=True)
     wait_until(lambda: steps(run) >= 3)
     other = other_process_of(child.pid)
     child.send(signal.SIGKILL)
     child.wait()
     wait_until(lambda: not Path(f"/proc/{other}").exists())
     shutil.rmtree(tmp_path / "outputs" / "source")
-    assert_continued_exactly(zygote, tmp_path)
+    assert_continued_exactly(zygote, tmp_path, two_ranks=True)
     source = json.loads((run / "metrics.json").read_text())["run"]["init_from"]
     assert source["tensors_taken"] == source["tensors"]
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["averaged_steps"] == 10
@@ -186,14 +201,14 @@ def test_a_run_that_is_stopped_in_a_stage_says_how_to_go_on(zygote, tmp_path):
 def test_a_sharded_model_resumes_exactly_inside_an_epoch_and_keeps_its_schedule(zygote, tmp_path):
     words = [*SMALL, "accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
     words += ["trainer.max_epochs=1", "checkpoint.every_n_steps=3", "optimizer.schedule=cosine", "callbacks=none"]
-    assert zygote.run(tmp_path, "name=whole", *words)[0] == 0
+    assert zygote.run(tmp_path, "name=whole", *words, two_ranks=True)[0] == 0
     run = tmp_path / "outputs" / "broken"
-    child = zygote.start(tmp_path, "name=broken", *words)
+    child = zygote.start(tmp_path, "name=broken", *words, two_ranks=True)
     wait_until(lambda: steps(run) >= 4)
     child.send(signal.SIGKILL)
     child.wait()
-    assert_continued_exactly(zygote, tmp_path)
-    status, printed = zygote.run(tmp_path, "resume=outputs/broken", "trainer.max_epochs=2")
+    assert_continued_exactly(zygote, tmp_path, two_ranks=True)
+    status, printed = zygote.run(tmp_path, "resume=outputs/broken", "trainer.max_epochs=2", two_ranks=True)
     assert status == 0, printed
     assert "schedules    end at step 10, as first planned" in printed
 
@@ -207,7 +222,8 @@ def test_two_processes_train_like_one_with_twice_the_batch_size_also_with_a_shar
     curves = []
     sharded = ["accelerator=ddp_cpu", "accelerator.strategy=fsdp", "accelerator.memory_format=contiguous"]
     for name, accelerator, batch in (("one", ["accelerator=cpu"], 8), ("two", sharded[:1], 4), ("parts", sharded, 4)):
-        status, printed = zygote.run(tmp_path, *words, *accelerator, f"name={name}", f"data.batch_size={batch}")
+        more = [*accelerator, f"name={name}", f"data.batch_size={batch}"]
+        status, printed = zygote.run(tmp_path, *words, *more, two_ranks=name != "one")
         assert status == 0, printed
         rows = csv.reader((tmp_path / "outputs" / name / "metrics.csv").open())
         curves.append({tuple(row[:3]): float(row[3]) for row in rows if row[2].startswith(("train/loss", "val/"))})
@@ -302,10 +318,9 @@ def test_a_second_process_on_a_run_is_rejected_and_a_dead_one_holds_no_lock(zygo
 
 
 @pytest.mark.parametrize("limit", [100_000, 3_000_000])
-def test_a_full_disk_damages_no_checkpoint(zygote, tmp_path, limit):
+def test_a_full_disk_damages_no_checkpoint(zygote, trained, tmp_path, limit):
     """File size limits act like a full disk: below and above the size of a checkpoint."""
-    words = [*SMALL, "logger=none", "model.encoder.widths=[16,16]"]
-    assert zygote.run(tmp_path, "name=x", *words)[0] == 0
+    trained(tmp_path, "x", *SMALL, "logger=none", "model.encoder.widths=[16,16]")
     last = tmp_path / "outputs" / "x" / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
     assert 100_000 < len(before) < 3_000_000
@@ -324,9 +339,8 @@ def test_a_full_disk_damages_no_checkpoint(zygote, tmp_path, limit):
     assert zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2")[0] == 0
 
 
-def test_a_folder_without_write_permission_is_reported(zygote, tmp_path):
-    run = tmp_path / "outputs" / "x"
-    assert zygote.run(tmp_path, "name=x", *SMALL)[0] == 0
+def test_a_folder_without_write_permission_is_reported(zygote, trained, tmp_path):
+    run = trained(tmp_path, "x", *SMALL)
     checkpoints = run / "checkpoints"
     before = {path: path.read_bytes() for path in checkpoints.iterdir()}
     checkpoints.chmod(0o555)
@@ -342,9 +356,8 @@ def test_a_folder_without_write_permission_is_reported(zygote, tmp_path):
     assert {path: path.read_bytes() for path in checkpoints.iterdir()} == before
 
 
-def test_partial_files_of_a_killed_process_are_removed(zygote, tmp_path):
-    run = tmp_path / "outputs" / "x"
-    assert zygote.run(tmp_path, "name=x", *SMALL)[0] == 0
+def test_partial_files_of_a_killed_process_are_removed(zygote, trained, tmp_path):
+    run = trained(tmp_path, "x", *SMALL)
     for left in (run / "checkpoints" / ".last.ckpt.abc.part", run / ".metrics.json.def.part"):
         left.write_text("half")
     assert zygote.run(tmp_path, "resume=outputs/x", "trainer.max_epochs=2")[0] == 0
@@ -460,9 +473,8 @@ def test_a_damaged_checkpoint_never_replaces_the_only_intact_one(zygote, tmp_pat
     assert "continued from step 20" in printed
 
 
-def test_an_extension_killed_at_its_start_does_not_count_as_finished(zygote, tmp_path):
-    run = tmp_path / "outputs" / "x"
-    assert zygote.run(tmp_path, "name=x", *SMALL, "logger=none", "callbacks=none")[0] == 0
+def test_an_extension_killed_at_its_start_does_not_count_as_finished(zygote, trained, tmp_path):
+    run = trained(tmp_path, "x", *SMALL, "logger=none", "callbacks=none")
     child = zygote.start(tmp_path, "resume=outputs/x", "trainer.max_epochs=3")
     wait_until(lambda: state(run) == "running")
     child.send(signal.SIGKILL)
@@ -482,9 +494,8 @@ def test_an_invalid_command_does_not_change_the_state_of_a_run(zygote, tmp_path)
     assert state(run) == "running"
 
 
-def test_a_run_folder_without_write_permission_is_reported_in_one_line(zygote, tmp_path):
-    run = tmp_path / "outputs" / "x"
-    assert zygote.run(tmp_path, "name=x", *SMALL, "logger=none", "callbacks=none")[0] == 0
+def test_a_run_folder_without_write_permission_is_reported_in_one_line(zygote, trained, tmp_path):
+    run = trained(tmp_path, "x", *SMALL, "logger=none", "callbacks=none")
     for folder, words in [(run, ["resume=outputs/x", "trainer.max_epochs=2"]), (run.parent, ["name=y", *SMALL])]:
         folder.chmod(0o555)
         try:
