@@ -1,5 +1,7 @@
 """Six families of scenes that no training set of this project has, to judge despecklers: unlike those of
-saaae/data/scenes.py in outlines, textures and levels.
+saaae/data/scenes.py in outlines, textures and levels. Those of saaae/data/varied_scenes.py are drawn in another
+way, but some are of a similar kind: lattices (as orchards), stripes (dunes), thin curves (roads, braided_river), slopes
+(polygons) and patches of grain (mosaic).
 
 python benchmarks/unseen_scenes.py unseen.png draws two scenes of each family.
 """
