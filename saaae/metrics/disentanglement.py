@@ -3,12 +3,13 @@
 Every factor must have two values at least. A constant latent tells nothing of any factor.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 BINS = 20
 """Equal bins between the least and the greatest value of a latent, of which the mutual information is computed."""
 RIDGE = 1e-3
@@ -84,7 +85,7 @@ def _concentration(importance: Array) -> Array:
     """One minus the entropy of each row, in units of the greatest possible; 0 of a row of zeros."""
     total = importance.sum(1, keepdims=True)
     share = importance / np.where(total > 0, total, 1.0)
-    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(1) / np.log(max(2, importance.shape[1]))
+    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(1) / math.log(max(2, importance.shape[1]))
     return np.where(total[:, 0] > 0, 1.0 - entropy, 0.0)
 
 

@@ -150,7 +150,14 @@ def resumes_exactly(launch, *fixed):
 
 @pytest.mark.parametrize(
     "part",
-    ["beta=target_kl", "likelihood=laplace", "posterior=full_covariance", "posterior=low_rank", "attention=self"],
+    [
+        "beta=target_kl",
+        "beta=total_correlation",
+        "likelihood=laplace",
+        "posterior=full_covariance",
+        "posterior=low_rank",
+        "attention=self",
+    ],
 )
 def test_every_kind_of_state_is_resumed_from_inside_an_epoch(launch, part):
     resumes_exactly(launch, "model=vae", part, "model.latent_dim=6")
