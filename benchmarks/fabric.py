@@ -18,6 +18,7 @@ import time
 from functools import partial
 from math import nan
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -174,9 +175,9 @@ class Gaussians:
     """
 
     def __init__(self, network, data):
-        self.network, self.data, self.width, self.left = network, data, data.image_size // 2, None
+        self.network, self.data, self.width, self.left = network, data, data.image_size // 2, torch.zeros(0)
         self.read, data.batch = data.batch, self.batch  # `detect` does not say where along its strip a tile begins
-        sums = {}
+        sums: dict[tuple[int, ...], list[Any]] = {}
         for chosen in torch.arange(data.num_images("train")).split(data.batch_size):
             features, keys = self.features(data.batch("train", chosen, without_defects=True))
             for key in keys.flatten(0, 1).unique(dim=0):
@@ -224,10 +225,12 @@ class Gaussians:
 def of_network(run):
     """Results of a run: as it was tested and, where the model marks defects, those of further maps of it; by name."""
     model = saaae.load(run)
-    network, name = model.network, model.config["model"]["_target_"].rpartition(".")[2]
+    network: Any = model.network
+    data: Any = model.data()
+    name = model.config["model"]["_target_"].rpartition(".")[2]
     if not network.marks:
         return {name: stored(run)}
-    data, own, found = model.data(), (network.flips, network.residual), {}
+    own, found = (network.flips, network.residual), {}
     for choice in dict.fromkeys([own, *CHOICES]):
         network.flips, network.residual = choice
         row = f"{name}, flips {str(choice[0]).lower()}, residual {choice[1]:g}"

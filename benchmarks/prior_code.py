@@ -9,6 +9,7 @@ numbers are ideal code lengths; the range coder needs 0.1 % more.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -37,7 +38,7 @@ def main(folders):
     """Prints the table."""
     print("| run | step | z alone | step of w | w | z given w | w and z |\n|" + "---|" * 7)
     for folder in folders:
-        model = saaae.load(folder).network
+        model: Any = saaae.load(folder).network
         data = instantiate(RunFolder(Path(folder)).full_config().data, _convert_="all")
         data.setup()
         found = {}

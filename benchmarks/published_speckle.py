@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -91,7 +92,7 @@ def main(model, clip=False):
     models = {"model": with_model(model, False), "model, flips": with_model(model, True)}
     for name in ("set12", "bsd68"):
         images = read(name)
-        rows = {"noisy": [], "Frost": [], **{each: [] for each in models}}
+        rows: dict[str, list[Any]] = {"noisy": [], "Frost": [], **{each: [] for each in models}}
         for looks in LOOKS:
             restorers = {"noisy": lambda y: y, "Frost": filters[looks], **models}
             noisy = speckled(images, looks, clip)

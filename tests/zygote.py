@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).parents[1]
 LATE = [
@@ -203,7 +203,7 @@ def second_rank() -> dict[str, Any]:
             with open(write, "w") as pipe:
                 json.dump({"arguments": args[1:], "cwd": str(cwd or os.getcwd()), "environment": env}, pipe)
 
-    subprocess_script.subprocess = SimpleNamespace(Popen=Woken)
+    subprocess_script.subprocess = cast(Any, SimpleNamespace(Popen=Woken))
     return {}
 
 

@@ -89,7 +89,7 @@ class Page:
 
     def application(self, token: str) -> ASGIApp:
         """The application whose addresses begin with /<token>/."""
-        ask = {"view": (Recipe, self.view), "decode": (Recipe, self.decode),
+        ask: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {"view": (Recipe, self.view), "decode": (Recipe, self.decode),
                "path": (Recipe, self.path), "plane": (Plane, self.plane), "samples": (Samples, self.samples),
                "picture": (Both, self.picture)}  # fmt: skip
         routes = [
