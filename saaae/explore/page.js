@@ -82,7 +82,7 @@ function toHash() {
     if (key !== "latents" && value !== plain[key]) words.set(key, value);
   }
   state.latents.forEach((latent, run) => {
-    const moved = Object.entries(latent.edits).map(([key, value]) => `${key}:${+value.toFixed(4)}`);
+    const moved = Object.entries(latent.edits).map(([key, value]) => `${key}:${value}`);
     if (moved.length) words.set(`z${run}`, moved.join(","));
     if (latent.cell) words.set(`cell${run}`, latent.cell.join("."));
     for (const axis of ["x", "y"]) {
@@ -145,7 +145,7 @@ function choose(name, target = document.querySelector("[name=target]:checked").v
 }
 
 function move(changes) { // values of dimensions of the active run
-  for (const [dim, value] of Object.entries(changes)) active().edits[keyOf(dim)] = value;
+  for (const [dim, value] of Object.entries(changes)) active().edits[keyOf(dim)] = Number(value.toFixed(4)); // as in the link
   refresh();
 }
 

@@ -59,10 +59,10 @@ class Served:
         )
         return self.tab.locator(selector).first.evaluate(read)
 
-    def changes(self, selector, action, *arguments):
+    def changes(self, selector, action, *arguments, **options):
         """Does something, and waits until an element shows something else; returns that."""
         before = self.state(selector)
-        action(*arguments)
+        action(*arguments, **options)
         return self.until(lambda: (now := self.state(selector)) != before and now, f"{selector} does not change")
 
     def until(self, true, message):
@@ -72,16 +72,24 @@ class Served:
             self.tab.wait_for_timeout(20)
         return found
 
-    def slide(self, selector, value):
-        """Moves a slider or a number to a value."""
-        change = "(e, value) => { e.value = value; e.dispatchEvent(new Event('input')); }"
-        self.tab.locator(selector).first.evaluate(change, value)
+    def slide(self, selector, share):
+        """Moves a slider to a share of its range."""
+        change = "(e, share) => { e.value = +e.min + share * (e.max - e.min); e.dispatchEvent(new Event('input')); }"
+        self.tab.locator(selector).first.evaluate(change, share)
+
+    def push(self, selector):
+        """Moves a slider to the end that is farther."""
+        change = "e => { e.value = e.max - e.value > e.value - e.min ? e.max : e.min; "
+        self.tab.locator(selector).first.evaluate(change + "e.dispatchEvent(new Event('input')); }")
+
+    def type(self, selector, text):
+        self.tab.locator(selector).fill(text)
 
     def click(self, selector, **options):
         self.tab.locator(selector).first.click(**options)
 
-    def choose(self, selector, value):
-        self.tab.locator(selector).select_option(value)
+    def choose(self, selector, value=None, **options):
+        self.tab.locator(selector).select_option(value, **options)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +101,10 @@ def browser():
 @pytest.fixture
 def two_runs(stored_run):
     map_run = stored_run(*TINY, "model=saaae", "model.latent_channels=12", name="map")
-    return load([map_run, stored_run(*TINY, "model=vae", "model.latent_dim=3", name="vector")], count=6)
+    page = load([map_run, stored_run(*TINY, "model=vae", "model.latent_dim=3", name="vector")], count=6)
+    for explored in page.models:
+        explored.codes *= 100  # sliders have the range of these: untrained latents hardly differ
+    return page
 
 
 def test_every_control_changes_what_is_shown(browser, two_runs, tmp_path):
@@ -102,18 +113,18 @@ def test_every_control_changes_what_is_shown(browser, two_runs, tmp_path):
         page.changes(ORIGINAL, page.click, "#thumbnails button:nth-child(3)")
         page.changes(TOP, page.choose, "#corruption", "gaussian")
         page.changes(TOP, page.slide, "#strength", 0.9)
-        page.changes(TOP, page.slide, "#noise", 5)
+        page.changes(TOP, page.type, "#noise", "5")
         still = page.changes(TOP, page.choose, "#corruption", "none")
-        page.changes(TOP, page.slide, ".slider input", 3)
+        page.changes(TOP, page.push, ".slider input")
         page.until(lambda: page.state(TOP) != still, "the slider moves nothing")
         page.changes(TOP, page.click, ".slider.moved button")
         page.until(lambda: page.state(TOP) == still, "the move is not undone")
-        for number in (2, 5, 6):
+        for number in (2, 3, 4, 6):
             page.changes(TOP, page.click, f"#layers button:nth-child({number})")
         page.changes(TOP, page.slide, "#opacity", 0.5)
         page.click("#layers button:nth-child(1)")
         page.changes("#cell-note", page.click, ".cells", position={"x": 5, "y": 5})
-        page.changes(TOP, page.slide, ".slider input", 4)
+        page.changes(TOP, page.push, ".slider input")
         page.changes("#cell-note", page.tab.locator(".cells").press, "ArrowDown")
         page.changes("#cell-note", page.tab.locator(".cells").press, "Escape")
         page.changes(TOP, page.click, "#unmove")
@@ -126,13 +137,13 @@ def test_every_control_changes_what_is_shown(browser, two_runs, tmp_path):
         page.changes(TOP, page.click, ".path:first-child button:nth-child(9)")
         page.click("[name=target][value=image]")
         # samples
-        page.changes("#samples img", page.slide, "#seed", 3)
+        page.changes("#samples img", page.type, "#seed", "3")
         page.changes("#samples img", page.click, "#next")
         page.changes(ORIGINAL, page.click, "#samples button:nth-child(4)")
         # the plane
         page.changes("#plane", page.click, "#pictures")
-        page.changes("#plane", page.choose, "#x", {"index": 3})
-        page.changes("#plane", page.choose, "#y", {"index": 4})
+        page.changes("#plane", page.choose, "#x", index=3)
+        page.changes("#plane", page.choose, "#y", index=4)
         page.tab.locator("#plane").hover(position={"x": 120, "y": 90})
         page.tab.locator("#pointer-image").wait_for()
         page.changes("#pointer-image", lambda: page.tab.locator("#plane").hover(position={"x": 250, "y": 200}))
@@ -143,11 +154,11 @@ def test_every_control_changes_what_is_shown(browser, two_runs, tmp_path):
         # the other run
         page.changes("#sliders", page.click, "[name=which][value='1']")
         second = ".run:nth-child(2) .stack img:nth-of-type(2)"
-        moved = page.changes(second, page.slide, ".slider input", 2)
+        moved = page.changes(second, page.push, ".slider input")
         # an image of one's own, the link, the download
         page.tab.locator("#file").set_input_files(tmp_path / "own.png")
         page.until(lambda: "your image" in page.state(".run figcaption"), "the image is not taken")
-        moved = page.changes(second, page.slide, ".slider input", 2)
+        moved = page.changes(second, page.push, ".slider input")
         page.click("#link")
         link = page.until(lambda: page.tab.evaluate("navigator.clipboard.readText()"), "no link")
         page.changes(second, page.click, "#reset")
