@@ -10,6 +10,7 @@ continues the runs that were interrupted and reads those that have finished.
 
 import os
 import sys
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -75,16 +76,19 @@ def differences(found: dict[str, list[dict[str, float]]], base: str) -> dict[str
 def holm(values: dict[str, list[float]], base: str) -> dict[str, float]:
     """The p-value of each arm's mean difference from another one, paired t-tests, adjusted for their number."""
     p = {arm: float(ttest_rel(ours, values[base]).pvalue) for arm, ours in values.items() if arm != base}
-    adjusted, largest = dict[str, float](), 0.0
-    for rank, arm in enumerate(sorted(p, key=lambda arm: p[arm])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[arm]))
-        adjusted[arm] = largest
-    return adjusted
+    known = sorted((arm for arm in p if not isnan(p[arm])), key=lambda arm: p[arm])  # one seed has no p-value
+    largest = 0.0
+    for rank, arm in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p[arm]))
+        p[arm] = largest
+    return p
 
 
 def main(seeds: int, words: list[str]) -> None:
     """Trains seed by seed, so that an interrupted comparison is one of fewer seeds, and prints the tables."""
     chosen = next((word[5:].split(",") for word in words if word.startswith("arms=")), list(ARMS))
+    if unknown := [arm for arm in chosen if arm not in ARMS]:
+        sys.exit(f"arms={','.join(unknown)}: no such arm; expected some of {', '.join(ARMS)}")
     words = [word for word in words if not word.startswith("arms=")]
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in chosen}
     for seed in range(seeds):

@@ -2,13 +2,13 @@
 
 Two principal component analyses, baselines for a fabric autoencoder, on the splits of `experiment=aitex_vae`, with the
 same protocol and metrics as trained runs (`saaae.evaluation.detection.detect`), whose numbers are read from their
-metrics.json. Of a `fabric_unet` also with other `model.flips` and `model.residual`, and PaDiM on the features of its
+metrics.json. Of a `fabric_unet` also with other `model.flips` and `model.residual`, and Gaussian features of its
 encoder: some minutes a run. Tile PCA-32 is a linear autoencoder of whole 256-pixel tiles with 32 latents; patch PCA k=8
 is a linear autoencoder of 16x16 patches with 8 latents each. Both are fitted on the training tiles; the map is the
 squared residual. Tiles are 128 pixels apart. Unmarked tiles of defective strips are left out, except in `AUROC of all
-tiles`, where they count as normal. Brackets are 95 % intervals over resampled strips; of several runs of a model, such
-as of several seeds, rows are means, and brackets the least and the greatest. The threshold of the best F1 is chosen
-with test labels. The strips are read from $SAAAE_DATA_DIR/aitex (or ./data/aitex).
+tiles`, where they count as normal. Brackets are 95 % intervals over resampled strips; of runs that differ in nothing
+but their seed rows are means under the name of the first, and brackets the least and the greatest. The threshold of the
+best F1 is chosen with test labels. The strips are read from $SAAAE_DATA_DIR/aitex (or ./data/aitex).
 """
 
 import json
@@ -30,8 +30,10 @@ from torch.nn.functional import fold, interpolate, unfold
 import saaae
 from saaae.config.folder import config_folder
 from saaae.config.resolvers import register_resolvers
+from saaae.config.settings import settings_of
 from saaae.evaluation.detection import columns_in_strip, detect
 from saaae.metrics.pixel_detection import squared_residual
+from saaae.runs.folder import RunFolder
 
 PATCH = 16
 CHOICES = (True, 4.0), (False, 4.0), (False, 0.0)
@@ -149,12 +151,17 @@ def stored(run):
 
 
 def of_runs(found):
-    """Results of several runs as one: means, and as `_low` and `_high` the least and greatest, not an interval."""
+    """Results of several runs as one: means, and as `_low` and `_high` the least and greatest, not an interval.
+
+    What not all of them have is left out.
+    """
     if len(found) == 1:
         return found[0]
     merged = {}
     for key, first in found[0].items():
-        values = [each[key] for each in found]
+        values = [each[key] for each in found if key in each]
+        if len(values) < len(found):
+            continue
         if isinstance(first, dict):
             merged[key] = of_runs(values)
         elif not key.endswith(("_low", "_high")):
@@ -163,7 +170,7 @@ def of_runs(found):
 
 
 class Gaussians:
-    """PaDiM (Defard et al. 2021) on a U-Net's own encoder: distances of its features to those of sound fabric.
+    """Distances of the features of a U-Net's own encoder to those of sound fabric, after PaDiM (Defard et al. 2021).
 
     At every pixel of the level at 1/4 of the side, the features of that level and of the next coarser one are compared
     with those of training tiles of the same fabric in the same columns of the strip, in blocks of half a tile; those of
@@ -221,13 +228,17 @@ class Gaussians:
         return interpolate(maps, batch.input.shape[-2:], mode="bilinear")
 
 
+def settings_but_the_seed(run):
+    """What runs that are averaged have in common."""
+    return {key: value for key, value in settings_of(RunFolder(Path(run)).full_config()).items() if key != "seed"}
+
+
 @torch.no_grad()
-def of_network(run):
+def of_network(run, name):
     """Results of a run: as it was tested and, where the model marks defects, those of further maps of it; by name."""
     model = saaae.load(run)
     network: Any = model.network
     data: Any = model.data()
-    name = model.config["model"]["_target_"].rpartition(".")[2]
     if not network.marks:
         return {name: stored(run)}
     own, found = (network.flips, network.residual), {}
@@ -235,7 +246,7 @@ def of_network(run):
         network.flips, network.residual = choice
         row = f"{name}, flips {str(choice[0]).lower()}, residual {choice[1]:g}"
         found[row] = stored(run) if choice == own else detect(network.anomaly_map, data)
-    return {**found, f"{name}, PaDiM on its encoder": detect(Gaussians(network, data), data)}
+    return {**found, f"{name}, Gaussian features": detect(Gaussians(network, data), data)}
 
 
 def main(runs):
@@ -253,8 +264,10 @@ def main(runs):
         start = time.perf_counter()
         found[name] = [detect(maps_of, data)]
         seconds[name] = time.perf_counter() - start
+    settings = {run: settings_but_the_seed(run) for run in runs}
     for run in runs:
-        for name, numbers in of_network(run).items():
+        first = next(other for other in runs if settings[other] == settings[run])
+        for name, numbers in of_network(run, str(first)).items():
             found.setdefault(name, []).append(numbers)
     results = {f"{name} ({len(of)} runs)" if len(of) > 1 else name: of_runs(of) for name, of in found.items()}
     rows = {name: row(of, seconds.get(name, nan)) for name, of in results.items()}

@@ -1,10 +1,10 @@
 """How to score fabric, chosen without real defects, as a Markdown table: python benchmarks/fabric_scoring.py run [...]
 
-Held-out sound tiles (the validation split of each run of `experiment=fabric`) get one weak synthetic defect each, of
-each kind in turn: a third of the amplitudes of training, half of the size of patches. Maps are smoothed and
-standardised by position as in the tests; tiles with a defect are to score higher than the same tiles without, and
-pixels that were visibly changed higher than all others. Rows are smoothing (FINE_SIGMA), `model.residual` and
-`model.flips`; numbers are means over the kinds of defects.
+Each of the held-out sound tiles (the validation split of each run of `experiment=fabric`) gets one weak synthetic
+defect of each of six kinds, one at a time: a third of the amplitudes of training, about half of its sizes. Maps are
+smoothed and standardised by position as in the tests, but from every third training tile; tiles with a defect are to
+score higher than the same tiles without, and pixels that were visibly changed higher than all others. Rows are
+smoothing (FINE_SIGMA), `model.residual` and `model.flips`; numbers are means over the kinds of defects.
 """
 
 import sys

@@ -22,6 +22,7 @@ from saaae.runs.folder import RunFolder
 from saaae.runs.run import Run, resolve_config
 from saaae.signals import Interruption
 from saaae.training import fit
+from saaae.training.build import build
 from tests.conftest import CONF, ROOT, TINY
 from tests.data.test_aitex import write_fabric
 from tests.data.test_mnist import write_archives
@@ -91,34 +92,43 @@ def test_metrics(monkeypatch, capsys):
 
 @pytest.fixture
 def fabric_run(tmp_path, stored_run):
-    """An untrained fabric U-Net for tiles of 32 pixels, tested on its two fabrics."""
+    """Stores an untrained fabric U-Net, or another model, for tiles of 32 pixels, tested on its two fabrics."""
     root = write_fabric(tmp_path / "aitex")
-    words = ["experiment=fabric", f"data.root={root}", "data.image_size=32", "data.crop=null"]
-    run = stored_run(*words, f"cache_dir={tmp_path / 'cache'}", "model.encoder.widths=[8,8,8,8]")
-    model = saaae.load(run)
-    found = {"detection": detection(model.network, model.data())}
-    (run / "metrics.json").write_text(json.dumps(found).replace("NaN", "null"))
-    return run
+    data = ["data.image_size=32", f"data.root={root}", f"cache_dir={tmp_path / 'cache'}"]
+
+    def made(*words, name="run"):
+        words = words or ("experiment=fabric", "data.crop=null", "model.encoder.widths=[8,8,8,8]")
+        run = stored_run(*words, *data, name=name)
+        model = saaae.load(run)
+        found = {"detection": detection(model.network, model.data())}
+        (run / "metrics.json").write_text(json.dumps(found).replace("NaN", "null"))
+        return run
+
+    return made
 
 
 def test_fabric(monkeypatch, capsys, fabric_run):
     benchmark = load("fabric")
-    monkeypatch.setattr(benchmark, "open_data", saaae.load(fabric_run).data)
-    benchmark.main([str(fabric_run), str(fabric_run)])
+    run = fabric_run()
+    plain = fabric_run("model=vae", "data=aitex", "model.encoder.widths=[4,4]", name="plain")
+    monkeypatch.setattr(benchmark, "open_data", saaae.load(run).data)
+    benchmark.main([str(run), str(run), str(plain)])
     found = capsys.readouterr().out
     assert "| patch PCA k=8 16x16 |" in found
-    assert "| FabricUNet, flips true, residual 4 (2 runs), all |" in found
-    assert "| FabricUNet, flips false, residual 0 (2 runs), all |" in found
-    assert "| FabricUNet, PaDiM on its encoder (2 runs), all |" in found
+    assert f"| {run}, flips true, residual 4 (2 runs), all |" in found
+    assert f"| {run}, flips false, residual 0 (2 runs), all |" in found
+    assert f"| {run}, Gaussian features (2 runs), all |" in found
+    assert f"| {plain}, all |" in found
 
 
 def test_results_of_several_runs_are_their_mean_and_range():
     runs = [{"tile": {"auroc": value, "auroc_low": 0.1, "auroc_high": 0.9}} for value in (0.5, 0.75)]
     assert load("fabric").of_runs(runs)["tile"] == {"auroc": 0.625, "auroc_low": 0.5, "auroc_high": 0.75}
     assert load("fabric").of_runs(runs[:1]) == runs[0]
+    assert load("fabric").of_runs([{**runs[0], "reserved": {}}, runs[1]]).keys() == {"tile"}
 
 
-def test_padim_measures_in_standard_deviations_of_the_features(monkeypatch):
+def test_gaussian_features_are_measured_in_standard_deviations_of_the_features(monkeypatch):
     gaussians = load("fabric").Gaussians
     monkeypatch.setitem(gaussians.whitened.__globals__, "SHRINKAGE", 0.0)
     x = (torch.randn(500, 3) @ torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.1, 3.0], [0.5, 0.0, 1.0]]) + 7).double()
@@ -129,7 +139,7 @@ def test_padim_measures_in_standard_deviations_of_the_features(monkeypatch):
 def test_fabric_scoring(monkeypatch, capsys, fabric_run):
     benchmark = load("fabric_scoring")
     monkeypatch.setattr(benchmark, "SIGMAS", (1.0,))
-    benchmark.main([str(fabric_run)])
+    benchmark.main([str(fabric_run())])
     assert "| 1.0 | 4.0 | True |" in capsys.readouterr().out
 
 
@@ -345,9 +355,22 @@ def test_anchored_prior(monkeypatch, capsys, tmp_path):
     assert " +- " in printed
 
 
+@pytest.mark.parametrize("arm", load("anchored_prior").ARMS)
+def test_every_arm_of_the_anchored_prior_can_be_built(compose_config, arm):
+    model = build(resolve_config(compose_config(*load("anchored_prior").ARMS[arm])))[0]
+    assert model.is_variational
+
+
+def test_an_unknown_arm_is_refused_before_anything_is_trained():
+    with pytest.raises(SystemExit, match="arms=anchord: no such arm; expected some of vae, vae-warmup"):
+        load("anchored_prior").main(1, ["arms=vae,anchord"])
+
+
 def test_the_anchored_prior_is_compared_with_p_values_for_all_arms():
     base = [0.0, 0.0, 0.0, 0.0]
     values = {"vae": base, "a": [1.0, 2.0, 3.0, 4.0], "b": [1.0, 1.1, 0.9, 1.0], "c": [1.0, -1.0, 2.0, -2.5]}
     adjusted = load("anchored_prior").holm(values, "vae")
     alone = {arm: float(ttest_1samp(values[arm], 0.0).pvalue) for arm in "abc"}
     assert adjusted == pytest.approx({"b": 3 * alone["b"], "a": 2 * alone["a"], "c": alone["c"]})
+    with_equal = load("anchored_prior").holm({**values, "same": base}, "vae")
+    assert with_equal == pytest.approx({**adjusted, "same": float("nan")}, nan_ok=True)

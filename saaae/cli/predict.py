@@ -33,7 +33,9 @@ class Despeckle:
     latents: Annotated[bool, "whether the latents of the tiles are written too"] = False
     flips: Annotated[bool, "mean of eight mirrored and turned passes: better, eight times slower"] = False
     device: Annotated[str, "where it computes: cpu, cuda, cuda:1, mps"] = "cpu"
-    threads: Annotated[PositiveInt | None, "CPU threads; null: torch's default"] = None
+    threads: Annotated[PositiveInt | None, "CPU threads of each process, at most its share; null: torch's default"] = (
+        None
+    )
     processes: Annotated[PositiveInt, "processes that share the files"] = 1
     overwrite: Annotated[bool, "whether results that are there are made again"] = False
 

@@ -18,6 +18,7 @@ DATA_SETS = ("saaae.data.speckle.SpeckleData", "saaae.data.folder.FolderData", "
 
 UNHASHED = {
     "data.crop": None,
+    "data.crop_noise": 0.0,
     "data.labels": None,
     "data.binarize": None,
     "model.encoder.blocks": 1,

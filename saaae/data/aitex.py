@@ -17,7 +17,7 @@ from saaae.data.images import UNKNOWN_LABEL, UNKNOWN_MASK, Images, Masks
 from saaae.data.listing import list_images
 from saaae.data.tiles import cut_tiles, tile_starts
 from saaae.errors import UserError, nearest
-from saaae.ranges import ImageSize, OpenFraction, PositiveInt
+from saaae.ranges import ImageSize, NonNegativeFloat, OpenFraction, PositiveInt
 from saaae.types import Batch, Split
 
 SOUND, DEFECTIVE, MASKS = "NODefect_images", "Defect_images", "Mask_images"
@@ -120,7 +120,8 @@ class AITEXData(CachedFiles):
         test_steps: Test tiles begin every image_size / test_steps pixels, and one is flush with the right end;
             training and validation tiles do not overlap.
         crop: Side in pixels of the squares that training cuts from its tiles at random, mirrored, shaded and with
-            weak noise (`random_crops`); None trains on whole tiles.
+            noise (`random_crops`); None trains on whole tiles.
+        crop_noise: Largest standard deviation of that noise, in standard deviations of the crop.
         image_size: Side of a tile in pixels, at most 256.
         channels: 1.
         **files: How the files are read and their images served.
@@ -135,6 +136,7 @@ class AITEXData(CachedFiles):
         test_fraction: OpenFraction,
         test_steps: PositiveInt,
         crop: ImageSize | None,
+        crop_noise: NonNegativeFloat,
         image_size: ImageSize,
         channels: Literal[1],
         **files: Unpack[FileSettings],
@@ -148,7 +150,7 @@ class AITEXData(CachedFiles):
             raise UserError(f"data.test_steps={test_steps}: expected a divisor of data.image_size={image_size}")
         if crop is not None and crop > image_size:
             raise UserError(f"data.crop={crop}: expected at most data.image_size={image_size}")
-        self.crop = crop
+        self.crop, self.crop_noise = crop, crop_noise
         self._masks: dict[str, list[Path]] = {}
         self.fractions, self.stride = (val_fraction, test_fraction), image_size // test_steps
 
@@ -161,7 +163,7 @@ class AITEXData(CachedFiles):
         """Crops of the tiles, for which they are read whole."""
         if self.crop is None:
             return batch
-        x = random_crops(batch.target, self.crop, batch.rng)
+        x = random_crops(batch.target, self.crop, self.crop_noise, batch.rng)
         return batch._replace(input=x, target=x)
 
     def files(self) -> dict[str, Path]:

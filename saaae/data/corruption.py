@@ -212,15 +212,14 @@ class Composition(Corruption):
         self.makes_defects = any(part.makes_defects for part in parts.values())
 
     def corrupt(self, x: Tensor, rng: RandomSource) -> Tensor:
-        """Applies each part to the images that were drawn for it, and computes it for no others.
+        """Applies each part to the images that were drawn for it, and computes it only for them (for one if for none).
 
         An accelerator waits for their number once per part.
         """
         for part in self.parts.values():
             chosen = rng.uniform(per_image(x)) <= self.probability
             rows = chosen.flatten().nonzero().flatten()
-            rows = (
-                rows if len(rows) else rows.new_zeros(1)
-            )  # each part draws for every batch, so that later draws depend on none
+            if not len(rows):
+                rows = rows.new_zeros(1)  # later draws of an evaluation must not depend on which images were chosen
             x = x.index_copy(0, rows, torch.where(chosen[rows], part(x[rows], rng.of(rows)), x[rows]))
         return x

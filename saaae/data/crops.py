@@ -8,16 +8,15 @@ from saaae.rng import RandomSource
 
 SHADE = 0.1
 """Largest change of brightness in each direction between the middle of a crop and its border, as a part of it."""
-NOISE = 0.15
-"""Largest standard deviation of the white noise that is added, in standard deviations of the crop."""
 
 
-def random_crops(x: Tensor, size: int, rng: RandomSource) -> Tensor:
-    """A square of each image, mirrored at random in both directions, with a gradient of brightness and weak noise.
+def random_crops(x: Tensor, size: int, noise: float, rng: RandomSource) -> Tensor:
+    """A square of each image, mirrored at random in both directions, with a gradient of brightness and white noise.
 
     Args:
         x: Images (B, C, H, W) in [0, 1].
         size: Side of the squares in pixels, at most H and W.
+        noise: Largest standard deviation of the noise, in standard deviations of the crop.
         rng: Source of places, mirrors, gradients and noise.
 
     Returns:
@@ -34,5 +33,7 @@ def random_crops(x: Tensor, size: int, rng: RandomSource) -> Tensor:
     rows, columns = places
     picked = x[torch.arange(len(x), device=x.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     crops = picked.permute(0, 3, 1, 2) * shade
-    noise = NOISE * rng.uniform(per_image(crops)) * crops.std((1, 2, 3), keepdim=True, correction=0)
-    return (crops + noise * rng.normal(crops)).clamp(0.0, 1.0)
+    if noise:
+        std = noise * rng.uniform(per_image(crops)) * crops.std((1, 2, 3), keepdim=True, correction=0)
+        crops = crops + std * rng.normal(crops)
+    return crops.clamp(0.0, 1.0)

@@ -148,6 +148,7 @@ class MNISTData(ImageDataModule):
         self._digests |= {FILES[part][0]: tensor_digest(pixels), FILES[part][1]: tensor_digest(labels)}
         if self.binarize == "static":
             pixels = bits(pixels, [*FILES].index(part))
+            self._digests[f"{FILES[part][0]} as bits"] = tensor_digest(pixels)
         return Images(pixels[:, None], labels.long())
 
     def _read_file(self, name: str) -> Tensor:

@@ -67,9 +67,11 @@ class SpeckleData(ImageDataModule):
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         check_looks("data", looks, correlation)
         if not clip and target == "noisy":
-            raise UserError("data.clip=false: a noisy target would exceed 1; expected data.target=clean")
-        if gain is not None and (gain[0] > gain[1] or (gain[1] > 1 and target == "noisy")):
-            raise UserError(f"data.gain={gain}: expected the lower first, and at most 1 for data.target=noisy")
+            raise UserError("data.clip=false: a noisy target would exceed 1; expected data.target=clean or second")
+        if clip and target == "second":
+            raise UserError("data.clip=true: a clipped second look is darker on average; expected data.clip=false")
+        if gain is not None and (gain[0] > gain[1] or (clip and gain[1] > 1)):
+            raise UserError(f"data.gain={gain}: expected the lower first, and at most 1 unless data.clip=false")
         self.looks, self.correlation, self.clip, self.target = looks, correlation, clip, target
         self.families, self.gain = FAMILIES if families == "basic" else (*FAMILIES, *VARIED), gain
         self.scene_size = scene_size or image_size

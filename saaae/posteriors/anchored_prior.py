@@ -225,8 +225,8 @@ class AnchoredPriorPosterior(nn.Module):
         latent_shape: (D,) or (C', H, W).
         prior: `hyper`: p(z|w). `learned`: a trained mean and scale of each cell and channel, the same for all images.
             `standard`: N(0, I), the plain VAE bit for bit. `hyper_shuffled`: p(z|w) with the w of the previous image in
-            the batch, in training and tests; an image alone in its batch keeps its own. Its ELBO is still a bound,
-            as q may be any distribution, but that of the pair of images: metrics depend on the batches.
+            the batch, in training and tests; an image alone in its batch keeps its own. Its ELBO is
+            still a lower bound of log p(x), but its value depends on which image is the neighbour, so on the batches.
         grid: Rows and columns of the tokens from which w is computed; smaller features have a cell each.
         w_channels: Channels of w for a latent map; w has a cell for each token.
         w_dim: Size of w for a latent vector.

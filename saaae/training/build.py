@@ -182,4 +182,8 @@ def check_together(model: ImageAutoencoder, data: ImageDataModule) -> None:
     if data.crop is not None:
         check_crop(data.crop, data.image_size, model)
     if model.likelihood.of_noisy_images and data.target == "clean":
-        raise UserError("data.target=clean: likelihood=speckle is one of noisy images; expected data.target=noisy")
+        raise UserError(
+            "data.target=clean: likelihood=speckle is one of noisy images; expected data.target=noisy or second"
+        )
+    if data.target == "second" and not model.likelihood.of_noisy_images:
+        raise UserError("data.target=second: a second look is noisy; expected likelihood=speckle, or data.target=clean")

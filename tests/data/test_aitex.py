@@ -15,8 +15,9 @@ HEIGHT, WIDTH, SIZE = 32, 256, 32
 def make(tmp_path):
     def made(root, setup=True, **options):
         defaults = {
-            "val_fraction": 0.2, "test_fraction": 0.2, "test_steps": 2, "crop": None, "on_error": "raise",
-            "allow_duplicates": False, "cache_dir": str(tmp_path / "cache"), "image_size": SIZE, "channels": 1,
+            "val_fraction": 0.2, "test_fraction": 0.2, "test_steps": 2, "crop": None, "crop_noise": 0.0,
+            "on_error": "raise", "allow_duplicates": False, "cache_dir": str(tmp_path / "cache"),
+            "image_size": SIZE, "channels": 1,
             **SERVING,
         }  # fmt: skip
         data = AITEXData(root=str(root), **{**defaults, **options})

@@ -4,7 +4,7 @@ import yaml
 from hydra.utils import instantiate
 
 from saaae.data.corruption import Composition, GaussianNoise
-from saaae.data.crops import NOISE, random_crops
+from saaae.data.crops import random_crops
 from saaae.data.defects import Blob, LocalBlur, Patch, Thread, Yarn, contrast, displaced
 from saaae.errors import UserError
 from saaae.rng import IndexedRandom
@@ -114,21 +114,21 @@ def test_a_range_has_two_ends_and_a_window_is_odd():
 def test_crops_are_mirrored_shaded_squares_of_their_image():
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     x = (0.4 + 0.001 * rows + 0.00003 * columns).expand(200, 1, 32, 32)
-    crops = random_crops(x, 8, rng(200))
+    crops = random_crops(x, 8, 0.0, rng(200))
     assert crops.shape == (200, 1, 8, 8)
     middle = crops[..., 3:5, 3:5].mean((1, 2, 3))
     assert 0.4 < middle.min() < 0.408
     assert 0.424 < middle.max() < 0.433  # all places occur
     ratio = crops.amax((1, 2, 3)) / crops.amin((1, 2, 3))
     assert ratio.max() < 1.55
-    assert torch.equal(random_crops(x, 8, rng(200)), crops)
-    whole = random_crops(torch.rand(50, 1, 16, 16), 16, rng(50))
+    assert torch.equal(random_crops(x, 8, 0.0, rng(200)), crops)
+    whole = random_crops(torch.rand(50, 1, 16, 16), 16, 0.0, rng(50))
     assert whole.shape[-1] == 16
 
 
 def test_crops_get_noise_of_up_to_a_part_of_their_contrast():
     stripes = (0.4 + 0.2 * (torch.arange(64) % 2)).expand(200, 1, 64, 64)
-    curvature = random_crops(stripes, 32, rng(200)).diff(n=2, dim=-2)  # along a stripe all but the noise is linear
+    curvature = random_crops(stripes, 32, 0.2, rng(200)).diff(n=2, dim=-2)  # along a stripe all but the noise is linear
     noise = curvature.std((1, 2, 3)) / 6**0.5 / 0.1
-    assert 0.9 * NOISE < noise.max() < 1.2 * NOISE
-    assert noise.min() < 0.1 * NOISE
+    assert 0.9 * 0.2 < noise.max() < 1.2 * 0.2
+    assert noise.min() < 0.1 * 0.2
