@@ -12,16 +12,17 @@ from saaae.models.autoencoder import ImageAutoencoder, evaluating
 
 
 def disentanglement(model: ImageAutoencoder, data: ImageDataModule) -> dict[str, Any] | None:
-    """Scores of the posterior means of all test images; inactive dimensions of a model with a KL count as constant.
+    """Scores of the posterior means of all test images; of a model with a KL, dimensions whose
+    mean varies by less than ACTIVE count as constant.
 
     Returns:
-        Plain values: the names of the factors that vary, and each score for each of them; None for data without known
+        Plain values: the names of the factors that vary, and the scores, each but one for each of them; None for data without known
         factors and for latent maps.
     """
     if data.factor_names is None or len(model.latent_shape) > 1:
         return None
     with evaluating(model):
-        means = latents(model, data, "test", torch.arange(data.num_images("test"))).z
+        means = latents(model, data, "test", torch.arange(data.num_images("test"))).z[:, : model.latent_shape[0]]
     if model.is_variational:
         means[:, means.var(0) <= ACTIVE] = 0.0
     factors = data.factors("test").numpy()

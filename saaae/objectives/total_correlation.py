@@ -34,7 +34,7 @@ class KLParts(NamedTuple):
 def kl_parts(posterior: DiagonalGaussian, z: Tensor) -> KLParts:
     """The parts for q(z) = 1/B sum_i q(z|x_i), the mixture over the batch of all processes.
 
-    Minibatch-weighted sampling (eq. 4) has the size of the data set as a further constant, and the same gradient. For a
+    Minibatch-weighted sampling (eq. 3) has the size of the data set as a further constant, and the same gradient. For a
     sample z the parts add up to the mean of log q(z|x) - log p(z).
 
     Args:
@@ -54,7 +54,8 @@ def kl_parts(posterior: DiagonalGaussian, z: Tensor) -> KLParts:
 class TotalCorrelationBeta(LinearBeta):
     """KL + (beta - 1) * total correlation (beta-TCVAE, Chen et al. 2018, eq. 4 with alpha = gamma = 1).
 
-    The KL is exact, the total correlation is estimated from the batch and one sample of each posterior.
+    The KL is exact, the total correlation is estimated from the batch and one sample of each posterior; it is 0 for a
+    batch of one image. Under gradient accumulation each part of a step's batch is a mixture of its own.
 
     Args:
         value: Weight of the total correlation; 1 is the ELBO.
@@ -75,7 +76,10 @@ class TotalCorrelationBeta(LinearBeta):
 
     def penalty(self, posterior: Posterior, step: int) -> Tensor:
         """The weighted sum."""
-        assert isinstance(posterior, DiagonalGaussian)
+        if not isinstance(posterior, DiagonalGaussian):
+            raise UserError(
+                f"beta=total_correlation: the posterior gives a {type(posterior).__name__}; expected a DiagonalGaussian"
+            )
         parts = kl_parts(posterior, posterior.rsample(GlobalRandom()))
         self._parts = KLParts(*(part.detach() for part in parts))
         return posterior.kl.mean() + (self(step) - 1.0) * parts.total_correlation
