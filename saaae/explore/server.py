@@ -89,9 +89,14 @@ class Page:
 
     def application(self, token: str) -> ASGIApp:
         """The application whose addresses begin with /<token>/."""
-        ask = {"view": (Recipe, self.view), "decode": (Recipe, self.decode),
-               "path": (Recipe, self.path), "plane": (Plane, self.plane), "samples": (Samples, self.samples),
-               "picture": (Both, self.picture)}  # fmt: skip
+        ask: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+            "view": (Recipe, self.view),
+            "decode": (Recipe, self.decode),
+            "path": (Recipe, self.path),
+            "plane": (Plane, self.plane),
+            "samples": (Samples, self.samples),
+            "picture": (Both, self.picture),
+        }
         routes = [
             *(Route(f"/{name}", _static(*file)) for name, file in STATIC.items()),
             Route("/info", self._reading(self.info)),
