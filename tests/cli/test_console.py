@@ -86,8 +86,8 @@ def test_the_programs_of_a_checkout_are_commands_too(monkeypatch, capsys):
     for words, message in (
         (["train", "modle=vae"], "modle: no such key; did you mean model?"),
         (["evaluate", "runn=x"], "runn: no such key; did you mean run?"),
-        (["trian"], "trian: no such command; expected one of train, evaluate, predict, despeckle, export, runs, diff, "
-                    "clean; did you mean train?"),
+        (["trian"], "trian: no such command; expected one of train, evaluate, predict, despeckle, explore, export, "
+                    "runs, diff, clean; did you mean train?"),
     ):  # fmt: skip
         monkeypatch.setattr("sys.argv", ["saaae", *words])
         with pytest.raises(SystemExit) as stop:
