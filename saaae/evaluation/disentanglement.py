@@ -16,8 +16,8 @@ def disentanglement(model: ImageAutoencoder, data: ImageDataModule) -> dict[str,
     mean varies by less than ACTIVE count as constant.
 
     Returns:
-        Plain values: the names of the factors that vary, and the scores, each but one for each of them; None for data without known
-        factors and for latent maps.
+        Plain values: the names of the factors that vary, and the scores, all but one for each of them; None for data
+        without known factors and for latent maps.
     """
     if data.factor_names is None or len(model.latent_shape) > 1:
         return None

@@ -228,7 +228,7 @@ def test_the_second_target_is_an_independent_draw_of_the_same_scene():
 @pytest.mark.parametrize("target", ["noisy", "clean", "second"])
 def test_a_gain_multiplies_all_images_of_training_and_keeps_what_is_compared(target):
     torch.manual_seed(0)
-    data = make(target, gain=[0.3, 0.9])
+    data = make(target, gain=[0.3, 0.9], clip=target != "second")
     batch = data.batch("train", torch.arange(8))
     changed = data.augmented(batch._replace(rng=GlobalRandom()))
     factors = changed.clean.amax((1, 2, 3)) / batch.clean.amax((1, 2, 3))
@@ -238,6 +238,11 @@ def test_a_gain_multiplies_all_images_of_training_and_keeps_what_is_compared(tar
         expected = factors.view(-1, 1, 1, 1) * getattr(batch, name)
         torch.testing.assert_close(getattr(changed, name), expected)
     assert (changed.target is changed.input, changed.target is changed.clean) == (target == "noisy", target == "clean")
+
+
+def test_a_clipped_second_look_is_refused():
+    with pytest.raises(UserError, match="data.clip=true: a clipped second look is darker on average"):
+        make("second")
 
 
 def test_varied_scenes_begin_with_the_basic_ones():

@@ -63,7 +63,7 @@ def test_annotation_marks_identify_runtime_length_and_path_settings():
         "data.num_workers", "data.resident", "data.cache_gb", "data.allow_duplicates",
     }  # fmt: skip
     assert set(marked(LENGTH)) == {"trainer.max_epochs", "trainer.max_steps", "trainer.max_time"}
-    assert set(marked(TARGET)) == {"data.target", "data.looks", "data.correlation", "data.clip"}
+    assert set(marked(TARGET)) == {"data.target", "data.looks", "data.correlation", "data.clip", "data.gain"}
     paths = {"data_dir", "cache_dir", "init_from", "data.root", "data.test_root"}
     assert set(marked(FOLDER)) == paths
     assert set(marked(FOLDER, "saaae.data.sar.SARData")) == {*paths, "data.reference_root"}

@@ -172,7 +172,7 @@ def test_an_anchored_prior_is_resumed_from_inside_an_epoch(launch, options):
 @pytest.mark.parametrize("model", [model for model in MODELS if not model.startswith("cvae")])
 def test_every_model_is_resumed_from_inside_an_epoch(launch, model):
     # A share of a run would be one of the four steps that it is first planned for.
-    warmup = ["beta.warmup=5"] if model == "saaae_prior" else []
+    warmup = ["beta.warmup=5"] if model in ("saaae_prior", "vae_deep") else []
     resumes_exactly(launch, f"model={model}", *SMALL.get(model, []), *warmup)
 
 
