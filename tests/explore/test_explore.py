@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from saaae.cli import explore
+from saaae.data.sar import to_amplitude
 from saaae.errors import UserError
 from tests.conftest import ROOT, TINY
 from tests.models.test_models import DIGITS
@@ -35,7 +36,7 @@ def pixels_of(address):
 
 def levels_of(image):
     """Gray levels (H, W) of an image (1, H, W) in [0, 1]."""
-    return (image[0].numpy() * 255 + 0.5).astype(np.uint8)
+    return (np.asarray(image[0]) * 255 + 0.5).astype(np.uint8)
 
 
 @pytest.fixture
@@ -127,14 +128,15 @@ def test_a_corruption_changes_the_input_alone_and_more_with_its_strength(shown):
     assert others[0] != others[1]
 
 
-def test_an_image_of_ones_own_is_taken_from_its_bytes(shown):
-    _, client, ask = shown(*VECTOR)
-    levels = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+def test_a_dropped_image_is_read_as_saaae_predict_reads_it(shown):
+    page, client, ask = shown(*VECTOR)
+    levels = np.random.default_rng(0).integers(0, 200, (40, 50), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(levels).save(file, "PNG")
     name = client.post("/secret/own?ending=.PNG", content=file.getvalue()).json()["image"]
-    original = pixels_of(ask("view", image=name)["layers"]["original"])
-    assert np.array_equal(original, levels[4:36, 9:41])  # radar images keep their scale
+    expected = to_amplitude(levels[4:36, 9:41], "amplitude", np.percentile(levels, 99.5))
+    assert np.array_equal(page.gallery.image(name).input[0, 0], expected)
+    assert np.array_equal(pixels_of(ask("view", image=name)["layers"]["original"]), levels_of(expected[None]))
     for content, ending, message in (
         (b"no image", ".png", "not a readable image"),
         (file.getvalue(), ".exe", "expected one of .bmp"),
