@@ -47,14 +47,14 @@ def load(
         _check_same_images(runs[0], models[0], run, model)
         if files is None and (differing := _other_splits(models[0], model)):
             print(
-                f"warning: run={run}: other data.{', data.'.join(differing)} than {runs[0]}; the images shown, which "
-                "are test images of that, may have trained it",
+                f"warning: run={run}: other data.{', data.'.join(differing)} than {runs[0]}; it may have been trained on "
+                "the images shown, which are test images of the first run",
                 file=sys.stderr,
             )
     gallery = Gallery(models[0], count, files)
-    labels = gallery.groups().get("class", [])
     for run, model in zip(runs, models, strict=True):
-        _check_labels(run, model.network.num_classes, labels)
+        if model.network.num_classes:
+            _check_labels(run, model.network.num_classes, gallery.groups().get("class", []))
     names = [run.expanduser().resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]
@@ -77,9 +77,9 @@ def _other_splits(one: TrainedModel, other: TrainedModel) -> list[str]:
     return [key for key in sorted(first | second) if key not in SERVING and first.get(key) != second.get(key)]
 
 
-def _check_labels(run: Path, classes: int | None, labels: Sequence[int]) -> None:
+def _check_labels(run: Path, classes: int, labels: Sequence[int]) -> None:
     """Raises UserError if the images are of classes that a conditional model does not have."""
-    if classes and labels and not 0 <= min(labels) <= max(labels) < classes:
+    if labels and not 0 <= min(labels) <= max(labels) < classes:
         raise UserError(
             f"run={run}: a model of {classes} classes; expected images of classes 0 to {classes - 1}, "
             f"not {min(labels)} to {max(labels)}"
