@@ -47,8 +47,8 @@ def load(
         _check_same_images(runs[0], models[0], run, model)
         if files is None and (differing := _other_splits(models[0], model)):
             print(
-                f"warning: run={run}: other data.{', data.'.join(differing)} than {runs[0]}; it may be trained on "
-                "the images shown, which are test images of the first run",
+                f"warning: run={run}: other data.{', data.'.join(differing)} than {runs[0]}; it may have been trained "
+                "on the images shown, which are test images of the first run",
                 file=sys.stderr,
             )
     gallery = Gallery(models[0], count, files)
