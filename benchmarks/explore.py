@@ -59,21 +59,25 @@ def reactions(connection: http.client.HTTPConnection, ask: Callable[[int], Quest
 
 def main(run: str, count: int = 200) -> None:
     """Prints the table."""
+    if count < 2:
+        sys.exit(f"{count} reactions: expected at least 2, of which there are percentiles")
     page = load([Path(run)], count=16)
     with socket.create_server((HOST, 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(page.application("token"), log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         connection = http.client.HTTPConnection(HOST, listening.getsockname()[1])
-        print("| reaction to | median, ms | 95th percentile, ms | processor, ms |\n|---|---|---|---|")
-        for kind, ask in questions(page).items():
-            start = time.process_time()
-            times = [1000 * each for each in reactions(connection, ask, count)]
-            spent = 1000 * (time.process_time() - start) / (count + 1)
-            print(f"| {kind} | {median(times):.0f} | {quantiles(times, n=20)[-1]:.0f} | {spent:.0f} |", flush=True)
-        connection.close()
-        server.should_exit = True
-        thread.join()
+        try:
+            print("| reaction to | median, ms | 95th percentile, ms | processor, ms |\n|---|---|---|---|")
+            for kind, ask in questions(page).items():
+                start = time.process_time()
+                times = [1000 * each for each in reactions(connection, ask, count)]
+                spent = 1000 * (time.process_time() - start) / (count + 1)
+                print(f"| {kind} | {median(times):.0f} | {quantiles(times, n=20)[-1]:.0f} | {spent:.0f} |", flush=True)
+        finally:
+            connection.close()
+            server.should_exit = True
+            thread.join()
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ OUTSIDE = {
     "training": TORCH | CONFIG | {"lightning", "optuna", "sqlalchemy"},
     "sweeps": TORCH | CONFIG | {"matplotlib", "yaml", "jinja2", "markupsafe"},
     "inference": TORCH | CONFIG | DATA | {"matplotlib", "safetensors", "scipy", "onnxruntime", "huggingface_hub"},
-    "explore": TORCH | {"torchvision", "PIL", "pydantic", "starlette", "uvicorn"},
+    "explore": TORCH | {"PIL", "pydantic", "starlette", "uvicorn"},
     "cli": CONFIG | {"yaml"},
     "__main__": set(),
     "plugins": CONFIG | {"filelock", "optuna"},

@@ -1,5 +1,6 @@
 """`saaae explore`: a local web page on which a trained model is tried by hand."""
 
+import threading
 import webbrowser
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,12 +19,13 @@ class Explore:
     """Opens a local web page to explore a trained model, or two side by side on the same images.
 
     The page is for this machine only (127.0.0.1), under an address with a secret token. It shows test images of the
-    (first) run or `images`; nothing else is read, and nothing is written. Ctrl-C ends it.
+    (first) run or `images`. Loading a run's data may fill their cache or download MNIST; nothing else is written.
+    Ctrl-C ends it.
     """
 
     run: Annotated[str | list[str], "run folder, checkpoint or exported folder, or a list of two"]
     images: Annotated[str | list[str] | None, "image files in place of test images, as for saaae predict"] = None
-    count: Annotated[PositiveInt, "images at most"] = 256
+    count: Annotated[PositiveInt, "images at most; fewer of large ones"] = 256
     port: Annotated[NonNegativeInt, "port of the page; 0 finds a free one"] = 0
     open: Annotated[bool, "whether a browser is opened"] = False
     device: Annotated[str, "where it computes: cpu, cuda, cuda:1, mps"] = "cpu"
@@ -55,7 +57,7 @@ def explore(settings: Explore) -> None:
     def opened(address: str) -> None:
         print(f"exploring    {address}\n             Ctrl-C ends it", flush=True)
         if settings.open:
-            webbrowser.open(address)
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()  # it may wait for its end
 
     serve(page, settings.port, opened)
 

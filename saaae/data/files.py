@@ -106,6 +106,26 @@ def read_array(path: Path, content: bytes | None = None) -> np.ndarray:
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
+def image_sizes(content: bytes, ending: str) -> list[tuple[int, int]]:
+    """Width and height of all images in the bytes of a file, none of them decoded.
+
+    Args:
+        content: The bytes.
+        ending: That of the file's name, as in `read_array`; not .npy, which is not packed.
+
+    Raises:
+        BrokenFileError: If it is no image.
+    """
+    try:
+        if ending in (".tif", ".tiff"):
+            with tifffile.TiffFile(io.BytesIO(content)) as file:
+                return [(page.imagewidth, page.imagelength) for page in (page.aspage() for page in file.pages)]
+        with Image.open(io.BytesIO(content)) as image:
+            return [image.size]
+    except Exception:  # decoders of foreign bytes raise anything
+        raise BrokenFileError("not a readable image") from None
+
+
 def _decode(source: Path | io.BytesIO, ending: str) -> np.ndarray:
     """Pixels of an image file: TIFF by tifffile, which keeps their type, the others by Pillow."""
     if ending in (".tif", ".tiff"):
@@ -172,18 +192,17 @@ def _byte_image(pixels: np.ndarray, channels: int) -> Tensor:
     return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1).contiguous()
 
 
-def read_levels(path: Path, channels: int, content: bytes | None = None) -> Tensor:
+def read_levels(path: Path, channels: int) -> Tensor:
     """An image (C, H, W): uint8 of 8-bit files, float32 in [0, 1] with every level of 16-bit files (1.0 is 65535).
 
     Args:
         path: The file.
         channels: Channels C.
-        content: Its bytes, see `read_array`.
 
     Raises:
         BrokenFileError: If the file is not a readable image of 8 or 16 bits.
     """
-    pixels = read_array(path, content)
+    pixels = read_array(path)
     if pixels.dtype != np.uint16:
         return _byte_image(to_bytes(path, pixels), channels)
     levels = torch.from_numpy(pixels.astype(np.float32) / np.iinfo(np.uint16).max)

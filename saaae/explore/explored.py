@@ -82,8 +82,10 @@ class Explored:
             codes.append(posterior.mode.cpu())
             scores.append(self._scores(batch, posterior).cpu())
         self.codes, self.scores = torch.cat(codes), torch.cat(scores)
+        if not (self.codes.isfinite().all() and self.scores.isfinite().all()):
+            raise UserError(f"run={self.name}: latents or errors are not finite; expected a run that has not diverged")
         measured = statistics.compute()
-        has_kl = bool(measured["kl"].any())
+        has_kl = bool(measured["kl"].any() and measured["kl"].isfinite().all())
         self.weight_name = "KL, nats" if has_kl else "variance"
         weights = (measured["kl"] if has_kl else self.codes.flatten(1).var(0, correction=0)).cpu()
         channels = self.network.latent_shape[0]
@@ -243,7 +245,7 @@ class Explored:
     def view(self, recipe: Recipe) -> dict[str, Any]:
         """What no slider changes: pictures by name, class and KL of the image, the number of its corruption."""
         encoded, number = self.encoded(recipe), None
-        if recipe.corruption not in ("run", "none"):
+        if recipe.corruption not in ("run", "none") and not recipe.image.startswith("prior/"):
             kind = adjustable(recipe.corruption)
             number = f"{kind.quantity} {kind.number(recipe.strength):.3g}"
         kl = float(encoded.posterior.kl_effective) if self.network.is_variational else math.inf
@@ -265,8 +267,9 @@ class Explored:
             rows = list(reconstruction_rows(network, batch, encoded.posterior, x_hat))
             if network.marks or self.model.domain == "fabric":
                 heat = smooth(network.anomaly_map(batch), self.model.sigma)
-                low, high = heat.aminmax()
-                rows.append(Row("anomaly map", (heat - low) / (high - low).clamp_min(1e-12), "inferno"))
+                shown = heat.sigmoid() if network.marks else heat / heat.max().clamp_min(1e-12)  # as predict draws it
+                scale = "0 to 1" if network.marks else "scaled per image"
+                rows.append(Row(f"anomaly map, {scale}", shown, "inferno"))
             if batch.mask is not None and (batch.mask == 1).any():
                 rows.append(Row("defects outlined", outlined(batch.target, batch.mask)))
             encoded.rows = rows

@@ -1,25 +1,25 @@
 """The images of the page: test images of the run or the user's files, and images dropped into the page."""
 
 import hashlib
-import io
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
-from torchvision.transforms.v2.functional import center_crop
 
 from saaae.data.datamodule import spread
-from saaae.data.files import BrokenFileError, read_levels
+from saaae.data.files import BrokenFileError, image_sizes
 from saaae.data.folder import middle_of
-from saaae.data.images import to_unit_range
 from saaae.data.listing import EXTENSIONS
 from saaae.data.tiles import pad_to_tile
 from saaae.errors import UserError
+from saaae.inference.image_files import ImageFile
 from saaae.inference.model import TrainedModel
+from saaae.inference.predict import Predictor
+from saaae.inference.tiled_model import Options, filled
 from saaae.rng import IndexedRandom
 from saaae.types import Batch
 
@@ -53,16 +53,18 @@ class Gallery:
     def __init__(self, model: TrainedModel, count: int, files: Sequence[Path] | None = None) -> None:
         self.model, self.names, self.class_names = model, None, model.class_names
         self._own: OrderedDict[str, Tensor] = OrderedDict()
+        self._predictor = Predictor(model, Options(label=0 if model.network.num_classes else None))
         count = max(1, min(count, VALUES // (model.channels * model.image_size**2)))
         self._get: Callable[[Tensor], Batch]
         if files is None:
             data = model.data()
             chosen = spread(data, "test", count)
             self.class_names = None if data.class_names is None else list(data.class_names)
-            self.count, self._get = len(chosen), lambda places: data.batch("test", chosen[places], model.device)
+            self.count = len(chosen)
+            self._get = lambda places: data.batch("test", chosen[places], model.device, without_defects=True)
         else:
             files = files[:count]
-            pixels = torch.stack([self._fitted(read_levels(path, model.channels)) for path in files])
+            pixels = torch.stack([self._fitted(ImageFile(path)) for path in files])
             self.count, self.names = len(files), [path.name for path in files]
             self._get = lambda places: self._batch(pixels[places], places)
 
@@ -101,8 +103,8 @@ class Gallery:
         """
         if ending.lower() not in EXTENSIONS:
             raise UserError(f"{ending or 'no ending'}: not an image file; expected one of {', '.join(EXTENSIONS)}")
-        _check_pixels(content)
-        pixels = self._fitted(read_levels(Path(f"the image{ending.lower()}"), self.model.channels, content))
+        _check_size(content, ending.lower())
+        pixels = self._fitted(ImageFile(Path(f"the image{ending.lower()}"), content))
         digest = hashlib.sha256(content).hexdigest()[:16]
         self._own[digest] = pixels
         while len(self._own) > KEPT:
@@ -125,27 +127,26 @@ class Gallery:
             if parts[0] is not None
         }
 
-    def _fitted(self, image: Tensor) -> Tensor:
-        """An image (C, H, W) of any size as the model takes it (C, S, S), float32 in [0, 1].
+    def _fitted(self, image: ImageFile) -> Tensor:
+        """The middle of an image of any size as the model takes it (C, S, S), float32, read as `saaae predict` does.
 
-        Photos are resized. Of radar images and fabric, whose texture has a scale, the middle is cut out.
+        Photos are resized. Of radar images and fabric, whose texture has a scale, a square of S pixels is cut out.
         """
-        size = self.model.image_size
-        if self.model.domain == "photo":
-            return middle_of(to_unit_range(image), size).clamp(0, 1)
-        return center_crop(pad_to_tile(to_unit_range(image), size), [size, size])
+        size, is_photo = self.model.image_size, self.model.domain == "photo"
+        pixels = self._predictor.pixels_of(image)
+        side = min(image.height, image.width) if is_photo else size
+        top, left = (max(0, length - side) // 2 for length in (image.height, image.width))
+        stored = image.rows(top, min(top + side, image.height))[:, left : left + side]
+        x = torch.from_numpy(np.array(filled(*pixels.to_model(stored))))
+        return middle_of(x, size).clamp(0, 1) if is_photo else pad_to_tile(x, size)
 
     def _batch(self, pixels: Tensor, places: Tensor) -> Batch:
         x, places = pixels.to(self.model.device), places.to(self.model.device)
         return Batch(x, x, places, IndexedRandom(0, places))
 
 
-def _check_pixels(content: bytes) -> None:
+def _check_size(content: bytes, ending: str) -> None:
     """Refuses images of more pixels than anyone would drop: a small file may unpack to more than the memory."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-    except Exception:  # no kind that Pillow knows: an NPY file, which holds its size, or none at all
-        return
-    if width * height > LARGEST:
-        raise BrokenFileError(f"{width} x {height} pixels; expected {LARGEST} at most")
+    for width, height in [] if ending == ".npy" else image_sizes(content, ending):
+        if width * height > LARGEST:
+            raise BrokenFileError(f"{width} x {height} pixels; expected {LARGEST} at most")

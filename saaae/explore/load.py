@@ -1,5 +1,6 @@
 """Loads what the page shows."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from saaae.explore.server import Page
 from saaae.inference.image_names import find_images
 from saaae.inference.model import TrainedModel, load_model
 from saaae.inference.source import CheckpointName
+
+SERVING = (
+    "batch_size", "num_workers", "resident", "corruption", "target", "cache_dir", "allow_duplicates", "on_error"
+)  # fmt: skip
+"""Settings of data that leave the splits as they are."""
 
 
 def load(
@@ -35,9 +41,20 @@ def load(
     """
     files = None if images is None else list(find_images(images).values())
     models = [load_model(run, device, checkpoint, trust) for run in runs]
+    if files is None and not models[0].has_data:
+        raise UserError(f"images: missing; expected image files, as {runs[0]} is exported and has no test images")
     for run, model in zip(runs[1:], models[1:], strict=True):
         _check_same_images(runs[0], models[0], run, model)
+        if files is None and (differing := _other_splits(models[0], model)):
+            print(
+                f"warning: run={run}: other data.{', data.'.join(differing)} than {runs[0]}; it may have been trained "
+                "on the images shown, which are test images of the first run",
+                file=sys.stderr,
+            )
     gallery = Gallery(models[0], count, files)
+    for run, model in zip(runs, models, strict=True):
+        if model.network.num_classes:
+            _check_labels(run, model.network.num_classes, gallery.groups().get("class", []))
     names = [run.expanduser().resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]
@@ -52,3 +69,18 @@ def _check_same_images(first: Path, one: TrainedModel, second: Path, other: Trai
     classes = one.network.num_classes, other.network.num_classes
     if None not in classes and classes[0] != classes[1]:
         raise UserError(f"run={second}: {classes[1]} classes; expected {classes[0]} as {first}")
+
+
+def _other_splits(one: TrainedModel, other: TrainedModel) -> list[str]:
+    """Settings of the data that differ and may put other images into the splits."""
+    first, second = one.config["data"], other.config["data"]
+    return [key for key in sorted(first | second) if key not in SERVING and first.get(key) != second.get(key)]
+
+
+def _check_labels(run: Path, classes: int, labels: Sequence[int]) -> None:
+    """Raises UserError if the images are of classes that a conditional model does not have."""
+    if labels and not 0 <= min(labels) <= max(labels) < classes:
+        raise UserError(
+            f"run={run}: a model of {classes} classes; expected images of classes 0 to {classes - 1}, "
+            f"not {min(labels)} to {max(labels)}"
+        )

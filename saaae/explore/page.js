@@ -21,7 +21,15 @@ function element(tag, properties = {}, ...children) {
 
 async function ask(name, question) {
   const options = question === undefined ? {} : { method: "POST", body: JSON.stringify(question) };
-  return answered(await fetch(name, options));
+  return answered(await requested(name, options));
+}
+
+async function requested(address, options) {
+  try {
+    return await fetch(address, options);
+  } catch { // no answer at all
+    throw new Error("the server does not answer: has it been ended?");
+  }
 }
 
 async function answered(response) {
@@ -37,27 +45,36 @@ function report(place, text) {
 
 // Asks again when the question has changed; while an answer is awaited only the newest question is kept.
 class Loaded {
-  constructor(name, question, show) {
-    Object.assign(this, { name, question, show, last: undefined, wanted: undefined, busy: false, place: Symbol(name) });
+  constructor(name, question, show, context = () => null) { // what `show` needs to know of the moment of the question
+    Object.assign(this, { name, question, show, context, last: undefined, wanted: undefined, busy: false, place: Symbol(name) });
   }
   refresh() {
     const question = this.question();
     const text = JSON.stringify(question);
     if (text === this.last) return;
     this.last = text;
-    this.wanted = question;
+    this.wanted = { question, context: this.context() };
     if (!this.busy) this.run();
   }
   async run() {
     this.busy = true;
     while (this.wanted !== undefined) {
-      const question = this.wanted;
+      const { question, context } = this.wanted;
       this.wanted = undefined;
+      let answer = null;
       try {
-        this.show(question === null ? null : await ask(this.name, question));
+        if (question !== null) answer = await ask(this.name, question);
         report(this.place, "");
       } catch (error) {
-        report(this.place, error instanceof TypeError ? "the server does not answer: has it been ended?" : error.message);
+        if (this.wanted === undefined) this.last = undefined; // the same question may be asked again
+        report(this.place, error.message);
+        continue;
+      }
+      try {
+        this.show(answer, context);
+      } catch (error) {
+        console.error(error);
+        report(this.place, `an error of this page: ${error.message}`);
       }
     }
     this.busy = false;
@@ -131,7 +148,8 @@ function recipe(run, changes = {}) {
 
 const active = () => state.latents[state.run];
 const keyOf = (dim) => (active().cell ? `${dim}@${active().cell.join(".")}` : `${dim}`);
-const title = (dim) => (info.models[state.run].latent.length === 3 ? `c${dim}` : `z${dim}`);
+const letter = () => (info.models[state.run].latent.length === 3 ? "c" : "z");
+const title = (dim) => `${letter()}${dim}`;
 
 function choose(name, target = document.querySelector("[name=target]:checked").value) {
   if (target === "other") {
@@ -169,8 +187,12 @@ function drawControls() {
     button.className = name === state.image ? "image" : name === state.other ? "other" : "";
     button.setAttribute("aria-selected", name === state.image);
   }
-  $("corruption").value = state.corruption;
-  const adjustable = !["run", "none"].includes(state.corruption);
+  const [kind] = state.image.split("/"), ofRun = kind === "test" && !info.names;
+  $("corruption").options[0].textContent = ofRun ? "as in the run" : "none, as in the file"; // files are not corrupted by the run
+  $("corruption").disabled = kind === "prior";
+  $("corruption").value = kind === "prior" ? "none" : state.corruption;
+  const adjustable = !["run", "none"].includes($("corruption").value);
+  $("label").options[0].textContent = kind === "prior" || (kind === "test" && info.groups.class) ? "its own" : `${className(0)} (no label)`;
   $("strength-field").hidden = $("noise-field").hidden = !adjustable;
   for (const id of ["strength", "opacity", "share"]) $(id).value = state[id];
   for (const id of ["noise", "seed"]) if (document.activeElement !== $(id)) $(id).value = state[id];
@@ -208,7 +230,8 @@ function drawStage() {
     top.style.opacity = state.opacity;
     const kl = views[run] && views[run].kl !== null ? `KL ${views[run].kl.toFixed(1)} nats` : "";
     const psnr = decodes[run] && decodes[run].psnr !== null ? `PSNR ${decodes[run].psnr.toFixed(1)} dB` : "";
-    figure.querySelector("span").textContent = [nameOf(state.image), kl, psnr].filter(Boolean).join(" · ");
+    const lacks = views[run] && decodes[run] && !all[run][state.layer] ? `decoded, as it has no ${state.layer}` : "";
+    figure.querySelector("span").textContent = [nameOf(state.image), kl, psnr, lacks].filter(Boolean).join(" · ");
     const cell = figure.querySelector(".cell"), place = state.latents[run].cell;
     if (!cell) return;
     cell.hidden = !place;
@@ -349,7 +372,7 @@ function drawPlane() {
   for (let number = 0; number < info.count; number++) {
     const [x, y] = toPixel(points.x[number], points.y[number]);
     pen.fillStyle = pen.strokeStyle = colourOf(number);
-    if (state.pictures && sheet.complete) {
+    if (state.pictures && sheet.complete && sheet.naturalWidth) {
       const small = 20, cut = info.thumbnail;
       pen.drawImage(sheet, (number % 16) * cut, Math.floor(number / 16) * cut, cut, cut, x - small / 2, y - small / 2, small, small);
       pen.lineWidth = 2;
@@ -513,7 +536,7 @@ async function take(file) {
   if (!file) return;
   try {
     const ending = (/\.[^.]+$/.exec(file.name) || [""])[0];
-    const answer = await answered(await fetch(`own?ending=${encodeURIComponent(ending)}`, { method: "POST", body: file }));
+    const answer = await answered(await requested(`own?ending=${encodeURIComponent(ending)}`, { method: "POST", body: file }));
     report("own", "");
     choose(answer.image);
   } catch (error) {
@@ -535,7 +558,13 @@ function bindControls() {
   $("reset").onclick = () => { state = blank(); axes(); refresh(); };
   $("link").onclick = async () => {
     history.replaceState(null, "", `#${toHash()}`);
-    await navigator.clipboard.writeText(location.href);
+    try {
+      await navigator.clipboard.writeText(location.href);
+      report("link", "");
+    } catch {
+      report("link", "the browser does not allow copying: copy the address of this page");
+      return;
+    }
     $("link").textContent = "Copied";
     setTimeout(() => { $("link").textContent = "Copy link"; }, 1500);
   };
@@ -576,11 +605,12 @@ function loaders() {
   ]).flat();
   const plane = () => { const { x, y, cell } = active(); return { model: state.run, x, y, cell }; };
   pointer = new Loaded("decode", () => hover && recipe(state.run, { other: null, share: 0,
-    edits: { ...active().edits, [keyOf(active().x)]: hover[0], [keyOf(active().y)]: hover[1] } }), (answer) => {
+    edits: { ...active().edits, [keyOf(active().x)]: hover[0], [keyOf(active().y)]: hover[1] } }), (answer, asked) => {
     if (!answer) return;
     Object.assign($("pointer-image"), { src: answer.decoded, hidden: false });
-    $("pointer-text").textContent = `decoded at ${title(active().x)} = ${answer.values[active().x].toFixed(2)}, ${title(active().y)} = ${answer.values[active().y].toFixed(2)}`;
-  });
+    const at = (dim) => `${asked.letter}${dim} = ${answer.values[dim].toFixed(2)}`;
+    $("pointer-text").textContent = `decoded at ${at(asked.x)}, ${at(asked.y)}`;
+  }, () => ({ x: active().x, y: active().y, letter: letter() }));
   return [...each,
     new Loaded("plane", plane, (answer) => { points = answer; drawPlane(); }),
     new Loaded("samples", () => (info.models[state.run].samples
@@ -601,7 +631,8 @@ async function start() {
     return;
   }
   state = fromHash();
-  sheet = element("img", { src: "thumbnails.png", onload: drawThumbnails });
+  sheet = element("img", { src: "thumbnails.png", onload: drawThumbnails,
+    onerror: () => report("thumbnails", "the small images could not be loaded") });
   build();
   resources = loaders();
   refresh();

@@ -18,10 +18,11 @@ class Recipe(BaseModel):
     Attributes:
         model: Number of the run.
         image: `test/<position>`, `own/<digest>`, or `prior/<seed>/<number>` for a sample of the prior.
-        corruption: `run` for that of the run, `none`, or a name of `saaae.explore.corruptions`.
+        corruption: `run` for that of the (first) run, which only its test images have, `none`, or a name of
+            `saaae.explore.corruptions`. Samples of the prior have none.
         strength: How strong the corruption is, from 0 to 1.
         noise: Seed of the corruption.
-        label: Class that is decoded, of a conditional model; None for the image's own.
+        label: Class that is decoded, of a conditional model; None for the image's own, or 0 if it has none.
         edits: Values of latents by `<dimension>`, of a latent map the mean of a channel, or `<channel>@<row>.<column>`.
         cell: Row and column of the chosen cell of a latent map; None for the mean over all.
         other: The image at the end of the path; None for no path.

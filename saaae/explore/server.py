@@ -64,7 +64,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").rsplit(":", 1)[0]
-        given = scope["path"].split("/")[1]
+        given = scope["path"].removeprefix("/").partition("/")[0]  # OPTIONS may ask for "*"
         if (
             scope["type"] != "http"
             or host not in NAMES

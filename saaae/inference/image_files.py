@@ -38,6 +38,7 @@ class ImageFile:
 
     Args:
         path: The file.
+        content: Its bytes, where they are in memory: then the path only tells its kind, and nothing is opened.
 
     Attributes:
         height: Rows H.
@@ -54,19 +55,23 @@ class ImageFile:
         BrokenFileError: If it is not one readable image.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
         self.path, self.tags = path, Tags()
         self.nodata: float | None = None
         if path.suffix.lower() not in EXTENSIONS:
             raise UserError(f"{path}: not an image file; expected one ending in {', '.join(EXTENSIONS)}")
-        if not path.is_file():
+        if content is None and not path.is_file():
             raise UserError(f"{path}: no such file")
         windowed = None
         with contextlib.suppress(Exception):  # whatever is wrong with it, read_array says
-            windowed = self._npy() if path.suffix.lower() == ".npy" else self._tiff() if self.is_tiff else None
+            if content is None:
+                windowed = self._npy() if path.suffix.lower() == ".npy" else self._tiff() if self.is_tiff else None
+            elif self.is_tiff:
+                with tifffile.TiffFile(io.BytesIO(content)) as file:
+                    self.nodata = _nodata(_whole_pages(file)[0])
         self.by_rows = windowed is not None
         if windowed is None:
-            pixels = read_array(path)
+            pixels = read_array(path, content)
             shape, self.dtype = pixels.shape, pixels.dtype
             windowed = shape, lambda start, stop: pixels[start:stop]
         shape, self._read = windowed
@@ -107,7 +112,7 @@ class ImageFile:
 
     def _tiff(self) -> tuple[tuple[int, ...], ReadRows] | None:
         with tifffile.TiffFile(self.path) as file:
-            pages = [page for page in (page.aspage() for page in file.pages) if not page.is_reduced]
+            pages = _whole_pages(file)
             page = pages[0]
             self.tags, self.nodata = _tags(page), _nodata(page)
             shape = (page.imagelength, page.imagewidth, page.samplesperpixel)[: 2 if page.samplesperpixel == 1 else 3]
@@ -124,6 +129,11 @@ class ImageFile:
             read = _Segments(self.path, page)
             read(0, 1)
             return shape, read
+
+
+def _whole_pages(file: tifffile.TiffFile) -> list[Any]:
+    """The pages of a TIFF file that are no smaller copies of others."""
+    return [page for page in (page.aspage() for page in file.pages) if not page.is_reduced]
 
 
 def _contiguous(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> ReadRows:

@@ -205,13 +205,18 @@ class TrainedModel(nn.Module):
             raise UserError(f"a {type(self.network).__name__} has no anchor with its posterior; expected a model=saaae")
         return anchor
 
+    @property
+    def has_data(self) -> bool:
+        """Whether the data of its run are known: not of an exported model."""
+        return not is_exported(self.path)
+
     def data(self) -> ImageDataModule:
         """The loaded data of its run; `data.batch("test", torch.arange(8))` gives images.
 
         Raises:
             UserError: If they are not known or cannot be read.
         """
-        if is_exported(self.path):
+        if not self.has_data:
             raise UserError(f"{self.path}: an exported model has no data; load its run folder instead")
         return load_data(OmegaConf.create(self.config), self.network)
 

@@ -47,7 +47,7 @@ class Predictor(TiledModel):
             OSError: If the folder cannot be written.
         """
         start, image = time.perf_counter(), ImageFile(source)
-        pixels = self._pixels_of(image)
+        pixels = self.pixels_of(image)
         out_channels = 1 if image.channels == 3 and self.model.channels == 1 and not self.is_radar else image.channels
         plane = (image.height, image.width)
         shape = plane if image.is_plane or out_channels == 1 else (*plane, out_channels)
@@ -118,7 +118,7 @@ class Predictor(TiledModel):
             save_heatmaps(heat.numpy(), gray, paths["heatmap"], paths["overlay"], score)
         return score
 
-    def _pixels_of(self, image: ImageFile) -> Pixels:
+    def pixels_of(self, image: ImageFile) -> Pixels:
         """Conversion between the stored values of an image and those of the model."""
         if self.is_radar:
             return radar_pixels(image, self.scale, self._full_scale_of(image), self.clip)

@@ -1,14 +1,22 @@
+import asyncio
 import base64
 import io
 import socket
 
 import numpy as np
 import pytest
+import tifffile
+import torch
 from PIL import Image
 
 from saaae.cli import explore
+from saaae.data.folder import middle_of
+from saaae.data.sar import to_amplitude
 from saaae.errors import UserError
+from saaae.metrics.pixel_detection import smooth
+from saaae.visualization.mosaic import Row
 from tests.conftest import ROOT, TINY
+from tests.inference.test_trained_model import CONVOLUTIONAL
 from tests.models.test_models import DIGITS
 
 pytest.importorskip("starlette", reason="needs the extra `explore`")
@@ -16,7 +24,9 @@ pytest.importorskip("httpx", reason="needs the extra `dev`")
 
 from starlette.testclient import TestClient
 
+from saaae.explore.gallery import Gallery
 from saaae.explore.load import load
+from saaae.explore.pictures import address
 from saaae.explore.recipe import Recipe
 from saaae.explore.server import serve
 
@@ -35,7 +45,7 @@ def pixels_of(address):
 
 def levels_of(image):
     """Gray levels (H, W) of an image (1, H, W) in [0, 1]."""
-    return (image[0].numpy() * 255 + 0.5).astype(np.uint8)
+    return (np.asarray(image[0]) * 255 + 0.5).astype(np.uint8)
 
 
 @pytest.fixture
@@ -101,7 +111,9 @@ def test_paths_samples_and_the_plane_are_those_of_the_model(shown):
     assert ask("decode", image="test/0", other="test/3", share=0.5)["decoded"] == path[4]
     samples = ask("samples", seed=7)["images"]
     assert np.array_equal(pixels_of(samples[5]), levels_of(model.sample(16, seed=7)[5]))
-    assert ask("view", image="prior/7/5")["layers"]["original"] == samples[5]
+    sample = ask("view", image="prior/7/5", corruption="gaussian")
+    assert sample["layers"]["original"] == samples[5]
+    assert sample["corruption"] is None  # none is applied
     plane = ask("plane", x=4, y=1)
     codes = page.models[0].codes
     assert plane["x"] == pytest.approx(codes[:, 4].tolist(), abs=1e-4)
@@ -110,6 +122,27 @@ def test_paths_samples_and_the_plane_are_those_of_the_model(shown):
     assert sheet.size == (16 * 32, 32)
     picture = client.post("/secret/picture", json={"recipes": [{"image": "test/0", "other": "test/3"}]})
     assert Image.open(io.BytesIO(picture.content)).width > 9 * 72
+
+
+OWN = {"fabric_unet": "anomaly map, 0 to 1", "cbam_ae": "attention, ", "despeckler": "input"}
+"""Pictures that not all models have, and how their names begin."""
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_models_without_a_prior_show_their_own_pictures(shown, name):
+    defects = ["corruption=synthetic_defects"] if name == "fabric_unet" else []
+    page, _, ask = shown(*CONVOLUTIONAL[name], *defects, count=2)
+    layers = ask("view", image="test/1")["layers"]
+    assert {"original", "reconstruction", "absolute error, 0 to 0.5"} <= set(layers)
+    assert any(layer.startswith(OWN[name]) for layer in layers)
+    assert ask("decode", image="test/1")["decoded"] == layers["reconstruction"]
+    if defects:
+        assert "input" not in layers  # synthetic defects are left out
+        model = page.models[0].model
+        with torch.no_grad():
+            batch = model.network.prepare(page.gallery.image("test/1"))
+            heat = smooth(model.network.anomaly_map(batch), model.sigma).sigmoid()
+        assert layers["anomaly map, 0 to 1"] == address(Row("", heat, "inferno"))
 
 
 def test_a_corruption_changes_the_input_alone_and_more_with_its_strength(shown):
@@ -127,14 +160,15 @@ def test_a_corruption_changes_the_input_alone_and_more_with_its_strength(shown):
     assert others[0] != others[1]
 
 
-def test_an_image_of_ones_own_is_taken_from_its_bytes(shown):
-    _, client, ask = shown(*VECTOR)
-    levels = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+def test_a_dropped_image_is_read_as_saaae_predict_reads_it(shown):
+    page, client, ask = shown(*VECTOR)
+    levels = np.random.default_rng(0).integers(0, 200, (40, 50), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(levels).save(file, "PNG")
     name = client.post("/secret/own?ending=.PNG", content=file.getvalue()).json()["image"]
-    original = pixels_of(ask("view", image=name)["layers"]["original"])
-    assert np.array_equal(original, levels[4:36, 9:41])  # radar images keep their scale
+    expected = to_amplitude(levels[4:36, 9:41], "amplitude", np.percentile(levels, 99.5))
+    assert np.array_equal(page.gallery.image(name).input[0, 0], expected)
+    assert np.array_equal(pixels_of(ask("view", image=name)["layers"]["original"]), levels_of(expected[None]))
     for content, ending, message in (
         (b"no image", ".png", "not a readable image"),
         (file.getvalue(), ".exe", "expected one of .bmp"),
@@ -145,7 +179,28 @@ def test_an_image_of_ones_own_is_taken_from_its_bytes(shown):
         assert message in answer.json()["error"]
 
 
-def test_a_conditional_model_decodes_an_image_as_any_class(stored_run, tmp_path):
+def tiff(*pages):
+    """The bytes of a TIFF file; all pages but the last are marked as smaller copies."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for number, page in enumerate(pages, 1):
+            writer.write(page, subfiletype=int(number < len(pages)), compression="zlib")
+    return file.getvalue()
+
+
+def test_the_size_of_an_image_is_checked_before_it_is_decoded(shown, monkeypatch):
+    _, client, _ = shown(*VECTOR)
+    monkeypatch.setattr("saaae.explore.gallery.LARGEST", 100 * 100)
+    large, file = np.zeros((101, 100), np.uint8), io.BytesIO()
+    Image.fromarray(large).save(file, "PNG")
+    hidden, unknown = tiff(np.zeros((9, 9), np.uint8), large), tiff(large.astype(np.int64))
+    for content, ending in ((file.getvalue(), ".png"), (hidden, ".tif"), (unknown, ".tiff")):
+        answer = client.post(f"/secret/own?ending={ending}", content=content)
+        assert answer.json() == {"error": "100 x 101 pixels; expected 10000 at most"}
+    assert "image" in client.post("/secret/own?ending=.tif", content=tiff(large[1:] + 1)).json()
+
+
+def test_a_conditional_model_decodes_an_image_as_any_class(stored_run, tmp_path, monkeypatch):
     Image.fromarray(np.full((28, 28), 90, np.uint8)).save(tmp_path / "a.png")
     digits = ["data=mnist", f"data.root={ROOT}", "model=cvae_onehot", *DIGITS, "accelerator=cpu"]
     page = load([stored_run(*digits)], images=str(tmp_path / "a.png"))
@@ -157,11 +212,19 @@ def test_a_conditional_model_decodes_an_image_as_any_class(stored_run, tmp_path)
     assert np.array_equal(pixels_of(answers[0]), levels_of(expected[0]))
     refused = client.post("/secret/decode", json={"label": 10})
     assert (refused.status_code, refused.json()) == (400, {"error": "class 10: expected 0 to 9"})
+    thin = np.random.default_rng(0).integers(0, 256, (8, 20000), dtype=np.uint8)
+    name = page.gallery.add(tiff(thin), ".tif")
+    square = torch.from_numpy(thin[None, :, 9996:10004] / np.float32(255))
+    assert torch.equal(page.gallery.image(name).input[0], middle_of(square, 28).clamp(0, 1))
+    monkeypatch.setattr(Gallery, "groups", lambda self: {"class": [0, 12]})
+    with pytest.raises(UserError, match="a model of 10 classes; expected images of classes 0 to 9, not 0 to 12"):
+        load([tmp_path / "run"], images=str(tmp_path / "a.png"))
 
 
-def test_two_runs_answer_for_the_same_image(stored_run):
+def test_two_runs_answer_for_the_same_image(stored_run, capsys):
     runs = [stored_run(*TINY, *VECTOR, name="a"), stored_run(*TINY, *MAP, "seed=1", name="b")]
     page = load(runs, count=3)
+    assert f"warning: run={runs[1]}: other data.seed than {runs[0]}; " in capsys.readouterr().err
     client = client_of(page)
     layers = [client.post("/secret/view", json={"model": k, "image": "test/1"}).json()["layers"] for k in (0, 1)]
     assert layers[0]["original"] == layers[1]["original"]
@@ -179,6 +242,14 @@ def test_only_who_knows_the_token_and_asks_this_machine_is_answered(shown):
         assert client.get(path).status_code == 403, path
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
         assert client.get("/secret/info", headers={"host": host}).status_code == 403, host
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "OPTIONS", "path": "*", "headers": [(b"host", b"127.0.0.1")]}
+    asyncio.run(client.app(scope, None, send))
+    assert sent[0]["status"] == 403
     page = client.get("/secret/")
     assert page.status_code == 200
     assert page.headers["referrer-policy"] == "no-referrer"
@@ -216,11 +287,21 @@ def test_usage_errors_of_the_command_are_one_line(stored_run, monkeypatch, tmp_p
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port={port}: Address already in use; expected a free one"):
-            serve(load([stored_run(*TINY, *VECTOR)], count=1), port, print)
+            serve(load([run := stored_run(*TINY, *VECTOR)], count=1), port, print)
+    stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    for weights in stored["state_dict"].values():
+        if weights.is_floating_point():
+            weights.fill_(torch.nan)
+    torch.save(stored, run / "checkpoints" / "best.ckpt")
+    with pytest.raises(UserError, match="run=run: latents or errors are not finite; expected a run that has not"):
+        load([run], count=1)
     with pytest.raises(UserError, match="nothing"):
         explore.explore(explore.Explore(run=str(tmp_path / "nothing")))
     with pytest.raises(UserError, match="expected one run, or two"):
         explore.explore(explore.Explore(run=["a", "b", "c"]))
+    monkeypatch.setattr("saaae.inference.model.is_exported", lambda path: True)
+    with pytest.raises(UserError, match="images: missing; expected image files"):
+        load([run])
     monkeypatch.setattr(explore, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs starlette, uvicorn; pip install -e '.\[explore\]'"):
         explore.explore(explore.Explore(run="a"))
