@@ -154,9 +154,9 @@ def test_every_control_changes_what_is_shown(browser, two_runs, tmp_path):
         # the other run
         page.changes("#sliders", page.click, "[name=which][value='1']")
         second = ".run:nth-child(2) .stack img:nth-of-type(2)"
-        moved = page.changes(second, page.push, ".slider input")
+        page.changes(second, page.push, ".slider input")
         # an image of one's own, the link, the download
-        page.tab.locator("#file").set_input_files(tmp_path / "own.png")
+        page.changes(second, page.tab.locator("#file").set_input_files, tmp_path / "own.png")
         page.until(lambda: "your image" in page.state(".run figcaption"), "the image is not taken")
         moved = page.changes(second, page.push, ".slider input")
         page.click("#link")
