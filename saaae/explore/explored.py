@@ -27,8 +27,6 @@ SAMPLES = 16
 """Samples of the prior that are shown together."""
 CACHED = 16
 """Encoded images that are kept, so that a slider costs a decoding only."""
-CHUNK = 32
-"""Images that are encoded together."""
 
 
 @dataclass
@@ -75,8 +73,7 @@ class Explored:
         """Encodes the gallery: latents, their KL, scores."""
         statistics, codes, scores = LatentStatistics(math.prod(self.network.latent_shape)), [], []
         statistics.to(self.model.device)
-        for places in torch.arange(self.gallery.count).split(CHUNK):
-            batch = self._ready(self.gallery.batch(places))
+        for batch in map(self._ready, self.gallery.batches()):
             posterior = self.network.encode(batch)
             statistics.update(posterior)
             codes.append(posterior.mode.cpu())
@@ -316,5 +313,5 @@ class Explored:
     def plane(self, x: int, y: int, cell: tuple[int, int] | None) -> dict[str, list[float]]:
         """Two coordinates of all images of the gallery."""
         self._check(max(x, y), None)
-        places = self._plain(self.codes, cell)
-        return {"x": [place[x] for place in places], "y": [place[y] for place in places]}
+        places = self.coordinates(self.codes, cell)
+        return {name: [round(value, 4) for value in places[:, d].tolist()] for name, d in (("x", x), ("y", y))}

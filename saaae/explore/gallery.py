@@ -2,7 +2,8 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ LARGEST = 2**26
 """Pixels of the largest image that is taken."""
 VALUES = 2**25
 """Pixel values of all images together, at most."""
+CHUNK = 32
+"""Images that are read or encoded together."""
 THUMBNAIL = 32
 """Largest side of a small image in pixels."""
 
@@ -72,6 +75,10 @@ class Gallery:
         """The images at these places (B,), from 0 to `count`, on the model's device."""
         return self._get(places)
 
+    def batches(self) -> Iterator[Batch]:
+        """All images, in batches of CHUNK."""
+        return map(self.batch, torch.arange(self.count).split(CHUNK))
+
     def image(self, name: str) -> Batch:
         """One image by its name, see `Recipe.image`.
 
@@ -114,18 +121,14 @@ class Gallery:
     def thumbnails(self) -> Tensor:
         """All images in small (N, C, h, w), in [0, 1]."""
         side = min(THUMBNAIL, self.model.image_size)
-        chunks = torch.arange(self.count).split(32)
-        return torch.cat([adaptive_avg_pool2d(self.batch(chunk).target, side).cpu() for chunk in chunks])
+        return torch.cat([adaptive_avg_pool2d(batch.target, side).cpu() for batch in self.batches()])
 
+    @cached_property
     def groups(self) -> dict[str, list[int]]:
         """Class and fabric of all images (N,), by `class` and `fabric`; without those that the images do not have."""
-        batches = [self.batch(chunk) for chunk in torch.arange(self.count).split(32)]
-        found = {"class": [batch.label for batch in batches], "fabric": [batch.fabric for batch in batches]}
-        return {
-            name: torch.cat(parts).tolist()  # type: ignore[arg-type]
-            for name, parts in found.items()
-            if parts[0] is not None
-        }
+        parts = [(batch.label, batch.fabric) for batch in self.batches()]
+        found = dict(zip(("class", "fabric"), zip(*parts, strict=True), strict=True))
+        return {name: torch.cat(values).tolist() for name, values in found.items() if values[0] is not None}
 
     def _fitted(self, image: ImageFile) -> Tensor:
         """The middle of an image of any size as the model takes it (C, S, S), float32, read as `saaae predict` does.

@@ -54,7 +54,7 @@ def load(
     gallery = Gallery(models[0], count, files)
     for run, model in zip(runs, models, strict=True):
         if model.network.num_classes:
-            _check_labels(run, model.network.num_classes, gallery.groups().get("class", []))
+            _check_labels(run, model.network.num_classes, gallery.groups.get("class", []))
     names = [run.expanduser().resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]

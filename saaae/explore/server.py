@@ -116,7 +116,7 @@ class Page:
             "models": [each.describe() for each in self.models],
             "count": gallery.count, "size": model.image_size, "names": gallery.names,
             "thumbnail": min(THUMBNAIL, model.image_size), "class_names": gallery.class_names,
-            "groups": gallery.groups(), "corruptions": list(ADJUSTABLE),
+            "groups": gallery.groups, "corruptions": list(ADJUSTABLE),
         }  # fmt: skip
 
     def thumbnails(self) -> Response:

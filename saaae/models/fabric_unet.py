@@ -85,11 +85,10 @@ class FabricUNet(UNet):
 
     def anomaly_map(self, batch: Batch, latents: LatentChoice = "mean") -> Tensor:
         """The logit of a visible change, plus `residual` times the change that the model makes."""
-        _, logit, change = self.surprise(batch, latents)
-        return logit + self.residual * change
+        return self.marked(batch, latents)[1]
 
-    def marked(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        restored, logit, change = self.surprise(batch)
+    def marked(self, batch: Batch, latents: LatentChoice = "mean") -> tuple[Tensor, Tensor]:
+        restored, logit, change = self.surprise(batch, latents)
         return self.likelihood.mean(self.likelihood.raw(restored)), logit + self.residual * change
 
     def surprise(self, batch: Batch, latents: LatentChoice = "mean") -> tuple[Tensor, Tensor, Tensor]:

@@ -216,7 +216,7 @@ def test_a_conditional_model_decodes_an_image_as_any_class(stored_run, tmp_path,
     name = page.gallery.add(tiff(thin), ".tif")
     square = torch.from_numpy(thin[None, :, 9996:10004] / np.float32(255))
     assert torch.equal(page.gallery.image(name).input[0], middle_of(square, 28).clamp(0, 1))
-    monkeypatch.setattr(Gallery, "groups", lambda self: {"class": [0, 12]})
+    monkeypatch.setattr(Gallery, "groups", {"class": [0, 12]})
     with pytest.raises(UserError, match="a model of 10 classes; expected images of classes 0 to 9, not 0 to 12"):
         load([tmp_path / "run"], images=str(tmp_path / "a.png"))
 
